@@ -1,0 +1,101 @@
+"""Train the causal video VAE (`causal_video_vae`): `python -m training.train_video_vae`.
+
+Encoder and streaming decoder learn together on random crops: single frames, which are cheap and teach space, in turn with windows
+of seventeen frames, which teach time. The encoder's earlier temporal taps start at zero, so that it begins as an image encoder.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.loop import arguments, train
+from training.models.video_vae import CausalVideoVAE
+from training.world import FRAMES, render, sample_scene
+
+CONFIG = {
+    "encoder_in_channels": 3,
+    "encoder_out_channels": 12,
+    "encoder_layers_per_block": [1, 1, 1, 1],
+    "encoder_block_out_channels": [8, 24, 48, 64],
+    "encoder_norm_num_groups": 4,
+    "decoder_num_features": [64, 48, 24, 16],
+}
+WINDOW = 17
+
+
+def window_pool(count: int, seed: int, height: int = 128, width: int = 192) -> Tensor:
+    """Random stretches of random clips, uint8 [count, 3, 17, H, W]."""
+    rng = np.random.default_rng(seed)
+    pool = torch.empty(count, 3, WINDOW, height, width, dtype=torch.uint8)
+    for i in range(count):
+        start = int(rng.integers(0, FRAMES - WINDOW + 1))
+        frames = render(sample_scene(rng), height, width, range(start, start + WINDOW))
+        pool[i] = torch.from_numpy(frames).permute(3, 0, 1, 2)
+    return pool
+
+
+def moments(vae: CausalVideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and clamped log-variance of the posterior, [B, C, T', h, w] each."""
+    mean, logvar = vae.encode(video).float().chunk(2, 1)
+    return mean, logvar.clamp(-30, 20)
+
+
+def main() -> None:
+    parser = arguments(__doc__, minutes=40, batch=8, lr=1.5e-3)
+    parser.add_argument("--windows", type=int, default=1200)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    vae = CausalVideoVAE(**CONFIG)
+    for module in vae.encoder.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data[:, :, :-1] = 0
+    pool = window_pool(options.windows, options.seed)
+
+    def step(generator: torch.Generator) -> Tensor:
+        image = bool(torch.rand(1, generator=generator) < 0.6)
+        count, rows, cols = (options.batch, 64, 96) if image else (2, 64, 64)
+        pick = torch.randint(len(pool), (count,), generator=generator)
+        top = 16 * torch.randint((128 - rows) // 16 + 1, (1,), generator=generator)
+        left = 16 * torch.randint((192 - cols) // 16 + 1, (1,), generator=generator)
+        frame = int(torch.randint(WINDOW, (1,), generator=generator))
+        frames = slice(frame, frame + 1) if image else slice(0, WINDOW)
+        video = pool[pick][:, :, frames, top : top + rows, left : left + cols].to(options.device).float().div(127.5).sub(1)
+        with torch.autocast(options.device, torch.bfloat16):
+            mean, logvar = moments(vae, video)
+            latent = mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * logvar).exp()
+            error = vae.decode(latent).float() - video
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(video)
+        return error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * kl / mean.shape[2]
+
+    @torch.no_grad()
+    def finish() -> None:
+        windows = window_pool(24, options.seed + 1)
+        latents, errors = [], []
+        for window in windows:
+            video = window[None].float().div(127.5).sub(1)
+            mean, _ = moments(vae, video)
+            latents.append(mean)
+            errors.append((vae.decode(mean).clamp(-1, 1) - video).square().mean((0, 1, 3, 4)))
+        psnr = 10 * torch.log10(4 / torch.stack(errors))
+        latent = torch.cat(latents)
+        first, later = latent[:, :, :1], latent[:, :, 1:]
+        constants = {
+            "first_scale": float(1 / first.std()),
+            "first_shift": float(first.mean()),
+            "scale": float(1 / later.std()),
+            "shift": float(later.mean()),
+        }
+        print(f"PSNR of whole frames: first {psnr[:, 0].mean():.2f} dB, all {psnr.mean():.2f} dB; {constants}")
+        vae.half().save_pretrained(options.checkpoint / "causal_video_vae")
+        (options.run / "video_vae" / "constants.json").write_text(json.dumps(constants, indent=1))
+
+    train("video_vae", vae, step, options, finish=finish)
+
+
+if __name__ == "__main__":
+    main()
