@@ -20,9 +20,9 @@ CONFIG = {
     "encoder_in_channels": 3,
     "encoder_out_channels": 12,
     "encoder_layers_per_block": [1, 1, 1, 1],
-    "encoder_block_out_channels": [8, 24, 48, 64],
+    "encoder_block_out_channels": [16, 32, 48, 64],
     "encoder_norm_num_groups": 4,
-    "decoder_num_features": [64, 48, 24, 16],
+    "decoder_num_features": [64, 32, 16, 16],
 }
 WINDOW = 17
 
@@ -45,7 +45,7 @@ def moments(vae: CausalVideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=40, batch=8, lr=1.5e-3)
+    parser = arguments(__doc__, minutes=20, batch=4, lr=1.5e-3)
     parser.add_argument("--windows", type=int, default=1200)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -57,8 +57,8 @@ def main() -> None:
     pool = window_pool(options.windows, options.seed)
 
     def step(generator: torch.Generator) -> Tensor:
-        image = bool(torch.rand(1, generator=generator) < 0.6)
-        count, rows, cols = (options.batch, 64, 96) if image else (2, 64, 64)
+        image = bool(torch.rand(1, generator=generator) < 0.4)
+        count, rows, cols = (options.batch, 64, 96) if image else (options.batch // 2, 64, 64)
         pick = torch.randint(len(pool), (count,), generator=generator)
         top = 16 * torch.randint((128 - rows) // 16 + 1, (1,), generator=generator)
         left = 16 * torch.randint((192 - cols) // 16 + 1, (1,), generator=generator)

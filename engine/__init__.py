@@ -1,0 +1,1 @@
+"""The Neodragon engine: a prompt and two seeds in, the frames of a clip out."""

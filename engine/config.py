@@ -1,0 +1,332 @@
+"""What a user asks for (`Request`) and the parts of a pack's manifest, all checked when built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import PackError, RequestError
+
+Mode = Literal["hybrid", "monolithic"]
+MODES: tuple[str, ...] = get_args(Mode)
+SEED_LIMIT = 2**32
+STEP_LIMIT = 100
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return (_is_int(value) or isinstance(value, float | np.floating)) and bool(np.isfinite(value))  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One clip as the user asks for it.
+
+    prompt: what to show, not blank. look_seed drives the first frame, motion_seed everything after
+    it, 0 to 2**32 - 1. steps: network steps per stage for the units after the first, coarse to
+    fine, 1 to 100 each, None for the pack's own. negative_prompt: what to avoid, None for the
+    pack's own. image: uint8 [H, W, 3] picture, 0 to 255, to continue instead of a generated first
+    frame. upscale: double the frame size where the pack can.
+    Raises RequestError.
+    """
+
+    prompt: str
+    look_seed: int
+    motion_seed: int
+    mode: Mode = "hybrid"
+    steps: tuple[int, int, int] | None = None
+    negative_prompt: str | None = None
+    image: NDArray[np.uint8] | None = None
+    upscale: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise RequestError(
+                f"The prompt must be some text, but it is {self.prompt!r}; describe the clip."
+            )
+        for name in ("look_seed", "motion_seed"):
+            seed = getattr(self, name)
+            if not _is_int(seed) or not 0 <= seed < SEED_LIMIT:
+                raise RequestError(
+                    f"The {name.replace('_', ' ')} must be a whole number from 0 to"
+                    f" {SEED_LIMIT - 1}, but it is {seed!r}; choose one in that range."
+                )
+            object.__setattr__(self, name, int(seed))
+        if self.mode not in MODES:
+            raise RequestError(
+                f"The mode must be one of {', '.join(MODES)}, but it is {self.mode!r};"
+                " choose one of them."
+            )
+        if self.steps is not None:
+            object.__setattr__(self, "steps", _request_steps(self.steps))
+        if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
+            raise RequestError(
+                f"The negative prompt must be text, but it is {self.negative_prompt!r};"
+                " describe what to avoid or leave it out."
+            )
+        if self.image is not None:
+            _check_image(self.image)
+        if not isinstance(self.upscale, bool | np.bool_):
+            raise RequestError(
+                f"Upscale must be true or false, but it is {self.upscale!r}; choose one."
+            )
+
+
+def _request_steps(steps: Any) -> tuple[int, ...]:
+    valid = isinstance(steps, tuple | list) and len(steps) == 3
+    if not valid or not all(_is_int(n) and 1 <= n <= STEP_LIMIT for n in steps):
+        raise RequestError(
+            f"The steps must be three whole numbers from 1 to {STEP_LIMIT}, one per stage,"
+            f" but they are {steps!r}; give three such as 1, 1, 1."
+        )
+    return tuple(int(n) for n in steps)
+
+
+def _check_image(image: Any) -> None:
+    array = isinstance(image, np.ndarray)
+    got = f"{image.dtype} {list(image.shape)}" if array else f"a {type(image).__name__}"
+    valid = array and image.dtype == np.uint8 and image.ndim == 3
+    if not valid or image.shape[2] != 3 or 0 in image.shape:
+        raise RequestError(
+            f"The image must be an RGB picture, uint8 [height, width, 3], but it is {got};"
+            " open it as 8-bit RGB."
+        )
+
+
+def _require(valid: bool, expected: str, got: object) -> None:
+    """Raise PackError unless `valid`."""
+    if not valid:
+        raise PackError(
+            f"The pack's manifest should have {expected}, but it has {got!r};"
+            " get the pack again or export it anew."
+        )
+
+
+def _positive(part: object, *names: str) -> None:
+    """Raise PackError unless every named field is a positive whole number."""
+    for name in names:
+        value = getattr(part, name)
+        _require(_is_int(value) and value > 0, f"a positive whole number as {name}", value)
+
+
+def _numbers(part: object, *names: str) -> None:
+    """Raise PackError unless every named field is a finite number."""
+    for name in names:
+        value = getattr(part, name)
+        _require(_is_number(value), f"a finite number as {name}", value)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of frames in pixels and of latents in cells; raises PackError."""
+
+    height: int
+    width: int
+    frames: int
+    fps: int
+    spatial_stride: int
+    temporal_stride: int
+    latent_channels: int
+    stages: int
+    first_frame_height: int
+    first_frame_width: int
+    first_frame_stride: int
+    first_frame_channels: int
+    upscale: int
+
+    def __post_init__(self) -> None:
+        _positive(self, *self.__dataclass_fields__)
+        for name in ("height", "width"):
+            step = self.spatial_stride * 2 ** (self.stages - 1)
+            size = getattr(self, name)
+            _require(size % step == 0, f"a {name} that is a multiple of {step}", size)
+            size = getattr(self, f"first_frame_{name}")
+            step = self.first_frame_stride
+            _require(size % step == 0, f"a first_frame_{name} that is a multiple of {step}", size)
+        whole = (self.frames - 1) % self.temporal_stride == 0
+        _require(whole, f"1 frame more than a multiple of {self.temporal_stride}", self.frames)
+
+    @property
+    def units(self) -> int:
+        """Number of latent frames of a clip."""
+        return (self.frames - 1) // self.temporal_stride + 1
+
+    @property
+    def latent_height(self) -> int:
+        """Rows of a latent at the finest stage."""
+        return self.height // self.spatial_stride
+
+    @property
+    def latent_width(self) -> int:
+        """Columns of a latent at the finest stage."""
+        return self.width // self.spatial_stride
+
+    def stage_size(self, stage: int) -> tuple[int, int]:
+        """Rows and columns of a latent at `stage`, 0 coarse to `stages - 1` fine."""
+        factor = 2 ** (self.stages - 1 - stage)
+        return self.latent_height // factor, self.latent_width // factor
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes the host needs to prepare the transformer's inputs; raises PackError.
+
+    width: of a token; head_dim: of an attention head; patch_size: latent cells per token side;
+    pos_embed_max_size: side of the position table in tokens; sample_size: side in latent cells
+    that the table's coordinates are scaled to.
+    """
+
+    width: int
+    head_dim: int
+    patch_size: int
+    pos_embed_max_size: int
+    sample_size: int
+
+    def __post_init__(self) -> None:
+        _positive(self, *self.__dataclass_fields__)
+        _require(self.width % 4 == 0, "a transformer width that is a multiple of 4", self.width)
+        _require(self.head_dim % 2 == 0, "an even head_dim", self.head_dim)
+        heads = self.width % self.head_dim == 0
+        _require(heads, f"a width that is a multiple of head_dim {self.head_dim}", self.width)
+        fits = self.sample_size % self.patch_size == 0
+        _require(fits, f"a sample_size that is a multiple of {self.patch_size}", self.sample_size)
+
+
+@dataclass(frozen=True)
+class ModeConfig:
+    """Steps and guidance of one mode; raises PackError.
+
+    first_steps and first_guidance are for the first unit, None where the mode does not generate
+    it; a guidance of 1.0 means no second network pass.
+    """
+
+    first_steps: tuple[int, ...] | None
+    steps: tuple[int, ...]
+    first_guidance: float | None
+    guidance: float
+
+    def __post_init__(self) -> None:
+        for name in ("first_steps", "steps"):
+            steps = getattr(self, name)
+            if name == "first_steps" and steps is None:
+                continue
+            valid = isinstance(steps, tuple | list) and len(steps) > 0
+            valid = valid and all(_is_int(n) and n > 0 for n in steps)
+            _require(valid, f"positive whole numbers as {name}", steps)
+            object.__setattr__(self, name, tuple(int(n) for n in steps))
+        _numbers(self, "guidance")
+        both = (self.first_steps is None) == (self.first_guidance is None)
+        _require(both, "first_steps and first_guidance together", self.first_guidance)
+        if self.first_guidance is not None:
+            _numbers(self, "first_guidance")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The pyramid's noise schedule and its modes; raises PackError.
+
+    gamma: anti-correlation of the block noise, in (0, 1/3]; stage_range: stages + 1 borders from 0
+    to 1, rising.
+    """
+
+    train_timesteps: int
+    gamma: float
+    stage_range: tuple[float, ...]
+    modes: dict[str, ModeConfig]
+
+    def __post_init__(self) -> None:
+        _positive(self, "train_timesteps")
+        _numbers(self, "gamma")
+        _require(0 < self.gamma <= 1 / 3 + 1e-9, "a gamma above 0 and up to 1/3", self.gamma)
+        borders = self.stage_range
+        valid = isinstance(borders, tuple | list) and len(borders) >= 2
+        valid = valid and all(_is_number(border) for border in borders)
+        valid = valid and borders[0] == 0 and borders[-1] == 1
+        valid = valid and all(low < high for low, high in pairwise(borders))
+        _require(valid, "a rising stage_range from 0 to 1", borders)
+        object.__setattr__(self, "stage_range", tuple(float(border) for border in borders))
+        known = len(self.modes) > 0 and set(self.modes) <= set(MODES)
+        _require(known, f"modes out of {', '.join(MODES)}", list(self.modes))
+        for mode in self.modes.values():
+            for steps in (mode.first_steps, mode.steps):
+                valid = steps is None or len(steps) == len(borders) - 1
+                _require(valid, f"{len(borders) - 1} steps, one per stage", steps)
+
+    @property
+    def stages(self) -> int:
+        """Number of pyramid stages."""
+        return len(self.stage_range) - 1
+
+
+@dataclass(frozen=True)
+class FirstFrameConfig:
+    """How the first frame is sampled; raises PackError.
+
+    sampler: `lcm` or `ddim`; timesteps: falling, below train_timesteps; guidance: 1.0 means no
+    second pass; prediction: `epsilon` or `v_prediction`; beta_start, beta_end: scaled-linear betas;
+    latent_scale: the decoder's input is latent / latent_scale.
+    """
+
+    sampler: str
+    timesteps: tuple[int, ...]
+    guidance: float
+    prediction: str
+    train_timesteps: int
+    beta_start: float
+    beta_end: float
+    latent_scale: float
+
+    def __post_init__(self) -> None:
+        _require(self.sampler in ("lcm", "ddim"), "lcm or ddim as sampler", self.sampler)
+        known = self.prediction in ("epsilon", "v_prediction")
+        _require(known, "epsilon or v_prediction as prediction", self.prediction)
+        _positive(self, "train_timesteps")
+        _numbers(self, "guidance", "beta_start", "beta_end", "latent_scale")
+        steps = self.timesteps
+        valid = isinstance(steps, tuple | list) and len(steps) > 0
+        valid = valid and all(_is_int(t) and 0 <= t < self.train_timesteps for t in steps)
+        valid = valid and all(high > low for high, low in pairwise(steps))
+        _require(valid, f"falling timesteps below {self.train_timesteps}", steps)
+        object.__setattr__(self, "timesteps", tuple(int(t) for t in steps))
+        betas = 0 < self.beta_start <= self.beta_end < 1
+        _require(betas, "0 < beta_start <= beta_end < 1", (self.beta_start, self.beta_end))
+        _require(self.latent_scale > 0, "a positive latent_scale", self.latent_scale)
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """Latent statistics: normalised = (latent - shift) * scale, first unit and later ones apart."""
+
+    first_scale: float
+    first_shift: float
+    scale: float
+    shift: float
+
+    def __post_init__(self) -> None:
+        _numbers(self, *self.__dataclass_fields__)
+        positive = self.first_scale > 0 and self.scale > 0
+        _require(positive, "positive latent scales", (self.first_scale, self.scale))
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Prompt conventions: text appended to every prompt, default negative prompt, pad token ids."""
+
+    suffix: str
+    negative: str
+    clip_l_pad: int
+    clip_g_pad: int
+
+    def __post_init__(self) -> None:
+        for name in ("suffix", "negative"):
+            _require(isinstance(getattr(self, name), str), f"text as {name}", getattr(self, name))
+        for name in ("clip_l_pad", "clip_g_pad"):
+            value = getattr(self, name)
+            _require(_is_int(value) and value >= 0, f"a token id as {name}", value)

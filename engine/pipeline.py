@@ -1,0 +1,306 @@
+"""The whole generation, top to bottom: a prompt and two seeds to the frames of a clip.
+
+`generate` is a generator of events. The caller draws progress, keeps the frames and closes the
+generator to cancel. A graph is loaded when its turn comes and freed after its last use, so at most
+the transformer, the video decoder and the upscaler are in memory at once. What a single graph or
+step does is in the modules imported here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import first_frame, upscaler, vae
+from engine.config import ModeConfig, Request
+from engine.errors import RequestError
+from engine.first_frame import ClipEmbeds
+from engine.noise import SeededNoise
+from engine.pack import Pack
+from engine.sampler import UnitLatent, evaluations, sample_latents
+from engine.scheduler import stage_schedule
+from engine.session import Backend, OrtSession, Session, open_session, placement, require, variant
+from engine.text import PromptTokenizers, Tokens
+from engine.transformer import Conditioning, Transformer, modulate, timesteps
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` graph runs of a stage: clip, first_frame, text, transformer."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """A stage has taken this long, loading its graphs included.
+
+    clip, first_frame, video_encoder, text, transformer, video_decoder, upscaler; the last three
+    take turns and are reported together at the end.
+    """
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """An encoder, CLIP or T5, could not read the end of the prompt: `text`."""
+
+    encoder: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class FirstFrame:
+    """The first frame, uint8 [H, W, 3], at the size it was made (a given picture: the frame's).
+
+    Given as `Request.image` with the same seeds, it leads to the same clip.
+    """
+
+    image: Bytes
+
+
+@dataclass(frozen=True, eq=False)
+class UnitFrames:
+    """The frames of a unit, uint8 [T, H, W, 3]: T is 1 for the first unit, then 8."""
+
+    unit: int
+    frames: Bytes
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The clip is complete: seconds of work, and how many of them inside graphs."""
+
+    seconds: float
+    graph_seconds: float
+
+
+Event = Progress | StageDone | Truncated | FirstFrame | UnitFrames | Finished
+
+
+def generate(
+    pack: Pack, request: Request, backend: Backend = "cpu", threads: int | None = None
+) -> Generator[Event, None, None]:
+    """Generate a clip, yielding events in the order it comes to be; close it to cancel.
+
+    The frames of the clip are those of the seven `UnitFrames` in order. The same request gives the
+    same bytes on the same backend. threads: of the CPU, None for all cores.
+    Raises RequestError, PackError, BackendError.
+    """
+    run = _Run(pack, require(backend), threads)
+    with closing(_events(run, request)) as events:
+        for event in events:
+            run.pause()
+            yield event
+            run.resume()
+
+
+class _Run:
+    """The loaded graphs of one generation, and its clock, which stands while the caller is busy."""
+
+    def __init__(self, pack: Pack, backend: Backend, threads: int | None) -> None:
+        self.pack = pack
+        self.backend = backend
+        self.threads = threads
+        self.graph_seconds = 0.0
+        self._spent = 0.0
+        self._resumed: float | None = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop the clock."""
+        self._spent, self._resumed = self.seconds, None
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self._resumed = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Of work so far."""
+        running = 0.0 if self._resumed is None else time.perf_counter() - self._resumed
+        return self._spent + running
+
+    def load(self, stack: ExitStack, component: str, prefix: str | None = None) -> dict[str, Session]:
+        """Load a component's graphs whose name starts with `prefix`; freed when `stack` closes."""
+        place = placement(self.pack, component, self.backend)
+        graphs = self.pack.graphs(component, variant(place))
+        loaded: dict[str, Session] = {}
+        for name, graph in graphs.items():
+            if name.startswith(prefix or component):
+                session = open_session(self.pack, graph, place, self.threads)
+                stack.callback(self._free, session)
+                loaded[name] = session
+        return loaded
+
+    def _free(self, session: OrtSession) -> None:
+        self.graph_seconds += session.seconds
+        session.close()
+
+
+def _events(run: _Run, request: Request) -> Iterator[Event]:
+    pack, geometry = run.pack, run.pack.geometry
+    mode = _mode(pack, request)
+    multistep = "_multistep" if request.mode == "monolithic" else ""
+    given = request.image is not None or mode.first_steps is None
+    if given and request.image is None and pack.first_frame is None:
+        raise RequestError(
+            f"The mode {request.mode} of {pack.name} should get a picture, but there is none;"
+            " give one or use --mode monolithic."
+        )
+
+    # Prompt to CLIP's embeddings.
+    tokenize = PromptTokenizers(pack)
+    negative = pack.prompt.negative if request.negative_prompt is None else request.negative_prompt
+    tokens = (tokenize(request.prompt + pack.prompt.suffix), tokenize(negative))
+    for cut in dict.fromkeys(tokens[0].cut + tokens[1].cut):
+        yield Truncated(*cut)
+    started = run.seconds
+    prompt_clip, negative_clip = _clip(run, tokens)
+    yield StageDone("clip", run.seconds - started)
+
+    # The first frame and its latent.
+    shape = (geometry.latent_channels, 1, geometry.latent_height, geometry.latent_width)
+    noise = SeededNoise(request.look_seed, request.motion_seed, shape, pack.schedule.gamma)
+    first_latent: Floats | None = None
+    if given:
+        if request.image is None:
+            image = yield from _first_frame(run, request, prompt_clip, negative_clip)
+        else:
+            image = vae.fit(request.image, geometry.height, geometry.width)
+        yield FirstFrame(image)
+        started = run.seconds
+        with ExitStack() as stack:
+            encoder = run.load(stack, "video_encoder")["video_encoder"]
+            image = vae.fit(image, geometry.height, geometry.width)
+            first_latent = vae.encode(encoder, image, noise.posterior(), pack.vae)
+        yield StageDone("video_encoder", run.seconds - started)
+
+    # What the transformer is told about the prompt.
+    started = run.seconds
+    stages = stage_schedule(pack.schedule)
+    asked = timesteps(stages, mode, given)
+    guided = mode.guidance != 1 or (not given and mode.first_guidance != 1)
+    clips = (prompt_clip, negative_clip) if guided else (prompt_clip,)
+    text_encoder = _weights(pack, "text_encoder", multistep)
+    with ExitStack() as stack:
+        graph = run.load(stack, text_encoder, "text_encoder")["text_encoder"]
+        contexts = [graph.run(ids=t.t5, mask=t.t5_mask)["context"] for t in tokens[: len(clips)]]
+    component = _weights(pack, "transformer", multistep)
+    with ExitStack() as stack:
+        graph = run.load(stack, component, "modulation")["modulation"]
+        conditionings = [
+            Conditioning(context, t.t5_mask[0], modulate(graph, _pooled(clip), asked))
+            for context, t, clip in zip(contexts, tokens, clips, strict=False)
+        ]
+    yield StageDone("text", run.seconds - started)
+
+    # Unit by unit: latent, frames, larger frames.
+    spent = {"transformer": 0.0, "video_decoder": 0.0}
+    if request.upscale and pack.has("upscaler"):
+        spent["upscaler"] = 0.0
+    with ExitStack() as stack:
+        clock = run.seconds
+        flow = Transformer(run.load(stack, component, "transformer"), pack.transformer, *conditionings)
+        spent["transformer"], clock = run.seconds - clock, run.seconds
+        decoder = vae.VideoDecoder(run.load(stack, "video_decoder")["video_decoder"], pack.vae)
+        spent["video_decoder"], clock = run.seconds - clock, run.seconds
+        larger = run.load(stack, "upscaler")["upscaler"] if "upscaler" in spent else None
+        units = geometry.units
+        yield Progress("transformer", 0, evaluations(mode, units, given))
+        for event in sample_latents(flow, noise, stages, mode, units, first_latent):
+            spent["transformer"] += run.seconds - clock
+            if isinstance(event, UnitLatent):
+                clock = run.seconds
+                frames = decoder.decode(event.latent)
+                spent["video_decoder"], clock = spent["video_decoder"] + run.seconds - clock, run.seconds
+                if event.unit == 0 and not given:
+                    yield FirstFrame(frames[0])
+                if larger is not None:
+                    frames = upscaler.upscale(larger, frames)
+                    spent["upscaler"] += run.seconds - clock
+                yield UnitFrames(event.unit, frames)
+            else:
+                yield Progress("transformer", event.done, event.total)
+            clock = run.seconds
+    for stage, seconds in spent.items():
+        yield StageDone(stage, seconds)
+    yield Finished(run.seconds, run.graph_seconds)
+
+
+def _mode(pack: Pack, request: Request) -> ModeConfig:
+    """The steps and guidance of the request; raises RequestError where the pack has no such mode."""
+    modes = pack.schedule.modes
+    if request.mode not in modes:
+        raise RequestError(
+            f"The mode should be one that {pack.name} has ({', '.join(modes)}), but it is"
+            f" {request.mode}; choose one of them."
+        )
+    mode = modes[request.mode]
+    if request.steps is None:
+        return mode
+    if len(request.steps) != pack.schedule.stages:
+        raise RequestError(
+            f"The steps should be {pack.schedule.stages} numbers for {pack.name}, but they are"
+            f" {request.steps}; give one per stage."
+        )
+    return replace(mode, steps=request.steps)
+
+
+def _weights(pack: Pack, component: str, suffix: str) -> str:
+    """The component trained for this mode where the pack has its own, else the common one."""
+    return component + suffix if pack.has(component + suffix) else component
+
+
+def _clip(run: _Run, tokens: tuple[Tokens, Tokens]) -> tuple[ClipEmbeds, ClipEmbeds]:
+    """CLIP's embeddings of the prompt and of the negative prompt."""
+    outputs = []
+    for component in ("clip_l", "clip_g"):
+        with ExitStack() as stack:
+            encoder = run.load(stack, component)[component]
+            outputs.append([encoder.run(ids=getattr(t, component)) for t in tokens])
+    both = [
+        ClipEmbeds(np.concatenate([l["hidden"], g["hidden"]], axis=-1), l["pooled"], g["pooled"])
+        for l, g in zip(*outputs, strict=True)
+    ]
+    return both[0], both[1]
+
+
+def _pooled(clip: ClipEmbeds) -> Floats:
+    """The pooled conditioning of the transformer, float32 [1, D_l + D_g]."""
+    return np.concatenate([clip.pooled_l, clip.pooled_g], axis=-1)
+
+
+def _first_frame(
+    run: _Run, request: Request, prompt: ClipEmbeds, negative: ClipEmbeds
+) -> Generator[Event, None, Bytes]:
+    """Generate the first frame, uint8 [H, W, 3], at its own size."""
+    config = run.pack.first_frame
+    assert config is not None, "checked before the first graph was loaded"
+    total = len(config.timesteps)
+    started = run.seconds
+    latent: Floats | None = None
+    with ExitStack() as stack:
+        unet = run.load(stack, "first_frame", "unet")["unet"]
+        steps = first_frame.sample(
+            unet, config, run.pack.geometry, prompt, negative, request.look_seed
+        )
+        for done, latent in enumerate(steps, 1):
+            yield Progress("first_frame", done, total)
+    assert latent is not None, "a sampler has at least one step"
+    with ExitStack() as stack:
+        decoder = run.load(stack, "first_frame", "first_frame_decoder")["first_frame_decoder"]
+        image = first_frame.decode(decoder, latent, config)
+    yield StageDone("first_frame", run.seconds - started)
+    return image

@@ -1,0 +1,20 @@
+"""Frames to frames of twice the size, one at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.session import Session
+
+Bytes = NDArray[np.uint8]
+
+
+def upscale(upscaler: Session, frames: Bytes) -> Bytes:
+    """uint8 [T, H, W, 3] to uint8 [T, 2H, 2W, 3] (QuickSRNet reads and writes [0, 1])."""
+    larger = []
+    for frame in frames:
+        image = np.ascontiguousarray(frame.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+        image = upscaler.run(image=image)["image_2x"][0]
+        larger.append(np.rint(image.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
+    return np.stack(larger)

@@ -1,0 +1,91 @@
+"""The video autoencoder's two ends: a picture to the first latent, latents to frames in order.
+
+Latents are float32 [C, 1, h, w], normalised on this side; pictures are uint8 [H, W, 3].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.config import VaeConfig
+from engine.latents import denormalise, normalise
+from engine.session import Session
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+LANCZOS_LOBES = 3
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+def to_bytes(images: Floats) -> Bytes:
+    """float32 [..., 3, H, W] in [-1, 1] to uint8 [..., H, W, 3]."""
+    scaled = np.rint(images * np.float32(127.5) + np.float32(127.5)).clip(0, 255)
+    return np.ascontiguousarray(np.moveaxis(scaled.astype(np.uint8), -3, -1))
+
+
+def to_floats(image: Bytes) -> Floats:
+    """uint8 [H, W, 3] to float32 [1, 3, H, W] in [-1, 1]."""
+    chw = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
+    return chw / np.float32(127.5) - np.float32(1)
+
+
+def fit(image: Bytes, height: int, width: int) -> Bytes:
+    """The centre of a picture in the shape of the frame, resized to it: uint8 [height, width, 3].
+
+    Lanczos over three lobes, widened when shrinking so that nothing aliases.
+    """
+    rows, columns = image.shape[:2]
+    if (rows, columns) == (height, width):
+        return image
+    scale = min(rows / height, columns / width)
+    down = _lanczos(rows, height, scale)
+    across = _lanczos(columns, width, scale)
+    resized = np.einsum("yr,rcn->ycn", down, image.astype(np.float32), optimize=True)
+    resized = np.einsum("xc,ycn->yxn", across, resized, optimize=True)
+    return np.rint(resized).clip(0, 255).astype(np.uint8)
+
+
+def _lanczos(size: int, new_size: int, scale: float) -> Floats:
+    """Weights of `size` old pixels for `new_size` new ones, each `scale` old ones wide, centred."""
+    support = max(scale, 1.0)
+    centres = (np.arange(new_size) + 0.5) * scale + (size - new_size * scale) / 2
+    distance = (np.arange(size) + 0.5 - centres[:, None]) / support
+    weights = np.sinc(distance) * np.sinc(distance / LANCZOS_LOBES)
+    weights[np.abs(distance) >= LANCZOS_LOBES] = 0
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def encode(encoder: Session, image: Bytes, noise: Floats, config: VaeConfig) -> Floats:
+    """The normalised latent of the first frame, sampled with standard normal `noise` [C, 1, h, w]."""
+    moments = encoder.run(image=to_floats(image))["moments"]
+    mean, logvar = np.split(moments[0][:, None], 2)
+    deviation = np.exp(np.float32(0.5) * logvar.clip(*LOGVAR_RANGE))
+    return normalise(mean + deviation * noise, config)
+
+
+class VideoDecoder:
+    """Decodes the units of one clip in order, carrying the graph's memory from one to the next."""
+
+    def __init__(self, decoder: Session, config: VaeConfig) -> None:
+        self.decoder = decoder
+        self.config = config
+        self.unit = 0
+        self.states = {
+            name: np.zeros(spec.shape, spec.dtype)
+            for name, spec in decoder.inputs.items()
+            if name.startswith("state_")
+        }
+
+    def decode(self, latent: Floats) -> Bytes:
+        """The frames of the next unit, uint8 [T, H, W, 3]: T is 1 for the first unit, then 8.
+
+        The first unit's other frames only fill the decoder's memory.
+        """
+        latent = denormalise(latent, self.config, self.unit)[:, 0][None]
+        outputs = self.decoder.run(latent=latent, **self.states)
+        frames = outputs["frames"]
+        self.states = {name: outputs[f"next_{name}"] for name in self.states}
+        self.unit += 1
+        return to_bytes(frames[-1:] if self.unit == 1 else frames)

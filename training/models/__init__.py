@@ -1,0 +1,1 @@
+"""Torch modules with the names and shapes of the published checkpoints."""

@@ -1,0 +1,52 @@
+"""DistilT5: a small T5 encoder whose projection stands in for a much larger one's states.
+
+The student of the text-encoder distillation in Neodragon (arXiv 2511.06055). Names are those of the
+published `text_encoder_3`; `save_pretrained` and `from_pretrained` are those of transformers
+(`config.json`, `model.safetensors`).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers import PreTrainedModel, T5Config, T5EncoderModel
+
+
+class T5ProjectionConfig(T5Config):
+    """T5 configuration with the sides of the projection.
+
+    project_in_dim is d_model; project_out_dim is the width of the states that are imitated.
+    """
+
+    project_in_dim: int = 768
+    project_out_dim: int = 4096
+
+
+class T5EncoderWithProjection(PreTrainedModel):
+    """T5 encoder, then Linear, ReLU, dropout, Linear without biases."""
+
+    config_class = T5ProjectionConfig
+    config: T5ProjectionConfig
+
+    def __init__(self, config: T5ProjectionConfig) -> None:
+        super().__init__(config)
+        self.encoder = T5EncoderModel(config)
+        self.final_projection = nn.Sequential(
+            nn.Linear(config.project_in_dim, config.project_out_dim, bias=False),
+            nn.ReLU(),
+            nn.Dropout(config.dropout_rate),
+            nn.Linear(config.project_out_dim, config.project_out_dim, bias=False),
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Xavier for the projection (T5's own layers initialise themselves)."""
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Token states [B, N, project_out_dim] of ids [B, N]; mask [B, N], 1 for real tokens."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return cast(Tensor, self.final_projection(states))
