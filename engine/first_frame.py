@@ -50,7 +50,9 @@ def sample(
     latent = normal(stream(look_seed, "first_frame"), shape)
     for step, timestep in enumerate(config.timesteps):
 
-        def predict(embeds: ClipEmbeds, latent: Floats = latent, timestep: int = timestep) -> Floats:
+        def predict(
+            embeds: ClipEmbeds, latent: Floats = latent, timestep: int = timestep
+        ) -> Floats:
             return unet.run(
                 sample=latent,
                 timestep=np.array([timestep], np.float32),

@@ -35,6 +35,16 @@ def denormalise(latent: Floats, vae: VaeConfig, first_unit: int = 0) -> Floats:
     return latent / scale + shift
 
 
+def sample_posterior(moments: Floats, noise: Floats) -> Floats:
+    """Draw a latent [C, T, h, w] from the encoder's moments [2C, T, h, w], mean then log variance.
+
+    `noise` is standard normal, [C, T, h, w]. The result is not normalised.
+    """
+    mean, log_variance = np.split(moments, 2)
+    deviation: Floats = np.exp(np.float32(0.5) * np.clip(log_variance, -30, 20))
+    return mean + deviation * noise
+
+
 def upsample(latent: Floats) -> Floats:
     """Nearest-neighbour, twice the rows and columns."""
     return latent.repeat(2, axis=2).repeat(2, axis=3)

@@ -48,7 +48,13 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "clip_g": ({"ids": "1 L"}, {"hidden": "1 L D", "pooled": "1 P"}),
     "text_encoder": ({"ids": "1 N", "mask": "1 N"}, {"context": "N V"}),
     "unet": (
-        {"sample": "1 fC fh fw", "timestep": "1", "hidden": "1 L D", "pooled": "1 P", "time_ids": "1 6"},
+        {
+            "sample": "1 fC fh fw",
+            "timestep": "1",
+            "hidden": "1 L D",
+            "pooled": "1 P",
+            "time_ids": "1 6",
+        },
         {"prediction": "1 fC fh fw"},
     ),
     "first_frame_decoder": ({"latent": "1 fC fh fw"}, {"image": "1 3 fH fW"}),
@@ -175,14 +181,13 @@ class Pack:
         return component in self.components
 
     def graphs(self, component: str, variant: str) -> Mapping[str, Graph]:
-        """A component's graphs in `variant`, else in `portable`; PackError where it is absent."""
+        """A component's graphs in `variant`, maybe none; PackError without the component."""
         if component not in self.components:
             raise PackError(
                 f"The pack {self.name} should have the component {component}, but it is absent;"
                 " use a pack that has it."
             )
-        variants = self.components[component].variants
-        return variants[variant] if variant in variants else variants["portable"]
+        return self.components[component].variants.get(variant, {})
 
     def verified(self, file: PackFile) -> Path:
         """Where to read `file`, after comparing its size and SHA-256 once; raises PackError."""
@@ -385,7 +390,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _wrong(where: str, expected: str, got: object) -> PackError:
-    return PackError(f"{where} in {MANIFEST} should be {expected}, but it is {got!r:.80}; {GET_AGAIN}.")
+    return PackError(
+        f"{where} in {MANIFEST} should be {expected}, but it is {got!r:.80}; {GET_AGAIN}."
+    )
 
 
 def _get(part: Mapping[str, Any], key: str, kind: type, where: str, expected: str) -> Any:
@@ -452,7 +459,9 @@ def _graph(name: str, values: Any, where: str) -> Graph:
     if not isinstance(data, list) or not all(isinstance(file, dict) for file in data):
         raise _wrong(f"{where}data", "a list of files", data)
     fidelity = values.get("fidelity_db")
-    if fidelity is not None and (isinstance(fidelity, bool) or not isinstance(fidelity, int | float)):
+    if fidelity is not None and (
+        isinstance(fidelity, bool) or not isinstance(fidelity, int | float)
+    ):
         raise _wrong(f"{where}fidelity_db", "a number of dB", fidelity)
     return Graph(
         name=name,
@@ -499,10 +508,18 @@ def _check_contract(graph: Graph, where: str, sizes: Mapping[str, int]) -> None:
             shape = [sizes.get(letter, letter) for letter in letters.split()]
             got = tensors[name].shape
             same = len(got) == len(shape) and all(
-                a == b for a, b in zip(got, shape, strict=True) if isinstance(a, int) is isinstance(b, int)
+                a == b
+                for a, b in zip(got, shape, strict=True)
+                if isinstance(a, int) is isinstance(b, int)
             )
             if not same:
                 raise _wrong(f"{where}{key}.{name}.shape", str(shape), list(got))
+    for name, spec in graph.inputs.items():
+        if name.startswith("state_"):
+            following = graph.outputs.get(f"next_{name}")
+            if following != spec or not all(isinstance(size, int) for size in spec.shape):
+                expected = f"{spec} of fixed size"
+                raise _wrong(f"{where}outputs.next_{name}", expected, str(following))
 
 
 def _sizes(

@@ -9,7 +9,7 @@ step does is in the modules imported here.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import stage_schedule
-from engine.session import Backend, OrtSession, Session, open_session, placement, require, variant
+from engine.session import Backend, OrtSession, Session, open_session, placed, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
 
@@ -81,10 +81,11 @@ class UnitFrames:
 
 @dataclass(frozen=True)
 class Finished:
-    """The clip is complete: seconds of work, and how many of them inside graphs."""
+    """The clip is complete: seconds of work, how many inside graphs, how many loading them."""
 
     seconds: float
     graph_seconds: float
+    load_seconds: float
 
 
 Event = Progress | StageDone | Truncated | FirstFrame | UnitFrames | Finished
@@ -114,7 +115,7 @@ class _Run:
         self.pack = pack
         self.backend = backend
         self.threads = threads
-        self.graph_seconds = 0.0
+        self.graph_seconds = self.load_seconds = 0.0
         self._spent = 0.0
         self._resumed: float | None = time.perf_counter()
 
@@ -132,16 +133,16 @@ class _Run:
         running = 0.0 if self._resumed is None else time.perf_counter() - self._resumed
         return self._spent + running
 
-    def load(self, stack: ExitStack, component: str, prefix: str | None = None) -> dict[str, Session]:
-        """Load a component's graphs whose name starts with `prefix`; freed when `stack` closes."""
-        place = placement(self.pack, component, self.backend)
-        graphs = self.pack.graphs(component, variant(place))
+    def load(self, stack: ExitStack, component: str, role: str | None = None) -> dict[str, Session]:
+        """Load a component's graphs whose names start with `role`; freed when `stack` closes."""
+        place, graphs = placed(self.pack, component, role or component, self.backend)
         loaded: dict[str, Session] = {}
+        started = time.perf_counter()
         for name, graph in graphs.items():
-            if name.startswith(prefix or component):
-                session = open_session(self.pack, graph, place, self.threads)
-                stack.callback(self._free, session)
-                loaded[name] = session
+            session = open_session(self.pack, graph, place, self.threads)
+            stack.callback(self._free, session)
+            loaded[name] = session
+        self.load_seconds += time.perf_counter() - started
         return loaded
 
     def _free(self, session: OrtSession) -> None:
@@ -149,7 +150,7 @@ class _Run:
         session.close()
 
 
-def _events(run: _Run, request: Request) -> Iterator[Event]:
+def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
     pack, geometry = run.pack, run.pack.geometry
     mode = _mode(pack, request)
     multistep = "_multistep" if request.mode == "monolithic" else ""
@@ -160,14 +161,22 @@ def _events(run: _Run, request: Request) -> Iterator[Event]:
             " give one or use --mode monolithic."
         )
 
+    stages = stage_schedule(pack.schedule)
+    asked = timesteps(stages, mode, given)
+    guided = mode.guidance != 1 or (not given and mode.first_guidance != 1)
+    drawn = given and request.image is None  # the first frame, by the first-frame network
+    prompts = [request.prompt + pack.prompt.suffix]
+    if guided or (drawn and pack.first_frame is not None and pack.first_frame.guidance != 1):
+        negative = request.negative_prompt
+        prompts.append(pack.prompt.negative if negative is None else negative)
+
     # Prompt to CLIP's embeddings.
-    tokenize = PromptTokenizers(pack)
-    negative = pack.prompt.negative if request.negative_prompt is None else request.negative_prompt
-    tokens = (tokenize(request.prompt + pack.prompt.suffix), tokenize(negative))
-    for cut in dict.fromkeys(tokens[0].cut + tokens[1].cut):
-        yield Truncated(*cut)
     started = run.seconds
-    prompt_clip, negative_clip = _clip(run, tokens)
+    tokenize = PromptTokenizers(pack)
+    tokens = [tokenize(text) for text in prompts]
+    for cut in dict.fromkeys(cut for t in tokens for cut in t.cut):
+        yield Truncated(*cut)
+    clips = _clip(run, tokens)
     yield StageDone("clip", run.seconds - started)
 
     # The first frame and its latent.
@@ -176,7 +185,7 @@ def _events(run: _Run, request: Request) -> Iterator[Event]:
     first_latent: Floats | None = None
     if given:
         if request.image is None:
-            image = yield from _first_frame(run, request, prompt_clip, negative_clip)
+            image = yield from _first_frame(run, request, clips)
         else:
             image = vae.fit(request.image, geometry.height, geometry.width)
         yield FirstFrame(image)
@@ -189,14 +198,11 @@ def _events(run: _Run, request: Request) -> Iterator[Event]:
 
     # What the transformer is told about the prompt.
     started = run.seconds
-    stages = stage_schedule(pack.schedule)
-    asked = timesteps(stages, mode, given)
-    guided = mode.guidance != 1 or (not given and mode.first_guidance != 1)
-    clips = (prompt_clip, negative_clip) if guided else (prompt_clip,)
+    heard = len(prompts) if guided else 1
     text_encoder = _weights(pack, "text_encoder", multistep)
     with ExitStack() as stack:
         graph = run.load(stack, text_encoder, "text_encoder")["text_encoder"]
-        contexts = [graph.run(ids=t.t5, mask=t.t5_mask)["context"] for t in tokens[: len(clips)]]
+        contexts = [graph.run(ids=t.t5, mask=t.t5_mask)["context"] for t in tokens[:heard]]
     component = _weights(pack, "transformer", multistep)
     with ExitStack() as stack:
         graph = run.load(stack, component, "modulation")["modulation"]
@@ -212,7 +218,9 @@ def _events(run: _Run, request: Request) -> Iterator[Event]:
         spent["upscaler"] = 0.0
     with ExitStack() as stack:
         clock = run.seconds
-        flow = Transformer(run.load(stack, component, "transformer"), pack.transformer, *conditionings)
+        flow = Transformer(
+            run.load(stack, component, "transformer"), pack.transformer, *conditionings
+        )
         spent["transformer"], clock = run.seconds - clock, run.seconds
         decoder = vae.VideoDecoder(run.load(stack, "video_decoder")["video_decoder"], pack.vae)
         spent["video_decoder"], clock = run.seconds - clock, run.seconds
@@ -224,7 +232,10 @@ def _events(run: _Run, request: Request) -> Iterator[Event]:
             if isinstance(event, UnitLatent):
                 clock = run.seconds
                 frames = decoder.decode(event.latent)
-                spent["video_decoder"], clock = spent["video_decoder"] + run.seconds - clock, run.seconds
+                spent["video_decoder"], clock = (
+                    spent["video_decoder"] + run.seconds - clock,
+                    run.seconds,
+                )
                 if event.unit == 0 and not given:
                     yield FirstFrame(frames[0])
                 if larger is not None:
@@ -236,11 +247,11 @@ def _events(run: _Run, request: Request) -> Iterator[Event]:
             clock = run.seconds
     for stage, seconds in spent.items():
         yield StageDone(stage, seconds)
-    yield Finished(run.seconds, run.graph_seconds)
+    yield Finished(run.seconds, run.graph_seconds, run.load_seconds)
 
 
 def _mode(pack: Pack, request: Request) -> ModeConfig:
-    """The steps and guidance of the request; raises RequestError where the pack has no such mode."""
+    """The steps and guidance of the request; RequestError where the pack has no such mode."""
     modes = pack.schedule.modes
     if request.mode not in modes:
         raise RequestError(
@@ -263,18 +274,17 @@ def _weights(pack: Pack, component: str, suffix: str) -> str:
     return component + suffix if pack.has(component + suffix) else component
 
 
-def _clip(run: _Run, tokens: tuple[Tokens, Tokens]) -> tuple[ClipEmbeds, ClipEmbeds]:
-    """CLIP's embeddings of the prompt and of the negative prompt."""
+def _clip(run: _Run, tokens: Sequence[Tokens]) -> list[ClipEmbeds]:
+    """CLIP's embeddings of each prompt."""
     outputs = []
     for component in ("clip_l", "clip_g"):
         with ExitStack() as stack:
             encoder = run.load(stack, component)[component]
             outputs.append([encoder.run(ids=getattr(t, component)) for t in tokens])
-    both = [
-        ClipEmbeds(np.concatenate([l["hidden"], g["hidden"]], axis=-1), l["pooled"], g["pooled"])
-        for l, g in zip(*outputs, strict=True)
+    return [
+        ClipEmbeds(np.concatenate([a["hidden"], b["hidden"]], axis=-1), a["pooled"], b["pooled"])
+        for a, b in zip(*outputs, strict=True)
     ]
-    return both[0], both[1]
 
 
 def _pooled(clip: ClipEmbeds) -> Floats:
@@ -283,22 +293,22 @@ def _pooled(clip: ClipEmbeds) -> Floats:
 
 
 def _first_frame(
-    run: _Run, request: Request, prompt: ClipEmbeds, negative: ClipEmbeds
+    run: _Run, request: Request, clips: Sequence[ClipEmbeds]
 ) -> Generator[Event, None, Bytes]:
     """Generate the first frame, uint8 [H, W, 3], at its own size."""
     config = run.pack.first_frame
     assert config is not None, "checked before the first graph was loaded"
     total = len(config.timesteps)
     started = run.seconds
-    latent: Floats | None = None
+    latent = np.empty(0, np.float32)
     with ExitStack() as stack:
         unet = run.load(stack, "first_frame", "unet")["unet"]
         steps = first_frame.sample(
-            unet, config, run.pack.geometry, prompt, negative, request.look_seed
+            unet, config, run.pack.geometry, clips[0], clips[-1], request.look_seed
         )
-        for done, latent in enumerate(steps, 1):
+        for done, denoised in enumerate(steps, 1):
+            latent = denoised
             yield Progress("first_frame", done, total)
-    assert latent is not None, "a sampler has at least one step"
     with ExitStack() as stack:
         decoder = run.load(stack, "first_frame", "first_frame_decoder")["first_frame_decoder"]
         image = first_frame.decode(decoder, latent, config)

@@ -6,7 +6,7 @@ Matching, arXiv 2410.05954, section 3; modes of Neodragon, arXiv 2511.06055).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,7 +84,7 @@ def sample_latents(
     mode: ModeConfig,
     units: int,
     first_latent: Floats | None = None,
-) -> Iterator[Evaluated | UnitLatent]:
+) -> Generator[Evaluated | UnitLatent, None, None]:
     """Generate `units` units, yielding after every network evaluation and every finished unit.
 
     first_latent: normalised latent of unit 0, float32 [C, 1, H, W]; with it unit 0 is yielded as it

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -55,7 +54,14 @@ TYPES = {
 }
 ORT_ERRORS = tuple(
     getattr(ort_state, name)
-    for name in ("EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf")
+    for name in (
+        "EPFail",
+        "EngineError",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+    )
 ) + (
     ort_state.NoModel,
     ort_state.NoSuchFile,
@@ -103,7 +109,9 @@ class OrtSession:
     def run(self, **inputs: Array) -> dict[str, Array]:
         """The outputs by name; raises BackendError for inputs that do not fit or a failed run."""
         if self._session is None:
-            raise BackendError(f"The graph {self.name} should be open, but it is closed; open it again.")
+            raise BackendError(
+                f"The graph {self.name} should be open, but it is closed; open it again."
+            )
         _check_inputs(self.name, self.inputs, inputs)
         started = time.perf_counter()
         try:
@@ -133,9 +141,18 @@ def open_session(
 ) -> OrtSession:
     """Load a graph of a pack after verifying its files.
 
-    threads: CPU threads, None for one per core. Raises PackError where a file is damaged or the
+    threads: of the CPU, None for one per core. Raises PackError where a file is damaged or the
     graph is not as the manifest says, BackendError where the backend cannot load it.
     """
+    for file in graph.data:
+        pack.verified(file)
+    return load_graph(graph, pack.verified(graph.file), backend, threads)
+
+
+def load_graph(
+    graph: Graph, path: Path, backend: Backend = "cpu", threads: int | None = None
+) -> OrtSession:
+    """Load the graph in the file at `path`, which is trusted; raises as `open_session` does."""
     options = _session_options(threads)
     for name, size in graph.dimensions.items():
         options.add_free_dimension_override_by_name(name, size)
@@ -144,9 +161,6 @@ def open_session(
         providers = ["CPUExecutionProvider"]
     else:
         _add_qnn(options, backend)
-    for file in graph.data:
-        pack.verified(file)
-    path = pack.verified(graph.file)
     try:
         session = ort.InferenceSession(str(path), options, providers=providers or None)
     except ORT_ERRORS as error:
@@ -161,15 +175,26 @@ def open_session(
     return OrtSession(graph, session)
 
 
-def variant(backend: Backend) -> str:
-    """The variant of a component that a backend prefers."""
-    return "portable" if backend == "cpu" else "htp"
+def placed(
+    pack: Pack, component: str, role: str, backend: Backend
+) -> tuple[Backend, dict[str, Graph]]:
+    """A component's graphs whose names start with `role`, and where they run under `backend`.
 
-
-def placement(pack: Pack, component: str, backend: Backend) -> Backend:
-    """Where a component runs under `backend`: those without an `htp` variant stay on the CPU."""
-    known = pack.components.get(component)
-    return backend if known is not None and variant(backend) in known.variants else "cpu"
+    On an NPU those of the `htp` variant; what it has none of runs on the CPU. Raises PackError
+    where the component is absent.
+    """
+    choices: list[tuple[Backend, str]] = [("cpu", "portable")]
+    if backend != "cpu":
+        choices.insert(0, (backend, "htp"))
+    for place, variant in choices:
+        graphs = pack.graphs(component, variant)
+        found = {name: graph for name, graph in graphs.items() if name.startswith(role)}
+        if found:
+            return place, found
+    raise PackError(
+        f"The component {component} of {pack.name} should have a graph {role}, but it has none;"
+        f" {GET_AGAIN}."
+    )
 
 
 def available() -> tuple[Backend, ...]:
@@ -246,7 +271,9 @@ def _unavailable(backend: Backend) -> str | None:
     if backend == "cpu":
         return None
     if backend == "npu-emulated" and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return f"it exists on x86-64 Linux only and this is {platform.system()} {platform.machine()}"
+        return (
+            f"it exists on x86-64 Linux only and this is {platform.system()} {platform.machine()}"
+        )
     if importlib.util.find_spec("onnxruntime_qnn") is None:
         return "onnxruntime-qnn is not installed"
     devices = _devices()
@@ -258,7 +285,7 @@ def _unavailable(backend: Backend) -> str | None:
 
 
 def qnn_options(backend: Backend, **extra: str) -> dict[str, str]:
-    """The QNN provider's options for a backend with `extra` on top; BackendError for unknown names."""
+    """The QNN provider's options with `extra` on top; raises BackendError for unknown names."""
     options = QNN_OPTIONS | (NPU_OPTIONS if backend == "npu" else {}) | extra
     unknown = sorted(set(options) - QNN_OPTION_NAMES)
     if unknown:

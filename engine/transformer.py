@@ -35,15 +35,18 @@ class Conditioning:
         return Conditioning(self.context[real], self.text_mask[real], self.modulation)
 
 
-def modulate(modulation: Session, pooled: Floats, timesteps: Iterable[float]) -> dict[float, Floats]:
+def modulate(
+    modulation: Session, pooled: Floats, timesteps: Iterable[float]
+) -> dict[float, Floats]:
     """All AdaLN shifts, scales and gates, float32 [M, W] per timestep, for `pooled` [1, D].
 
     They depend on prompt and timestep only, so the graph is done before the loop starts.
     """
-    return {
-        timestep: modulation.run(timestep=np.array([timestep], np.float32), pooled=pooled)["modulation"]
-        for timestep in timesteps
-    }
+    rows = {}
+    for timestep in timesteps:
+        inputs = {"timestep": np.array([timestep], np.float32), "pooled": pooled}
+        rows[timestep] = modulation.run(**inputs)["modulation"]
+    return rows
 
 
 def timesteps(stages: Sequence[Stage], mode: ModeConfig, first_given: bool) -> list[float]:

@@ -9,26 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import VaeConfig
-from engine.latents import denormalise, normalise
+from engine.latents import denormalise, normalise, sample_posterior
 from engine.session import Session
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 LANCZOS_LOBES = 3
-LOGVAR_RANGE = (-30.0, 20.0)
 
 
 def to_bytes(images: Floats) -> Bytes:
     """float32 [..., 3, H, W] in [-1, 1] to uint8 [..., H, W, 3]."""
     scaled = np.rint(images * np.float32(127.5) + np.float32(127.5)).clip(0, 255)
-    return np.ascontiguousarray(np.moveaxis(scaled.astype(np.uint8), -3, -1))
+    frames: Bytes = np.ascontiguousarray(np.moveaxis(scaled.astype(np.uint8), -3, -1))
+    return frames
 
 
 def to_floats(image: Bytes) -> Floats:
     """uint8 [H, W, 3] to float32 [1, 3, H, W] in [-1, 1]."""
     chw = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
-    return chw / np.float32(127.5) - np.float32(1)
+    floats: Floats = chw / np.float32(127.5) - np.float32(1)
+    return floats
 
 
 def fit(image: Bytes, height: int, width: int) -> Bytes:
@@ -44,7 +45,8 @@ def fit(image: Bytes, height: int, width: int) -> Bytes:
     across = _lanczos(columns, width, scale)
     resized = np.einsum("yr,rcn->ycn", down, image.astype(np.float32), optimize=True)
     resized = np.einsum("xc,ycn->yxn", across, resized, optimize=True)
-    return np.rint(resized).clip(0, 255).astype(np.uint8)
+    fitted: Bytes = np.rint(resized).clip(0, 255).astype(np.uint8)
+    return fitted
 
 
 def _lanczos(size: int, new_size: int, scale: float) -> Floats:
@@ -54,15 +56,14 @@ def _lanczos(size: int, new_size: int, scale: float) -> Floats:
     distance = (np.arange(size) + 0.5 - centres[:, None]) / support
     weights = np.sinc(distance) * np.sinc(distance / LANCZOS_LOBES)
     weights[np.abs(distance) >= LANCZOS_LOBES] = 0
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    normed: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normed
 
 
 def encode(encoder: Session, image: Bytes, noise: Floats, config: VaeConfig) -> Floats:
-    """The normalised latent of the first frame, sampled with standard normal `noise` [C, 1, h, w]."""
-    moments = encoder.run(image=to_floats(image))["moments"]
-    mean, logvar = np.split(moments[0][:, None], 2)
-    deviation = np.exp(np.float32(0.5) * logvar.clip(*LOGVAR_RANGE))
-    return normalise(mean + deviation * noise, config)
+    """The normalised latent of the first frame, drawn with standard normal `noise` [C, 1, h, w]."""
+    moments = encoder.run(image=to_floats(image))["moments"][0]
+    return normalise(sample_posterior(moments[:, None], noise), config)
 
 
 class VideoDecoder:
@@ -73,7 +74,7 @@ class VideoDecoder:
         self.config = config
         self.unit = 0
         self.states = {
-            name: np.zeros(spec.shape, spec.dtype)
+            name: np.zeros([int(size) for size in spec.shape], spec.dtype)
             for name, spec in decoder.inputs.items()
             if name.startswith("state_")
         }

@@ -14,6 +14,7 @@ from engine.latents import (
     history,
     image_pyramid,
     normalise,
+    sample_posterior,
     upsample,
 )
 
@@ -67,3 +68,11 @@ def test_upsampling_then_downsampling_changes_nothing() -> None:
     np.testing.assert_allclose(downsample(upsample(latent)), latent, atol=1e-6)
     with pytest.raises(ValueError, match="odd"):
         downsample(latent)
+
+
+def test_posterior_clamps_the_log_variance() -> None:
+    mean = np.full((2, 1, 1, 1), 3, np.float32)
+    noise = np.ones((2, 1, 1, 1), np.float32)
+    for log_variance, deviation in ((0.0, 1.0), (-100.0, np.exp(-15.0)), (50.0, np.exp(10.0))):
+        moments = np.concatenate([mean, np.full_like(mean, log_variance)])
+        np.testing.assert_allclose(sample_posterior(moments, noise), 3 + deviation, rtol=1e-6)

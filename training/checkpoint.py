@@ -1,4 +1,4 @@
-"""Read and write torch weights in the published folder layout: `config.json` beside one safetensors file."""
+"""Torch weights in the published folder layout: `config.json` beside one safetensors file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class CheckpointError(NeodragonError):
 class Checkpoint:
     """Gives an `nn.Module` the published folder layout.
 
-    The module keeps the arguments of its constructor, which are the keys of `config.json`, in `config`.
+    The module keeps the arguments of its constructor, the keys of `config.json`, in `config`.
     """
 
     config: dict[str, Any]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and the weights, in the type they have, to `folder` (made if missing)."""
+        """Write `config.json` and the weights, in their own type, to `folder` (made if missing)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {"_class_name": type(self).__name__, **self.config}
@@ -52,15 +52,21 @@ class Checkpoint:
         config, weights = folder / CONFIG, folder / WEIGHTS
         for file in (config, weights):
             if not file.is_file():
-                raise CheckpointError(f"{file} is missing: give a folder with {CONFIG} and {WEIGHTS}.")
+                raise CheckpointError(
+                    f"{file} is missing: give a folder with {CONFIG} and {WEIGHTS}."
+                )
         try:
             settings = json.loads(config.read_text())
             state = load_file(weights)
         except (ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} cannot be read ({error}): copy the checkpoint again.") from error
+            raise CheckpointError(
+                f"{folder} cannot be read ({error}): copy the checkpoint again."
+            ) from error
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
         if unknown := settings.keys() - inspect.signature(cls).parameters.keys():
-            raise CheckpointError(f"{config} sets {min(unknown)}, which {cls.__name__} does not know.")
+            raise CheckpointError(
+                f"{config} sets {min(unknown)}, which {cls.__name__} does not know."
+            )
         with torch.device("meta"):
             model = cls(**settings)
         load_weights(cast(nn.Module, model), state, str(weights))
@@ -68,7 +74,7 @@ class Checkpoint:
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Make the tensors of `state` the weights of `model`, whose names and shapes they must have exactly.
+    """Make the tensors of `state` the weights of `model`; names and shapes must be the same.
 
     `source` says in the CheckpointError where the tensors are from.
     """
@@ -78,8 +84,12 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             raise CheckpointError(f"{source} lacks the tensor {name} of shape {shape}.")
         if tuple(state[name].shape) != shape:
             got = tuple(state[name].shape)
-            raise CheckpointError(f"{source} holds {name} of shape {got}, expected {shape}: check {CONFIG}.")
+            raise CheckpointError(
+                f"{source} holds {name} of shape {got}, expected {shape}: check {CONFIG}."
+            )
     for name in state:
         if name not in expected:
-            raise CheckpointError(f"{source} holds the tensor {name}, which {type(model).__name__} has no place for.")
+            raise CheckpointError(
+                f"{source} holds the tensor {name}, which {type(model).__name__} has no place for."
+            )
     model.load_state_dict(state, assign=True)

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection
 
-from engine.config import ScheduleConfig
 from engine.scheduler import Stage, stage_schedule
 from training.loop import arguments, train
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import PyramidMMDiT
 from training.models.video_vae import CausalVideoVAE
+from training.settings import SCHEDULE
 from training.tokenizers import CLIP_LENGTH, T5_LENGTH
 from training.train_first_frame import clip_ids
 from training.world import Scene, caption, render, sample_scene
@@ -159,7 +159,7 @@ def main() -> None:
         CLIPTextModelWithProjection.from_pretrained(checkpoint / folder).float().eval().to(options.device)
         for folder in ("text_encoder", "text_encoder_2")
     ]
-    stages = stage_schedule(ScheduleConfig(1000, 1 / 3, (0.0, 1 / 3, 2 / 3, 1.0), {}))
+    stages = stage_schedule(SCHEDULE)
     model = TextConditioned(t5_tokenizer.get_vocab_size())
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
 

@@ -1,7 +1,7 @@
 """Train the causal video VAE (`causal_video_vae`): `python -m training.train_video_vae`.
 
 Encoder and streaming decoder learn together on random crops: single frames, which are cheap and teach space, in turn with windows
-of seventeen frames, which teach time. The encoder's earlier temporal taps start at zero, so that it begins as an image encoder.
+of nine frames, which teach time. Many scenes per step matter more than long windows. The encoder's earlier temporal taps start at zero, so that it begins as an image encoder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from training.loop import arguments, train
-from training.models.video_vae import CausalVideoVAE
+from training.models.video_vae import CausalVideoVAE, MemBlock, TGrow
 from training.world import FRAMES, render, sample_scene
 
 CONFIG = {
@@ -38,6 +38,26 @@ def window_pool(count: int, seed: int, height: int = 128, width: int = 192) -> T
     return pool
 
 
+@torch.no_grad()
+def initialise(vae: CausalVideoVAE) -> None:
+    """Start as an image encoder and a decoder that enlarges: earlier taps zero, memory blocks and growth near the identity."""
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+            module.weight[:, :, :-1] = 0
+    vae.quant_conv.conv.bias[len(vae.quant_conv.conv.bias) // 2 :] = -6  # little posterior noise to begin with
+    for module in vae.decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in vae.decoder.blocks:
+        if isinstance(block, MemBlock):
+            block.conv[-1].weight *= 0.1
+        elif isinstance(block, TGrow):
+            width = block.conv.in_channels
+            block.conv.weight.copy_(torch.eye(width).repeat(block.time, 1)[:, :, None, None])
+
+
 def moments(vae: CausalVideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and clamped log-variance of the posterior, [B, C, T', h, w] each."""
     mean, logvar = vae.encode(video).float().chunk(2, 1)
@@ -51,19 +71,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     vae = CausalVideoVAE(**CONFIG)
-    for module in vae.encoder.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data[:, :, :-1] = 0
+    initialise(vae)
     pool = window_pool(options.windows, options.seed)
 
     def step(generator: torch.Generator) -> Tensor:
         image = bool(torch.rand(1, generator=generator) < 0.4)
-        count, rows, cols = (options.batch, 64, 96) if image else (options.batch // 2, 64, 64)
+        count, rows, cols = (2 * options.batch, 64, 64) if image else (options.batch, 64, 64)
         pick = torch.randint(len(pool), (count,), generator=generator)
         top = 16 * torch.randint((128 - rows) // 16 + 1, (1,), generator=generator)
         left = 16 * torch.randint((192 - cols) // 16 + 1, (1,), generator=generator)
         frame = int(torch.randint(WINDOW, (1,), generator=generator))
-        frames = slice(frame, frame + 1) if image else slice(0, WINDOW)
+        frames = slice(frame, frame + 1) if image else slice(frame % 9, frame % 9 + 9)
         video = pool[pick][:, :, frames, top : top + rows, left : left + cols].to(options.device).float().div(127.5).sub(1)
         with torch.autocast(options.device, torch.bfloat16):
             mean, logvar = moments(vae, video)

@@ -7,6 +7,7 @@ embedder. Names and shapes are those of the published `context_adapter`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from training.checkpoint import Checkpoint
 class ContextAdapter(nn.Module, Checkpoint):
     """Linear layers with GELU, each reading its predecessor's output beside the raw input.
 
-    Arguments are the keys of the published `config.json`, defaults its values. `layer_depths` are the
-    widths of the hidden layers; where `skips` is false, the layer after that one has no raw input.
+    Arguments are the keys of the published `config.json`, defaults its values. `layer_depths` are
+    the hidden widths; where `skips` is false, the layer after that one does not read the raw input.
     Raises ValueError for a setting that the published checkpoint does not use.
     """
 
@@ -36,7 +37,11 @@ class ContextAdapter(nn.Module, Checkpoint):
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.config = settings
-        for key, value in (("pre_activation", False), ("activation_fn", "gelu"), ("out_activation_fn", "linear")):
+        for key, value in (
+            ("pre_activation", False),
+            ("activation_fn", "gelu"),
+            ("out_activation_fn", "linear"),
+        ):
             if settings[key] != value:
                 raise ValueError(f"{key} must be {value}, not {settings[key]}.")
         self.skips = tuple(skips)
@@ -61,4 +66,4 @@ class ContextAdapter(nn.Module, Checkpoint):
             x = layer(x)
             if skip:
                 x = torch.cat([states, x], -1)
-        return out(x)
+        return cast(Tensor, out(x))

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import cast
 
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers import PreTrainedModel, T5Config, T5EncoderModel
+from transformers import initialization as init
 
 
-class T5ProjectionConfig(T5Config):
+class T5ProjectionConfig(T5Config):  # type: ignore[no-untyped-call]
     """T5 configuration with the sides of the projection.
 
     project_in_dim is d_model; project_out_dim is the width of the states that are imitated.
@@ -24,7 +24,7 @@ class T5ProjectionConfig(T5Config):
     project_out_dim: int = 4096
 
 
-class T5EncoderWithProjection(PreTrainedModel):
+class T5EncoderWithProjection(PreTrainedModel):  # type: ignore[no-untyped-call]
     """T5 encoder, then Linear, ReLU, dropout, Linear without biases."""
 
     config_class = T5ProjectionConfig
@@ -39,7 +39,7 @@ class T5EncoderWithProjection(PreTrainedModel):
             nn.Dropout(config.dropout_rate),
             nn.Linear(config.project_out_dim, config.project_out_dim, bias=False),
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Xavier for the projection (T5's own layers initialise themselves)."""

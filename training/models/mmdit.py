@@ -1,18 +1,20 @@
 """Pyramid MMDiT: joint text and video attention that predicts the flow of one latent unit.
 
-Blocks as in Stable Diffusion 3 (arXiv 2403.03206): two streams, one attention, AdaLN-Zero; past units
-as clean context before the noisy one as in Pyramidal Flow Matching (arXiv 2410.05954). Names and
-shapes are those of the published `diffusion_transformer_320p`. Positions, rotary tables and masks come
-from `engine.tokens`; here is only dense arithmetic.
+Blocks as in Stable Diffusion 3 (arXiv 2403.03206): two streams, one attention, AdaLN-Zero; past
+units as clean context before the noisy one as in Pyramidal Flow Matching (arXiv 2410.05954). Names
+and shapes are those of the published `diffusion_transformer_320p`. Positions, rotary tables and
+masks come from `engine.tokens`; here is only dense arithmetic.
 
-`modulate` and `forward_tokens` become the graphs `modulation` and `transformer`. Both take any leading
-batch dimensions, so a rank-2 graph needs no reshaping; `half_split_` prepares a module for export.
+`modulate` and `forward_tokens` become the graphs `modulation` and `transformer`. `forward_tokens`
+takes any leading batch dimensions or none, so its graph is of rank 2 outside attention;
+`half_split_` prepares a module for export.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -31,7 +33,10 @@ Shape = tuple[int, int, int, int]
 
 
 def patchify(latent: Tensor, patch_size: int) -> Tensor:
-    """Patches [B, t * h/p * w/p, C * p * p] of [B, C, t, h, w], values (c, ph, pw), as in engine.tokens."""
+    """Patches [B, t * h/p * w/p, C * p * p] of [B, C, t, h, w], values in (c, ph, pw) order.
+
+    That of `engine.tokens.patchify`, batched and differentiable.
+    """
     batch, channels, frames, height, width = latent.shape
     p = patch_size
     cut = latent.reshape(batch, channels, frames, height // p, p, width // p, p)
@@ -81,7 +86,7 @@ class TimeTextEmbed(nn.Module):
 
 
 class AdaLN(nn.Module):
-    """The linear layer behind a set of shifts, scales and gates: [B, W] -> `rows` tensors [B, W]."""
+    """The linear layer behind shifts, scales and gates: [B, W] -> `rows` tensors [B, W]."""
 
     def __init__(self, width: int, rows: int) -> None:
         super().__init__()
@@ -89,7 +94,7 @@ class AdaLN(nn.Module):
         self.linear: nn.Linear | nn.ModuleList = nn.Linear(width, rows * width)
 
     def split_(self) -> None:
-        """Replace the layer by one Linear per row, so that each keeps its own quantisation range."""
+        """One Linear per row, so that each keeps its own quantisation range."""
         assert isinstance(self.linear, nn.Linear)
         weights, biases = self.linear.weight.chunk(self.rows), self.linear.bias.chunk(self.rows)
         self.linear = nn.ModuleList(map(_linear, weights, biases))
@@ -118,7 +123,7 @@ class JointAttention(nn.Module):
         self.to_add_out = None if context_pre_only else nn.Linear(width, width)
 
     def half_split_(self) -> None:
-        """Prepare for export: rotation pairs half a head apart, the attention scale within q's norms.
+        """Prepare for export: rotation pairs half a head apart, attention's scale in q's norms.
 
         Every head's q and k rows, and their norms, are ordered even then odd.
         """
@@ -209,9 +214,10 @@ class JointBlock(nn.Module):
         self.attn = JointAttention(heads, head_dim, context_pre_only)
         self.ff = FeedForward(width)
         self.ff_context = None if context_pre_only else FeedForward(width)
+        self.rows = self.norm1.rows + self.norm1_context.rows
 
     def modulate(self, x: Tensor) -> list[Tensor]:
-        """Rows of this block from the activated conditioning [B, W]: the image's, then the text's."""
+        """Rows [B, W] of the activated conditioning [B, W]: the image's, then the text's."""
         return [*self.norm1(x), *self.norm1_context(x)]
 
     def forward(
@@ -223,7 +229,7 @@ class JointBlock(nn.Module):
         sin: Tensor,
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """image [..., T, W], text [..., N, W] -> the same; `rows` [..., 1, W] as from `modulate`."""
+        """image [..., T, W], text [..., N, W] -> the same; rows [..., 1, W] as from `modulate`."""
         shift, scale, gate, ff_shift, ff_scale, ff_gate = rows[:6]
         image_in = scale_shift(image, scale, shift)
         if self.ff_context is None:
@@ -242,7 +248,7 @@ class JointBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patch embedding and the published position table (kept for its name; see `forward_tokens`)."""
+    """Patch embedding, and the published position table, which is kept for the checkpoint only."""
 
     def __init__(self, channels: int, config: TransformerConfig) -> None:
         super().__init__()
@@ -318,28 +324,34 @@ class PyramidMMDiT(nn.Module, Checkpoint):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Xavier weights; everything AdaLN-Zero gates, and the output, start at zero (DiT, 2212.09748)."""
+        """Xavier; AdaLN-Zero and the output start at zero (DiT, arXiv 2212.09748)."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
                 nn.init.zeros_(cast(Tensor, module.bias))
-        for embedder in (self.time_text_embed.timestep_embedder, self.time_text_embed.text_embedder):
-            nn.init.normal_(embedder.linear_1.weight, std=0.02)
-            nn.init.normal_(embedder.linear_2.weight, std=0.02)
-        adaptive = (module.linear for module in self.modules() if isinstance(module, AdaLN))
+        for module in self.modules():
+            if isinstance(module, SinusoidMLP):
+                nn.init.normal_(module.linear_1.weight, std=0.02)
+                nn.init.normal_(module.linear_2.weight, std=0.02)
+        adaptive = [module.linear for module in self.modules() if isinstance(module, AdaLN)]
         for layer in (*adaptive, self.proj_out):
-            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(cast(Tensor, layer.weight))
+
+    @property
+    def _blocks(self) -> list[JointBlock]:
+        return cast(list[JointBlock], list(self.transformer_blocks))
 
     @property
     def modulation_rows(self) -> int:
-        """Rows M of `modulate`: 12 per block but 8 for the last, then 2; 12 * blocks - 2."""
-        return 12 * len(self.transformer_blocks) - 2
+        """Rows M of `modulate`: 12 per block but 8 for the last, then 2."""
+        return sum(block.rows for block in self._blocks) + self.norm_out.rows
 
     def half_split_(self) -> PyramidMMDiT:
-        """Rearrange the weights in place for export; returns self, whose names are no longer published.
+        """Rearrange the weights in place for export; the names are no longer the published ones.
 
-        Attention becomes half-split RoPE, each AdaLN row its own Linear, and both patch layers plain
-        Linears over (c, ph, pw) patches. The outputs of `modulate` and `forward_tokens` do not change.
+        Attention becomes half-split RoPE and plain products, each AdaLN row its own Linear, and
+        both patch layers Linears over (c, ph, pw) patches. The outputs of `modulate` and
+        `forward_tokens` do not change. Returns self.
         """
         for module in self.modules():
             if isinstance(module, JointAttention) and not module.half_split:
@@ -354,7 +366,7 @@ class PyramidMMDiT(nn.Module, Checkpoint):
         return self
 
     def _proj_out(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `proj_out` with rows in (c, ph, pw) order; published is (ph, pw, c)."""
+        """Weight and bias of `proj_out`, rows in (c, ph, pw) order; published is (ph, pw, c)."""
         weight, bias = self.proj_out.weight, self.proj_out.bias
         if isinstance(self.pos_embed.proj, nn.Linear):
             return weight, bias
@@ -365,12 +377,12 @@ class PyramidMMDiT(nn.Module, Checkpoint):
     def modulate(self, timestep: Tensor, pooled: Tensor) -> Tensor:
         """All AdaLN rows for timesteps [B] (0..1000) and pooled text [B, D]: [B, M, W].
 
-        Rows in the order of use: for each block the image's shift, scale, gate of the attention, shift,
-        scale, gate of the feed-forward, then the same six for its text (the last block: scale, shift);
-        finally scale, shift of `norm_out`.
+        Rows in the order of use: for each block the image's shift, scale, gate of the attention,
+        shift, scale, gate of the feed-forward, then the same six for its text (the last block:
+        scale, shift); finally scale, shift of `norm_out`.
         """
         x = F.silu(self.time_text_embed(timestep, pooled))
-        rows = [row for block in self.transformer_blocks for row in block.modulate(x)]
+        rows = [row for block in self._blocks for row in block.modulate(x)]
         return torch.stack([*rows, *self.norm_out(x)], -2).float()
 
     def forward_tokens(
@@ -385,19 +397,18 @@ class PyramidMMDiT(nn.Module, Checkpoint):
     ) -> Tensor:
         """Flow [..., T, P] of patches [..., T, P], values in (c, ph, pw) order both ways.
 
-        positions [..., T, W]; rope_cos, rope_sin [..., N + T, head_dim / 2]; mask additive, 0 or -100,
-        [..., 1, N + T, N + T] ([N + T, N + T] without a batch) or None for no mask; context [..., N, W];
-        modulation [..., M, W] from `modulate`. Text comes before image in tables and mask. Leading
-        batch dimensions may be 1 or absent.
+        positions [..., T, W]; rope_cos, rope_sin [..., N + T, head_dim / 2]; mask additive, 0 or
+        -100, [..., 1, N + T, N + T] ([N + T, N + T] without a batch) or None for no mask; context
+        [..., N, W]; modulation [..., M, W] from `modulate`. Text comes before image in tables and
+        mask. Batch dimensions are the same for all, may be 1 in tables and mask, or absent in all.
         """
-        image, text = self.pos_embed(patches) + positions, context
-        rows = modulation.split(1, -2)
-        at = 0
-        for block in self.transformer_blocks:
-            count = 6 + block.norm1_context.rows
-            image, text = block(image, text, rows[at : at + count], rope_cos, rope_sin, mask)
-            at += count
-        scale, shift = rows[at:]
+        image: Tensor = self.pos_embed(patches) + positions
+        text = context
+        rows = iter(modulation.chunk(self.modulation_rows, -2))
+        for block in self._blocks:
+            own = list(islice(rows, block.rows))
+            image, text = block(image, text, own, rope_cos, rope_sin, mask)
+        scale, shift = rows
         return F.linear(scale_shift(image, scale, shift), *self._proj_out())
 
     def forward(
@@ -410,8 +421,9 @@ class PyramidMMDiT(nn.Module, Checkpoint):
     ) -> Tensor:
         """Flow (start - end) of the current unit, [B, C, 1, h, w].
 
-        conditions: latents [B, C, t, h, w], history oldest first, the current noisy unit last; timestep
-        [B], 0..1000; context [B, N, W]; text_mask [B, N], 1 for real tokens; pooled [B, D].
+        conditions: latents [B, C, t, h, w], history oldest first, the current noisy unit last;
+        timestep [B], 0..1000; context [B, N, W]; text_mask [B, N], 1 for real tokens; pooled
+        [B, D].
         """
         device, current = conditions[-1].device, conditions[-1]
         size = self.token_config.patch_size
@@ -433,13 +445,13 @@ class PyramidMMDiT(nn.Module, Checkpoint):
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A Linear with its own copy of these weights."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone())
-    layer.bias = nn.Parameter(bias.detach().clone())
+    layer.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+    layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
     return layer
 
 
 def _ids(shapes: tuple[Shape, ...], text: int, patch_size: int) -> tokens.Ints:
-    """Temporal ids of `text` text tokens (0) and the image tokens of latents of `shapes`: [N + T]."""
+    """Temporal ids [N + T] of `text` text tokens (all 0) and of latents of `shapes`."""
     return np.concatenate([np.zeros(text, np.int64), tokens.temporal_ids(shapes, patch_size)])
 
 

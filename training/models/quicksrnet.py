@@ -1,10 +1,12 @@
 """QuickSRNet: a plain convolutional image upscaler made for 8-bit hardware (arXiv 2303.04336).
 
-Names are those of `QuickSRNetSmall` and `QuickSRNetMedium` in quic/aimet-model-zoo, so their published
-weights load; Large, which adds the input through a learned 1x1 convolution, is not here.
+Names are those of `QuickSRNetSmall` and `QuickSRNetMedium` in quic/aimet-model-zoo; Large, which
+adds the input through a learned 1x1 convolution, is not here.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,22 +29,23 @@ class QuickSRNet(nn.Module, Checkpoint):
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.config = settings
-        layers: list[nn.Module] = []
+        convs: list[nn.Conv2d] = []
         for i in range(num_intermediate_layers + 1):
             channels = num_channels if i else COLOURS
-            layers += [nn.Conv2d(channels, num_channels, 3, padding=1), nn.Hardtanh(0, 1)]
-        self.cnn = nn.Sequential(*layers)
+            convs.append(nn.Conv2d(channels, num_channels, 3, padding=1))
+        self.cnn = nn.Sequential(*(layer for conv in convs for layer in (conv, nn.Hardtanh(0, 1))))
         copies = scaling_factor**2
         self.conv_last = nn.Conv2d(num_channels, COLOURS * copies, 3, padding=1)
         self.clip_output = nn.Hardtanh(0, 1)
         self.depth_to_space = nn.PixelShuffle(scaling_factor)
         with torch.no_grad():
-            for conv in layers[::2]:
+            for conv in convs:
                 nn.init.dirac_(identity := torch.empty_like(conv.weight))
                 conv.weight += identity
             for out in range(COLOURS * copies):
                 self.conv_last.weight[out, out // copies, 1, 1] += 1
 
     def forward(self, image: Tensor) -> Tensor:
-        """image [B, 3, H, W] in [0, 1] -> [B, 3, scaling_factor * H, scaling_factor * W] in [0, 1]."""
-        return self.depth_to_space(self.clip_output(self.conv_last(self.cnn(image))))
+        """image [B, 3, H, W] in [0, 1] -> [B, 3, H * scaling_factor, W * scaling_factor], same."""
+        colours = self.clip_output(self.conv_last(self.cnn(image)))
+        return cast(Tensor, self.depth_to_space(colours))

@@ -11,6 +11,7 @@ Inside, time is folded into the batch, [B * T, C, H, W], except in `step`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +30,15 @@ def fold(video: Tensor) -> Tensor:
 
 def unfold(frames: Tensor, count: int) -> Tensor:
     """Inverse of `fold` for `count` frames a video."""
-    return frames.unflatten(0, (-1, count)).transpose(1, 2)
+    return torch.unflatten(frames, 0, (-1, count)).transpose(1, 2)
 
 
 class CausalConv(nn.Module):
     """A 3-D convolution that sees no later frame: zeros stand before the first one."""
 
-    def __init__(self, channels: int, out: int, kernel: int = 3, stride: tuple[int, int] = (1, 1)) -> None:
+    def __init__(
+        self, channels: int, out: int, kernel: int = 3, stride: tuple[int, int] = (1, 1)
+    ) -> None:
         """`stride` is that of time and of space."""
         super().__init__()
         time, space = stride
@@ -63,13 +66,13 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = CausalConv(channels, out, kernel=1) if channels != out else None
 
     def forward(self, x: Tensor, count: int) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x)), count)
+        hidden: Tensor = self.conv1(F.silu(self.norm1(x)), count)
         hidden = self.conv2(F.silu(self.norm2(hidden)), count)
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x, count))
 
 
 class DownBlock(nn.Module):
-    """Residual blocks, then half the width and height, then half the frames (the first one stays)."""
+    """Residual blocks, then half the width and height, then half the frames, rounded up."""
 
     def __init__(
         self, channels: int, out: int, layers: int, groups: int, halve_space: bool, halve_time: bool
@@ -102,7 +105,7 @@ class Downsampler(nn.Module):
         self.conv = CausalConv(channels, channels, stride=stride)
 
     def forward(self, x: Tensor, count: int) -> Tensor:
-        return self.conv(x, count)
+        return cast(Tensor, self.conv(x, count))
 
 
 class SpatialAttention(nn.Module):
@@ -119,7 +122,7 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.group_norm(x).flatten(2).transpose(1, 2).unsqueeze(1)
         query, key, value = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
-        attended = self.to_out[0](F.scaled_dot_product_attention(query, key, value))
+        attended: Tensor = self.to_out[0](F.scaled_dot_product_attention(query, key, value))
         return x + attended.squeeze(1).transpose(1, 2).reshape(x.shape)
 
 
@@ -133,7 +136,7 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, count: int) -> Tensor:
         x = self.attentions[0](self.resnets[0](x, count))
-        return self.resnets[1](x, count)
+        return cast(Tensor, self.resnets[1](x, count))
 
 
 class Encoder(nn.Module):
@@ -151,9 +154,11 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_in = CausalConv(channels, widths[0])
-        blocks = zip((widths[0], *widths), widths, layers, halve_space, halve_time, strict=False)
+        before = (widths[0], *widths[:-1])
+        blocks = zip(before, widths, layers, halve_space, halve_time, strict=True)
         self.down_blocks = nn.ModuleList(
-            DownBlock(before, width, depth, groups, space, time) for before, width, depth, space, time in blocks
+            DownBlock(channels, width, depth, groups, space, time)
+            for channels, width, depth, space, time in blocks
         )
         self.mid_block = MidBlock(widths[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], NORM_EPS)
@@ -213,8 +218,9 @@ class TGrow(nn.Module):
         return [self.enlarge(frame) for frame in self.conv(x).chunk(self.time, 1)]
 
     def folded(self, x: Tensor, count: int, drop: int) -> Tensor:
-        """x [B * T, C, h, w] with `count` = T -> [B * (T * time - drop), C, H, W] without the first `drop`."""
-        frames = self.conv(x).unflatten(0, (-1, count)).unflatten(2, (self.time, -1)).flatten(1, 2)
+        """x [B * T, C, h, w] with `count` = T -> the last T * time - drop frames, folded."""
+        grown = torch.unflatten(self.conv(x), 1, (self.time, -1)).flatten(0, 1)
+        frames = torch.unflatten(grown, 0, (-1, count * self.time))
         return self.enlarge(frames[:, drop:].flatten(0, 1))
 
 
@@ -236,10 +242,16 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = [LatentBound(), conv3x3(latent_channels, features[0]), nn.ReLU()]
-        for width, after, time, space in zip(features[:-1], features[1:], grow_time, grow_space, strict=True):
+        for width, after, time, space in zip(
+            features[:-1], features[1:], grow_time, grow_space, strict=True
+        ):
             blocks += [MemBlock(width) for _ in range(3)]
             # The published list has an upsampler where Identity stands; here it is part of TGrow.
-            blocks += [nn.Identity(), TGrow(width, 1 + time, 1 + space), conv3x3(width, after, bias=False)]
+            blocks += [
+                nn.Identity(),
+                TGrow(width, 1 + time, 1 + space),
+                conv3x3(width, after, bias=False),
+            ]
         self.blocks = nn.Sequential(*blocks, nn.ReLU(), conv3x3(features[-1], channels))
         self.frames = 2 ** sum(grow_time)
 
@@ -252,7 +264,7 @@ class Decoder(nn.Module):
         grows = [block for block in self.blocks if isinstance(block, TGrow)]
         for block in self.blocks:
             if isinstance(block, MemBlock):
-                video = x.unflatten(0, (-1, count))
+                video = torch.unflatten(x, 0, (-1, count))
                 past = F.pad(video[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
                 x = block(x, past.flatten(0, 1))
             elif isinstance(block, TGrow):
@@ -263,7 +275,7 @@ class Decoder(nn.Module):
         return x
 
     def step(self, latent: Tensor, states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """One latent frame [B, C, h, w] -> its frames [B, 3, H, W] in order, and the next states."""
+        """One latent frame [B, C, h, w] -> its frames [B, 3, H, W] in order, and the new states."""
         frames, past, next_states = [latent], iter(states), []
         for block in self.blocks:
             if isinstance(block, MemBlock):
@@ -278,8 +290,9 @@ class Decoder(nn.Module):
 
 
 class CausalVideoVAE(nn.Module, Checkpoint):
-    """The video autoencoder; arguments are the keys of the published `config.json`, defaults its values.
+    """The video autoencoder.
 
+    Arguments are the keys of the published `config.json`, defaults its values.
     Latents are as the network has them, neither scaled nor shifted.
     Raises ValueError for a setting that the published checkpoint does not use.
     """
@@ -307,7 +320,10 @@ class CausalVideoVAE(nn.Module, Checkpoint):
         super().__init__()
         self.config = settings
         if set(encoder_down_block_types) != {"DownEncoderBlockCausal3D"}:
-            raise ValueError(f"encoder_down_block_types must be DownEncoderBlockCausal3D, not {encoder_down_block_types}.")
+            raise ValueError(
+                "encoder_down_block_types must be DownEncoderBlockCausal3D, "
+                f"not {encoder_down_block_types}."
+            )
         if encoder_act_fn != "silu":
             raise ValueError(f"encoder_act_fn must be silu, not {encoder_act_fn}.")
         if any(encoder_block_dropout):
@@ -323,13 +339,17 @@ class CausalVideoVAE(nn.Module, Checkpoint):
             encoder_temporal_down_sample,
         )
         self.decoder = Decoder(
-            latent, encoder_in_channels, decoder_num_features, decoder_time_upscale, decoder_space_upscale
+            latent,
+            encoder_in_channels,
+            decoder_num_features,
+            decoder_time_upscale,
+            decoder_space_upscale,
         )
         self.quant_conv = CausalConv(2 * latent, 2 * latent, kernel=1)
         self.post_quant_conv = CausalConv(latent, latent, kernel=1)
 
     def encode(self, video: Tensor) -> Tensor:
-        """Moments [B, 2C, T', h, w] (mean, then log-variance) of a video [B, 3, T, H, W] in [-1, 1]."""
+        """Moments [B, 2C, T', h, w] (mean, log-variance) of a video [B, 3, T, H, W] in [-1, 1]."""
         moments, count = self.encoder(fold(video), video.shape[2])
         return unfold(self.quant_conv(moments, count), count)
 
@@ -338,7 +358,7 @@ class CausalVideoVAE(nn.Module, Checkpoint):
 
         There every causal convolution is exactly a 2-D one with the last temporal tap.
         """
-        return self.quant_conv(self.encoder(image, 1)[0], 1)
+        return cast(Tensor, self.quant_conv(self.encoder(image, 1)[0], 1))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Video [B, 3, 8 T - 7, H, W], about [-1, 1], of latents [B, C, T, h, w], all at once."""
@@ -352,7 +372,9 @@ class CausalVideoVAE(nn.Module, Checkpoint):
         states, scale = [], 1
         for block in self.decoder.blocks:
             if isinstance(block, MemBlock):
-                states.append(latent.new_zeros(batch, block.channels, height * scale, width * scale))
+                states.append(
+                    latent.new_zeros(batch, block.channels, height * scale, width * scale)
+                )
             elif isinstance(block, TGrow):
                 scale *= block.space
         return states
@@ -360,7 +382,7 @@ class CausalVideoVAE(nn.Module, Checkpoint):
     def step(self, latent: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode one latent frame [B, C, h, w]: its frames [B, 8, 3, H, W] and the next states.
 
-        Start a clip with `zero_states`; of its first latent only the last frame belongs to the clip.
+        Start a clip with `zero_states`; of its first latent only the last frame is in the clip.
         """
         frames, next_states = self.decoder.step(self.post_quant_conv(latent, 1), states)
         return torch.stack(frames, 1), next_states

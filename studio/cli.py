@@ -1,0 +1,330 @@
+"""The command line: `nds render`, `nds frame`, `nds ui`, `nds pack`.
+
+It turns arguments into a `Request`, draws the engine's events and writes what comes out. Every
+expected failure is one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import secrets
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from engine.errors import NeodragonError
+from studio import __version__
+
+if TYPE_CHECKING:
+    from engine.config import Request
+    from engine.pack import Pack
+    from engine.pipeline import Event
+    from engine.session import Backend
+    from studio.render import Meter
+
+FAILED = 2
+STOPPED = 130  # what a shell says of Ctrl+C
+BAR_WIDTH = 32
+MEGABYTE = 1e6
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a prompt may hold what a console cannot show
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except NeodragonError as error:
+        print(f"nds: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("nds: stopped.", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(FAILED, f"nds: {message}; see {self.prog} --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="nds", description="A prompt becomes a two-second clip, on this machine.")
+    parser.add_argument("--version", action="version", version=f"Neodragon Studio {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    render = commands.add_parser("render", help="make a clip of a prompt")
+    _request_arguments(render, Path("clip.mp4"))
+    render.add_argument(
+        "--motion-seed", type=_seed, metavar="N", help="decides how it moves; random when absent"
+    )
+    render.add_argument(
+        "--image", type=Path, help="picture to begin with instead of a generated one"
+    )
+    render.add_argument("--no-upscale", action="store_true", help="keep the model's own frame size")
+    render.set_defaults(command=_render)
+
+    frame = commands.add_parser("frame", help="make only the first frame of a prompt")
+    _request_arguments(frame, Path("frame.png"))
+    frame.set_defaults(command=_frame)
+
+    ui = commands.add_parser("ui", help="open the studio's page in the browser")
+    _engine_arguments(ui)
+    ui.add_argument("--port", type=int, help="on 127.0.0.1; a free one from 7860 up when absent")
+    ui.add_argument("--no-browser", action="store_true", help="only print the address")
+    ui.set_defaults(command=_ui)
+
+    pack = commands.add_parser("pack", help="say what a pack holds, or check every byte of it")
+    actions = pack.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
+    for name, command, help_ in (
+        ("info", _pack_info, "what a pack holds"),
+        ("verify", _pack_verify, "check every file's hash and load every graph"),
+    ):
+        action = actions.add_parser(name, help=help_)
+        action.add_argument(
+            "pack", type=Path, nargs="?", help="folder or .zip; the mini pack when absent"
+        )
+        action.set_defaults(command=command)
+    return parser
+
+
+def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
+    parser.add_argument("prompt", help="what to show")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=output,
+        help=f"where to write it ({output}); a file that is there is kept, the new one numbered",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    parser.add_argument(
+        "--look-seed", type=_seed, metavar="N", help="decides the first frame; random when absent"
+    )
+    parser.add_argument(
+        "--mode", choices=("hybrid", "monolithic"), default="hybrid", help="hybrid when absent"
+    )
+    parser.add_argument(
+        "--steps", type=_steps, metavar="A,B,C", help="network steps per stage, coarse to fine"
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="what to avoid")
+    parser.add_argument("--profile", action="store_true", help="print how long each stage took")
+    _engine_arguments(parser)
+
+
+def _engine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pack", type=Path, help="folder or .zip; the mini pack when absent")
+    parser.add_argument(
+        "--backend",
+        choices=("cpu", "npu", "npu-emulated"),
+        help="the NPU when absent, if there is one",
+    )
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(
+            f"it should be a whole number from 0 to {2**32 - 1}, but it is {text!r}"
+        )
+    return int(text)
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"they should be three whole numbers such as 1,1,1, but they are {text!r}"
+        ) from None
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    import numpy as np
+
+    from engine.pipeline import UnitFrames
+    from studio import places, render, video
+    from studio.pictures import read_picture
+
+    image = None if arguments.image is None else read_picture(arguments.image)
+    request = _request(arguments, image=image, upscale=not arguments.no_upscale)
+    output = places.prepare(arguments.output, ".mp4")
+    with _open(arguments) as (pack, backend):
+        print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
+        print(f" ({pack.name} {pack.version}, {backend})", flush=True)
+        times = {"start": time.perf_counter() - started}
+        with closing(_watched(pack, request, backend, render.Meter(), times)) as events:
+            frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
+        encoding = time.perf_counter()
+        metadata = render.record(pack, request, backend, arguments.image and arguments.image.name)
+        path = video.write_mp4(
+            output, frames, pack.geometry.fps, metadata, overwrite=arguments.overwrite
+        )
+        times["mp4"] = time.perf_counter() - encoding
+    height, width = frames.shape[1:3]
+    seconds = time.perf_counter() - started
+    print(f"{_shown(path)}: {len(frames)} frames, {width} x {height}, made in {seconds:.1f} s")
+    if arguments.profile:
+        _print_times(times)
+
+
+def _frame(arguments: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    from engine.pipeline import FirstFrame
+    from studio import places, render
+    from studio.pictures import write_png
+
+    request = _request(arguments)
+    output = places.prepare(arguments.output, ".png")
+    with _open(arguments) as (pack, backend):
+        print(f"look seed {request.look_seed} ({pack.name} {pack.version}, {backend})", flush=True)
+        times = {"start": time.perf_counter() - started}
+        with closing(
+            _watched(pack, request, backend, render.Meter("first_frame"), times)
+        ) as events:
+            image = next(event.image for event in events if isinstance(event, FirstFrame))
+        metadata = render.record(pack, request, backend)
+        path = write_png(output, image, metadata, overwrite=arguments.overwrite)
+    height, width = image.shape[:2]
+    seconds = time.perf_counter() - started
+    print(f"{_shown(path)}: {width} x {height}, made in {seconds:.1f} s")
+    if arguments.profile:
+        _print_times(times)
+
+
+def _watched(
+    pack: Pack, request: Request, backend: Backend, meter: Meter, times: dict[str, float]
+) -> Generator[Event, None, None]:
+    """The events of a generation as they are drawn; the seconds of each stage go into `times`."""
+    from engine.pipeline import Finished, StageDone, Truncated, generate
+    from studio.render import unread
+
+    bar = _Bar()
+    try:
+        with closing(generate(pack, request, backend)) as events:
+            for event in events:
+                if isinstance(event, StageDone):
+                    times[event.stage] = event.seconds
+                elif isinstance(event, Finished):
+                    times["inside graphs"] = event.graph_seconds
+                elif isinstance(event, Truncated):
+                    bar.clear()
+                    print(unread(event), file=sys.stderr)
+                if meter.update(event):
+                    bar.draw(meter)
+                yield event
+    finally:
+        bar.clear()
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from studio import server
+
+    with _open(arguments) as (pack, backend):
+        server.serve(pack, backend, port=arguments.port, browser=not arguments.no_browser)
+
+
+def _pack_info(arguments: argparse.Namespace) -> None:
+    from engine.pack import open_pack
+    from studio import places
+
+    with open_pack(arguments.pack or places.default_pack()) as pack:
+        geometry = pack.geometry
+        size = sum(file.size for file in pack.files) / MEGABYTE
+        print(f"{pack.name} {pack.version} ({size:.1f} MB, {pack.licence})")
+        print(pack.provenance)
+        print(
+            f"{geometry.width} x {geometry.height}, {geometry.frames} frames at {geometry.fps} fps"
+        )
+        print(f"modes: {', '.join(pack.schedule.modes)}")
+        print(f"hash: {pack.pack_hash}")
+        for component in pack.components.values():
+            for name, graphs in component.variants.items():
+                for graph in graphs.values():
+                    mega = sum(file.size for file in graph.files) / MEGABYTE
+                    fidelity = "" if graph.fidelity_db is None else f"{graph.fidelity_db:8.1f} dB"
+                    print(
+                        f"  {component.name:24} {name:9} {graph.name:20} {mega:8.2f} MB{fidelity}"
+                    )
+        for name in pack.missing:
+            print(f"  {name:24} absent (optional)")
+
+
+def _pack_verify(arguments: argparse.Namespace) -> None:
+    from engine.pack import open_pack
+    from engine.session import verify_pack
+    from studio import places
+
+    with open_pack(arguments.pack or places.default_pack()) as pack:
+        for name in verify_pack(pack):
+            print(f"ok  {name}")
+        print(f"{pack.name} {pack.version} is sound")
+
+
+def _request(arguments: argparse.Namespace, **rest: object) -> Request:
+    from engine.config import SEED_LIMIT, Request
+
+    look, motion = arguments.look_seed, getattr(arguments, "motion_seed", 0)
+    return Request(
+        prompt=arguments.prompt,
+        look_seed=secrets.randbelow(SEED_LIMIT) if look is None else look,
+        motion_seed=secrets.randbelow(SEED_LIMIT) if motion is None else motion,
+        mode=arguments.mode,
+        steps=arguments.steps,
+        negative_prompt=arguments.negative,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+@contextmanager
+def _open(arguments: argparse.Namespace) -> Iterator[tuple[Pack, Backend]]:
+    """The pack and the backend of the arguments, else the mini pack and the best backend."""
+    from engine.pack import open_pack
+    from engine.session import available, require
+    from studio import places
+
+    with open_pack(arguments.pack or places.default_pack()) as pack:
+        yield pack, require(arguments.backend) if arguments.backend else available()[0]
+
+
+class _Bar:
+    """A line that is drawn over itself, where stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self.started = time.perf_counter()
+        utf = "utf" in (sys.stderr.encoding or "").lower()
+        self.full, self.rest = ("━", "─") if utf else ("#", "-")
+
+    def draw(self, meter: Meter) -> None:
+        if self.live:
+            full = round(meter.fraction * BAR_WIDTH)
+            bar = self.full * full + self.rest * (BAR_WIDTH - full)
+            spent = time.perf_counter() - self.started
+            line = f"\r{meter.words:23} {bar} {meter.fraction:4.0%} {spent:5.1f} s"
+            print(line, end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _print_times(times: dict[str, float]) -> None:
+    for stage, seconds in times.items():
+        print(f"  {stage:16} {seconds:8.3f} s")
+
+
+def _shown(path: Path) -> Path:
+    """The path as short as it can be said from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

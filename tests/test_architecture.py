@@ -1,0 +1,131 @@
+"""The house rules a reader relies on, checked on the syntax trees of every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("engine", "studio", "training")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+OURS = [path for path in MODULES if path.relative_to(ROOT).parts[0] != "training"]
+
+# What each package may import beyond the standard library and itself.
+ALLOWED = {
+    "engine": {"numpy"},
+    "studio": {"engine", "gradio", "moviepy", "numpy", "PIL", "platformdirs"},
+    "training": {
+        *("engine", "numpy", "PIL", "tokenizers"),
+        *(
+            "diffusers",
+            "ml_dtypes",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "safetensors",
+            "torch",
+            "transformers",
+        ),
+    },
+}
+# ... and what one module alone may.
+ALONE = {"engine/session.py": {"onnxruntime"}, "engine/text.py": {"tokenizers"}}
+# tokenizers raises nothing narrower than Exception.
+BROAD = {"engine/text.py"}
+HEAVY = {"gradio", "moviepy", "numpy", "onnxruntime", "PIL", "tokenizers", "torch"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of everything a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)} imports relatively"
+            yield str(node.module).split(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imports_point_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    allowed = {package} | ALLOWED[package] | ALONE.get(name(path), set()) | sys.stdlib_module_names
+    assert set(imported(path)) <= allowed
+
+
+def is_broad(handler: ast.ExceptHandler) -> bool:
+    """Whether it catches everything and does not raise it again."""
+    caught = handler.type
+    names = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    everything = any(
+        kind is None or (isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException"))
+        for kind in names
+    )
+    last = handler.body[-1]
+    return everything and not (isinstance(last, ast.Raise) and last.exc is None)
+
+
+@pytest.mark.parametrize("path", OURS, ids=name)
+def test_no_error_is_swallowed(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+    assert name(path) in BROAD or not any(is_broad(handler) for handler in handlers)
+
+
+@pytest.mark.parametrize("path", OURS, ids=name)
+def test_what_is_public_is_explained(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    public = [tree, *definitions(tree)]
+    missing = [
+        getattr(node, "name", "the module") for node in public if not ast.get_docstring(node)
+    ]
+    assert not missing
+
+
+def definitions(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    """Public functions and classes, and the public methods of these."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from (
+                    method
+                    for method in node.body
+                    if isinstance(method, ast.FunctionDef) and not method.name.startswith("_")
+                )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["render", "--help"], ["render", "x", "--steps", "x"]]
+)
+def test_a_start_loads_nothing_it_does_not_use(arguments: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from studio.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        f"print('loaded:', *sorted({HEAVY} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    assert run.stderr.splitlines()[-1] == "loaded:"
+
+
+def test_rendering_loads_no_page() -> None:
+    script = (
+        "import sys, engine.pipeline, studio.render, studio.video\n"
+        "print(sorted({'gradio', 'moviepy', 'pandas', 'torch'} & set(sys.modules)))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

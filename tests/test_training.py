@@ -1,0 +1,93 @@
+"""The training loop resumes, and flow-matching samples are what the sampler will see."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine import latents as engine_latents
+from engine.scheduler import stage_schedule
+from training.loop import learning_rate, train
+from training.settings import SCHEDULE
+from training.train_transformer import double_size, half_size, history, stage_sample
+
+STAGES = stage_schedule(SCHEDULE)
+
+
+def options(folder: Path, minutes: float) -> argparse.Namespace:
+    return argparse.Namespace(run=folder, minutes=minutes, batch=1, lr=0.05, seed=0, threads=1, device="cpu")
+
+
+def test_training_resumes_and_records_its_cost(tmp_path: Path) -> None:
+    def run(minutes: float) -> tuple[dict[str, float], float]:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        train("line", model, lambda g: (model(torch.randn(8, 4, generator=g)) - 1).square().mean(), options(tmp_path, minutes))
+        with torch.no_grad():
+            return json.loads((tmp_path / "line" / "cost.json").read_text()), float((model(torch.zeros(1, 4)) - 1).abs())
+
+    first, _ = run(0.01)
+    second, error = run(0.03)
+    assert second["steps"] > first["steps"] > 0
+    assert error < 0.2
+    assert json.loads((tmp_path / "line" / "options.json").read_text())["seed"] == "0"
+    third, _ = run(0.03)  # nothing left to do
+    assert third["steps"] == second["steps"]
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    assert learning_rate(0.0, 1.0) < 0.02
+    assert learning_rate(0.02, 1.0) == pytest.approx(1.0, abs=0.01)
+    assert learning_rate(1.0, 1.0) == pytest.approx(0.05)
+
+
+def pyramid(batch: int = 2) -> list[Tensor]:
+    clips = torch.randn(batch, 3, 7, 16, 24, generator=torch.Generator().manual_seed(1))
+    levels = [clips]
+    while len(levels) < 3:
+        levels.insert(0, half_size(levels[0]))
+    return levels
+
+
+def test_history_is_the_samplers() -> None:
+    levels = pyramid(1)
+    for unit in range(1, 7):
+        past = levels[-1][0, :, :unit].numpy()
+        for stage in range(3):
+            expected = engine_latents.history(engine_latents.image_pyramid(past, 3), unit, stage)
+            found = history(levels, unit, stage)
+            # Training joins neighbours of one level; the frames and their order are the same.
+            flat = [frame for part in expected for frame in np.moveaxis(part, 1, 0)]
+            mine = [frame for part in found for frame in np.moveaxis(part[0].numpy(), 1, 0)]
+            assert len(flat) == len(mine)
+            for one, other in zip(flat, mine, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_stage_sample_lies_on_the_line_with_corrected_sigmas(stage: int) -> None:
+    levels = pyramid()
+    inputs, timestep, target = stage_sample(levels, 3, stage, STAGES, torch.Generator().manual_seed(2))
+    now = STAGES[stage]
+    grid = torch.from_numpy(now.timesteps(1000)).float()
+    index = [int((grid - t).abs().argmin()) for t in timestep]
+    local = torch.from_numpy(now.sigmas(1000)).float()[index].view(-1, 1, 1, 1, 1)
+    end = inputs[-1] - local * target
+    clean = levels[stage][:, :, 3:4]
+    if stage == 2:  # the last stage ends in the clean latent
+        torch.testing.assert_close(end, clean, atol=1e-4, rtol=1e-4)
+    noise = (end - (1 - now.end_sigma) * clean) / now.end_sigma if now.end_sigma else None
+    start = end + target
+    if noise is not None and stage > 0:
+        below = double_size(levels[stage - 1][:, :, 3:4])
+        expected = now.start_sigma * noise + (1 - now.start_sigma) * below
+        torch.testing.assert_close(start, expected, atol=1e-3, rtol=1e-3)
+        assert now.start_sigma > now.original_start_sigma
+    if stage == 0:
+        torch.testing.assert_close(start, noise, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,758 @@
+"""Export a checkpoint to a pack: `python -m training.export CHECKPOINT -o PACK`.
+
+The checkpoint is a folder of the published folders. What those do not say is in `neodragon.json` at
+its root, a partial `pack.json` that is laid over the published values. Every graph is compared with
+its torch module; the export fails below FLOOR_DB (or, for an NPU graph in emulation against the
+portable one, below HTP_FLOOR_DB). A graph whose weights, settings and exporter have not changed is
+kept. It knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
+
+from engine.config import Geometry, TransformerConfig
+from engine.latents import history, image_pyramid
+from engine.noise import normal, stream
+from engine.pack import FORMAT, MANIFEST, Graph, PackFile, TensorSpec, open_pack
+from engine.session import Backend, available, load_graph
+from engine.tokens import transformer_inputs
+from training import onnx_graphs
+from training.models.context_adapter import ContextAdapter
+from training.models.distil_t5 import T5EncoderWithProjection
+from training.models.mmdit import PyramidMMDiT
+from training.models.quicksrnet import QuickSRNet
+from training.models.video_vae import CausalVideoVAE
+
+FLOOR_DB = 100.0
+HTP_FLOOR_DB = 35.0
+SETTINGS = "neodragon.json"
+MULTISTEP = "_multistep"  # components with weights of their own for the monolithic mode
+RECORD = "export.json"  # in the checkpoint: what was exported from which weights
+SAMPLE_PROMPT = "a red kite drifts slowly over a green meadow"
+SEED = 7
+COPIES_DIFFER = 0.05  # published copies of CLIP differ by 0.027 (bfloat16 beside float16)
+
+# The values of the published model and its script; see docs/architecture.md for their meaning.
+PUBLISHED: dict[str, Any] = {
+    "name": "neodragon",
+    "version": "1.0.0",
+    "licence": "BSD-3-Clause-Clear",
+    "provenance": "",
+    "geometry": {
+        "height": 320,
+        "width": 512,
+        "frames": 49,
+        "fps": 24,
+        "stages": 3,
+        "first_frame_height": 640,
+        "first_frame_width": 1024,
+        "upscale": 2,
+    },
+    "schedule": {
+        "train_timesteps": 1000,
+        "gamma": 1 / 3,
+        "stage_range": [0.0, 1 / 3, 2 / 3, 1.0],
+        "modes": {
+            "hybrid": {
+                "first_steps": None,
+                "steps": [1, 1, 1],
+                "first_guidance": None,
+                "guidance": 1.0,
+            },
+            "monolithic": {
+                "first_steps": [20, 20, 20],
+                "steps": [10, 10, 10],
+                "first_guidance": 7.0,
+                "guidance": 5.0,
+            },
+        },
+    },
+    "first_frame": {
+        "sampler": "lcm",
+        "timesteps": [999, 749, 499, 249],
+        "guidance": 1.0,
+        "prediction": "epsilon",
+        "train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+    },
+    "vae": {"first_scale": 0.5430, "first_shift": 0.1490, "scale": 0.3031, "shift": -0.2343},
+    "prompt": {
+        "suffix": ", hyper quality, Ultra HD, 8K",
+        "negative": "cartoon style, worst quality, low quality, blurry, absolute black, "
+        "absolute white, low res",
+    },
+    "tokenizers": {"t5": {"length": 128}},
+}
+
+
+class ExportError(Exception):
+    """The checkpoint cannot be exported as it is, or a graph strays from its module."""
+
+
+@dataclass
+class Traced:
+    """One graph about to be exported.
+
+    module: called with `inputs` in order by `function`; reference: the same from the weights as
+    published, where they were rearranged; dynamic: names of dynamic dimensions by input or output;
+    opset as in `onnx_graphs.export`.
+    """
+
+    module: nn.Module
+    function: Callable[..., Any]
+    inputs: dict[str, Tensor]
+    outputs: Sequence[str]
+    reference: Callable[[], Any] | None = None
+    dynamic: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    opset: int = 20
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+class Source:
+    """A checkpoint in the published layout, its modules in float32 on the CPU."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if not self.has("diffusion_transformer_320p"):
+            raise ExportError(
+                f"{root} should hold the published folders,"
+                " but there is no diffusion_transformer_320p."
+            )
+        settings = root / SETTINGS
+        self.settings = json.loads(settings.read_text()) if settings.exists() else {}
+
+    def has(self, folder: str) -> bool:
+        return (self.root / folder).is_dir()
+
+    def config(self, folder: str) -> dict[str, Any]:
+        return dict(json.loads((self.root / folder / "config.json").read_text()))
+
+    def load(self, kind: Any, folder: str) -> Any:
+        """The module of a folder, in float32 and evaluation mode."""
+        plain = (
+            {"low_cpu_mem_usage": False} if kind in (UNet2DConditionModel, AutoencoderKL) else {}
+        )
+        module = kind.from_pretrained(self.root / folder, **plain)
+        return module.float().eval().requires_grad_(False)
+
+    def tokenizer(self, folder: str) -> Tokenizer:
+        file = self.root / folder / "tokenizer.json"
+        if file.exists():
+            return Tokenizer.from_file(str(file))
+        return AutoTokenizer.from_pretrained(self.root / folder).backend_tokenizer
+
+    def pad_id(self, folder: str) -> int:
+        """The id a CLIP tokenizer pads with, as its `tokenizer_config.json` says."""
+        token = json.loads((self.root / folder / "tokenizer_config.json").read_text())["pad_token"]
+        found = self.tokenizer(folder).token_to_id(
+            token["content"] if isinstance(token, dict) else token
+        )
+        if found is None:
+            raise ExportError(
+                f"{folder} should know its pad token, but {token!r} is not in its vocabulary."
+            )
+        return int(found)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Published values, then what the folders' configs say, then `neodragon.json`."""
+        vae, mmdit = self.config("causal_video_vae"), self.config("diffusion_transformer_320p")
+        geometry = {
+            "spatial_stride": vae["spatial_downsample_scale"],
+            "temporal_stride": vae["temporal_downsample_scale"],
+            "latent_channels": vae["encoder_out_channels"],
+            "first_frame_stride": 8,
+            "first_frame_channels": 4,
+        }
+        transformer = {
+            "width": mmdit["num_attention_heads"] * mmdit["attention_head_dim"],
+            "head_dim": mmdit["attention_head_dim"],
+            "patch_size": mmdit["patch_size"],
+            "pos_embed_max_size": mmdit["pos_embed_max_size"],
+            "sample_size": mmdit["sample_size"],
+        }
+        derived: dict[str, Any] = {"geometry": geometry, "transformer": transformer}
+        if self.has("ssd_1b_vae"):
+            image_vae = self.config("ssd_1b_vae")
+            geometry["first_frame_stride"] = 2 ** (len(image_vae["block_out_channels"]) - 1)
+            geometry["first_frame_channels"] = image_vae["latent_channels"]
+            derived["first_frame"] = {"latent_scale": image_vae["scaling_factor"]}
+        if self.has("upscaler"):
+            geometry["upscale"] = self.config("upscaler")["scaling_factor"]
+        derived["prompt"] = {
+            "clip_l_pad": self.pad_id("tokenizer"),
+            "clip_g_pad": self.pad_id("tokenizer_2"),
+        }
+        derived["tokenizers"] = {
+            "clip": {"length": self.config("text_encoder")["max_position_embeddings"]}
+        }
+        merged = {"format": FORMAT} | merge(merge(PUBLISHED, derived), self.settings)
+        if not self.has("ssd_1b_unet"):
+            merged["first_frame"] = None
+        return merged
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        return Geometry(**self.manifest["geometry"])
+
+    @cached_property
+    def transformer_config(self) -> TransformerConfig:
+        return TransformerConfig(**self.manifest["transformer"])
+
+    def clip_ids(self, folder: str) -> Tensor:
+        """The sample prompt for a CLIP encoder, [1, L]."""
+        pad = self.manifest["prompt"]["clip_l_pad" if folder == "text_encoder" else "clip_g_pad"]
+        ids = self.tokenizer("tokenizer").encode(SAMPLE_PROMPT).ids
+        length = self.manifest["tokenizers"]["clip"]["length"]
+        return torch.tensor([[*ids, *[pad] * (length - len(ids))]])
+
+    def t5_ids(self) -> tuple[Tensor, Tensor]:
+        """The sample prompt for T5 and its mask, [1, N] each."""
+        ids = self.tokenizer("tokenizer_3").encode(SAMPLE_PROMPT).ids
+        pad = self.manifest["tokenizers"]["t5"]["length"] - len(ids)
+        return torch.tensor([[*ids, *[0] * pad]]), torch.tensor([[1] * len(ids) + [0] * pad])
+
+    @cached_property
+    def clip_states(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Hidden states and pooled embedding of the sample prompt by each CLIP encoder."""
+        states = {}
+        for folder in ("text_encoder", "text_encoder_2"):
+            with torch.no_grad():
+                states[folder] = _clip(
+                    self.load(CLIPTextModelWithProjection, folder), self.clip_ids(folder)
+                )
+        return states
+
+
+def _sample(purpose: str, shape: Sequence[int]) -> Tensor:
+    """Seeded standard normal numbers."""
+    return torch.from_numpy(normal(stream(SEED, purpose), tuple(shape)))
+
+
+def _picture(shape: Sequence[int]) -> Tensor:
+    """A seeded smooth picture in [-1, 1], [1, 3, H, W]."""
+    small = _sample("picture", (1, 3, *(max(2, size // 16) for size in shape)))
+    return torch.nn.functional.interpolate(small, tuple(shape), mode="bicubic").clamp(-2, 2) / 2
+
+
+def _clip(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    states = model(ids, output_hidden_states=True)
+    return states.hidden_states[-2], states.text_embeds
+
+
+def clip(source: Source, folder: str, copy_folder: str) -> Traced:
+    """One of the CLIP encoders, which serves both the first frame and the video."""
+    model = source.load(CLIPTextModelWithProjection, folder)
+    if source.has(copy_folder):
+        kind = CLIPTextModel if folder == "text_encoder" else CLIPTextModelWithProjection
+        twin = source.load(kind, copy_folder).state_dict()
+        mine = model.state_dict()
+        for name in twin.keys() & mine.keys():
+            if (twin[name] - mine[name]).abs().max() > COPIES_DIFFER:
+                raise ExportError(
+                    f"{copy_folder} should have the weights of {folder}, but {name} differs."
+                )
+    return Traced(model, _clip, {"ids": source.clip_ids(folder)}, ("hidden", "pooled"))
+
+
+class TextEncoder(nn.Module):
+    """T5 with projection, then the context adapter."""
+
+    def __init__(self, source: Source, suffix: str = "") -> None:
+        super().__init__()
+        self.t5 = source.load(T5EncoderWithProjection, "text_encoder_3")
+        self.adapter = source.load(ContextAdapter, f"context_adapter{suffix}")
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids, mask [1, N] to context tokens [N, W]."""
+        context: Tensor = self.adapter(self.t5(ids, mask))[0]
+        return context
+
+
+def text_encoder(source: Source, suffix: str) -> Traced:
+    ids, mask = source.t5_ids()
+    return Traced(
+        TextEncoder(source, suffix), nn.Module.__call__, {"ids": ids, "mask": mask}, ("context",)
+    )
+
+
+def unet(source: Source) -> Traced:
+    g = source.geometry
+    stride, (hidden_l, _), (hidden_g, pooled) = g.first_frame_stride, *source.clip_states.values()
+    height, width = g.first_frame_height, g.first_frame_width
+    inputs = {
+        "sample": _sample("unet", (1, g.first_frame_channels, height // stride, width // stride)),
+        "timestep": torch.tensor([499.0]),
+        "hidden": torch.cat([hidden_l, hidden_g], -1),
+        "pooled": pooled,
+        "time_ids": torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32),
+    }
+
+    def run(
+        net: nn.Module,
+        sample: Tensor,
+        timestep: Tensor,
+        hidden: Tensor,
+        pooled: Tensor,
+        time_ids: Tensor,
+    ) -> Any:
+        conditions = {"text_embeds": pooled, "time_ids": time_ids}
+        return net(
+            sample, timestep, encoder_hidden_states=hidden, added_cond_kwargs=conditions
+        ).sample
+
+    return Traced(source.load(UNet2DConditionModel, "ssd_1b_unet"), run, inputs, ("prediction",))
+
+
+def first_frame_decoder(source: Source) -> Traced:
+    g = source.geometry
+    size = (
+        g.first_frame_height // g.first_frame_stride,
+        g.first_frame_width // g.first_frame_stride,
+    )
+    scale = source.manifest["first_frame"]["latent_scale"]
+    latent = _sample("first_frame", (1, g.first_frame_channels, *size)) / scale
+    vae = source.load(AutoencoderKL, "ssd_1b_vae")
+    vae.encoder = None
+    return Traced(vae, lambda net, x: net.decode(x).sample, {"latent": latent}, ("image",))
+
+
+def video_encoder(source: Source) -> Traced:
+    vae = source.load(CausalVideoVAE, "causal_video_vae")
+    image = _picture((source.geometry.height, source.geometry.width))
+
+    def reference() -> Tensor:  # a video of one frame, through the 3-D convolutions
+        return vae.encode(image[:, :, None])[:, :, 0]
+
+    return Traced(
+        vae, lambda net, x: net.encode_image(x), {"image": image}, ("moments",), reference
+    )
+
+
+def video_decoder(source: Source) -> Traced:
+    g, vae = source.geometry, source.load(CausalVideoVAE, "causal_video_vae")
+    statistics = source.manifest["vae"]
+    latents = _sample("video_decoder", (3, 1, g.latent_channels, g.latent_height, g.latent_width))
+    latents = latents / statistics["scale"] + statistics["shift"]
+    states = vae.zero_states(latents[0])
+    with torch.no_grad():
+        for latent in latents[:2]:
+            _, states = vae.step(latent, states)
+    inputs = {"latent": latents[2]} | {f"state_{i}": state for i, state in enumerate(states)}
+
+    def run(net: nn.Module, latent: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        frames, following = net.step(latent, states)  # type: ignore[operator]
+        return (frames[0], *following)
+
+    names = ("frames", *(f"next_state_{i}" for i in range(len(states))))
+    return Traced(vae, run, inputs, names)
+
+
+def modulation(source: Source, suffix: str) -> Traced:
+    net = source.load(PyramidMMDiT, f"diffusion_transformer_320p{suffix}")
+    inputs = {
+        "timestep": torch.tensor([744.0]),
+        "pooled": torch.cat([pooled for _, pooled in source.clip_states.values()], -1),
+    }
+
+    def reference() -> Tensor:
+        return net.modulate(*inputs.values())[0]
+
+    return Traced(
+        copy.deepcopy(net).half_split_(),
+        lambda net, *x: net.modulate(*x)[0],
+        inputs,
+        ("modulation",),
+        reference,
+    )
+
+
+def transformer_sample(
+    source: Source, suffix: str, unit: int, stage: int, padded: bool
+) -> dict[str, Tensor]:
+    """Inputs of the transformer at `unit` and `stage`: sample prompt, unit-variance latents.
+
+    With `padded` the history is padded to the last unit's and the text to its full length, as
+    static graphs need it.
+    """
+    g = source.geometry
+    net = source.load(PyramidMMDiT, f"diffusion_transformer_320p{suffix}")
+    ids, mask = source.t5_ids()
+    with torch.no_grad():
+        context = TextEncoder(source, suffix)(ids, mask).numpy()
+        pooled = torch.cat([pooled for _, pooled in source.clip_states.values()], -1)
+        rows = net.modulate(torch.tensor([(1000.0, 744.0, 386.0)[stage % 3]]), pooled)[0]
+    real = mask[0].numpy() != 0
+    latents = _sample(
+        "history", (g.latent_channels, g.units, g.latent_height, g.latent_width)
+    ).numpy()
+    past = history(image_pyramid(latents, g.stages), unit, stage)
+    current = _sample("current", (g.latent_channels, 1, *g.stage_size(stage))).numpy()
+    tokens = (
+        static_tokens(source, stage) - current[0].size // source.transformer_config.patch_size**2
+    )
+    if not padded:
+        context, real = context[real], real[real]
+    made = transformer_inputs(
+        past, current, real, source.transformer_config, tokens if padded else None
+    )
+    names = ("patches", "positions", "rope_cos", "rope_sin", "mask")
+    arrays = {name: torch.from_numpy(getattr(made, name)) for name in names}
+    return arrays | {"context": torch.from_numpy(context), "modulation": rows}
+
+
+def static_tokens(source: Source, stage: int) -> int:
+    """Image tokens of the last unit at `stage`: history and current."""
+    g, patch = source.geometry, source.transformer_config.patch_size**2
+    latents = np.zeros((1, g.units - 1, g.latent_height, g.latent_width), np.float32)
+    past = history(image_pyramid(latents, g.stages), g.units - 1, stage)
+    rows, columns = g.stage_size(stage)
+    return (sum(part.size for part in past) + rows * columns) // patch
+
+
+def transformer(source: Source, suffix: str) -> Traced:
+    inputs = transformer_sample(
+        source, suffix, unit=min(2, source.geometry.units - 1), stage=1, padded=False
+    )
+    net = source.load(PyramidMMDiT, f"diffusion_transformer_320p{suffix}")
+
+    def reference() -> Tensor:
+        return net.forward_tokens(*inputs.values())
+
+    dynamic = {
+        **{
+            "patches": ("T", None),
+            "positions": ("T", None),
+            "rope_cos": ("A", None),
+            "rope_sin": ("A", None),
+        },
+        **{"mask": ("A", "A"), "context": ("N", None), "flow": ("T", None)},
+    }
+    rearranged = copy.deepcopy(net).half_split_()
+    return Traced(
+        rearranged,
+        lambda net, *x: net.forward_tokens(*x),
+        inputs,
+        ("flow",),
+        reference,
+        dynamic,
+        opset=23,
+    )
+
+
+def upscaler(source: Source) -> Traced:
+    image = (_picture((source.geometry.height, source.geometry.width)) + 1) / 2
+    return Traced(
+        source.load(QuickSRNet, "upscaler"), nn.Module.__call__, {"image": image}, ("image_2x",)
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph of a component, the folders it is made of, and how."""
+
+    component: str
+    graph: str
+    folders: tuple[str, ...]
+    trace: Callable[[Source], Traced]
+    optional: bool = False
+
+
+def plans(source: Source) -> Iterator[Plan]:
+    """The graphs this checkpoint can give, in the order of use."""
+    clips = ("text_encoder", "text_encoder_2")
+    for component, folder in zip(("clip_l", "clip_g"), clips, strict=True):
+        yield Plan(component, component, (folder,), lambda s, f=folder: clip(s, f, f"ssd_1b_{f}"))  # type: ignore[misc]
+    if source.has("ssd_1b_unet"):
+        yield Plan("first_frame", "unet", ("ssd_1b_unet", *clips), unet)
+        yield Plan("first_frame", "first_frame_decoder", ("ssd_1b_vae",), first_frame_decoder)
+    yield Plan("video_encoder", "video_encoder", ("causal_video_vae",), video_encoder)
+    for suffix, short in (("", ""), ("_multistep_t2v", MULTISTEP)):
+        net, adapter = f"diffusion_transformer_320p{suffix}", f"context_adapter{suffix}"
+        if not source.has(net):
+            continue
+        texts = ("text_encoder_3", adapter)
+        optional = bool(suffix)
+        yield Plan(
+            f"text_encoder{short}",
+            "text_encoder",
+            texts,
+            lambda s, x=suffix: text_encoder(s, x),
+            optional,  # type: ignore[misc]
+        )
+        yield Plan(
+            f"transformer{short}",
+            "modulation",
+            (net, *clips),
+            lambda s, x=suffix: modulation(s, x),
+            optional,  # type: ignore[misc]
+        )
+        yield Plan(
+            f"transformer{short}",
+            "transformer",
+            (net, *texts, *clips),
+            lambda s, x=suffix: transformer(s, x),
+            optional,  # type: ignore[misc]
+        )
+    yield Plan("video_decoder", "video_decoder", ("causal_video_vae",), video_decoder)
+    if source.has("upscaler"):
+        yield Plan("upscaler", "upscaler", ("upscaler",), upscaler, optional=True)
+
+
+def file_entry(path: Path, root: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of a file for the manifest."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {
+        "file": path.relative_to(root).as_posix(),
+        "size": path.stat().st_size,
+        "sha256": digest,
+    }
+
+
+def graph_of(name: str, entry: Mapping[str, Any]) -> Graph:
+    """A manifest's entry as the engine reads it, to load the graph just written."""
+    specs = [
+        {key: TensorSpec(spec["dtype"], tuple(spec["shape"])) for key, spec in entry[side].items()}
+        for side in ("inputs", "outputs")
+    ]
+    file = PackFile(entry["file"], entry["size"], entry["sha256"])
+    return Graph(name, file, (), entry.get("dimensions", {}), specs[0], specs[1], None)
+
+
+def fidelity(
+    reference: Sequence[np.ndarray],
+    graph: Graph,
+    path: Path,
+    inputs: Mapping[str, Tensor],
+    backend: Backend,
+) -> float:
+    """The worst output's signal-to-noise ratio against `reference`, in dB."""
+    with load_graph(graph, path, backend, torch.get_num_threads()) as session:
+        outputs = session.run(**{name: tensor.numpy() for name, tensor in inputs.items()})
+    ratios = [onnx_graphs.snr_db(a, b) for a, b in zip(reference, outputs.values(), strict=True)]
+    return round(min(ratios), 1)
+
+
+def _arrays(outputs: Any) -> list[np.ndarray]:
+    return [tensor.numpy() for tensor in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def export_portable(source: Source, plan: Plan, pack: Path) -> dict[str, Any]:
+    """Write one portable graph, measure it and return its manifest entry; raises ExportError."""
+    traced = plan.trace(source)
+    call = onnx_graphs.Call(traced.module, traced.function)
+    model = onnx_graphs.export(call, traced.inputs, traced.outputs, traced.dynamic, traced.opset)
+    multistep = MULTISTEP if plan.component.endswith(MULTISTEP) else ""
+    path = pack / "portable" / f"{plan.graph}{multistep}.onnx"
+    files = onnx_graphs.write(model, path)
+    entry = file_entry(files[0], pack)
+    if files[1:]:
+        entry["data"] = [file_entry(file, pack) for file in files[1:]]
+    entry["inputs"] = onnx_graphs.tensor_specs(model.graph.input)
+    entry["outputs"] = onnx_graphs.tensor_specs(model.graph.output)
+    del model, call
+    with torch.no_grad():
+        if traced.reference is None:
+            outputs = traced.function(traced.module, *traced.inputs.values())
+        else:
+            outputs = traced.reference()
+    graph, expected = graph_of(plan.graph, entry), _arrays(outputs)
+    entry["fidelity_db"] = fidelity(expected, graph, path, traced.inputs, "cpu")
+    if entry["fidelity_db"] < FLOOR_DB:
+        raise ExportError(
+            f"{plan.graph} should match its module at {FLOOR_DB} dB,"
+            f" but it has {entry['fidelity_db']} dB."
+        )
+    return entry
+
+
+def htp_variant(source: Source, component: str, portable: Mapping[str, Any]) -> dict[str, Any]:
+    """The NPU's graphs of a component: the portable files, at no cost of disk, with sizes fixed."""
+    if component == "video_decoder":
+        return {"video_decoder": without(portable["video_decoder"], "fidelity_db")}
+    if component.removesuffix(MULTISTEP) != "transformer":
+        return {}
+    text = source.manifest["tokenizers"]["t5"]["length"]
+    graphs = {}
+    for stage in range(source.geometry.stages):
+        tokens = static_tokens(source, stage)
+        sizes = {"T": tokens, "N": text, "A": tokens + text}
+        entry = without(portable["transformer"], "fidelity_db") | {"dimensions": sizes}
+        for side in ("inputs", "outputs"):
+            entry[side] = {
+                name: spec | {"shape": [sizes.get(size, size) for size in spec["shape"]]}
+                for name, spec in entry[side].items()
+            }
+        graphs[f"transformer_{stage}"] = entry
+    return graphs
+
+
+def without(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A copy of `entry` that lacks `key`."""
+    return {name: value for name, value in entry.items() if name != key}
+
+
+def measure_htp(
+    source: Source, component: str, name: str, entry: Mapping[str, Any], pack: Path
+) -> float:
+    """An NPU graph in emulation, nothing on the CPU, against the portable one, in dB."""
+    if component == "video_decoder":
+        inputs = video_decoder(source).inputs
+    else:
+        suffix = "_multistep_t2v" if component.endswith(MULTISTEP) else ""
+        stage, last = int(name.rsplit("_", 1)[1]), source.geometry.units - 1
+        inputs = transformer_sample(source, suffix, unit=last, stage=stage, padded=True)
+    graph, path = graph_of(name, entry), pack / entry["file"]
+    with load_graph(graph, path, "cpu", torch.get_num_threads()) as session:
+        expected = session.run(**{key: tensor.numpy() for key, tensor in inputs.items()})
+    return fidelity(list(expected.values()), graph, path, inputs, "npu-emulated")
+
+
+def export_tokenizers(source: Source, pack: Path) -> dict[str, Any]:
+    """Copy the tokenizers and return their manifest entries."""
+    if source.tokenizer("tokenizer").get_vocab() != source.tokenizer("tokenizer_2").get_vocab():
+        raise ExportError("tokenizer and tokenizer_2 should have one vocabulary, but they differ.")
+    entries = {}
+    for name, folder in (("clip", "tokenizer"), ("t5", "tokenizer_3")):
+        path = pack / "tokenizers" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source.tokenizer(folder).to_str(), encoding="utf-8")
+        length = source.manifest["tokenizers"][name]["length"]
+        entries[name] = file_entry(path, pack) | {"length": length}
+    return entries
+
+
+def fingerprint(source: Source, plan: Plan) -> str:
+    """What a graph depends on: its folders' files, the settings and the exporter."""
+    files = [file for folder in plan.folders for file in sorted((source.root / folder).iterdir())]
+    files += [Path(__file__), Path(onnx_graphs.__file__)]
+    files += sorted((Path(__file__).parent / "models").glob("*.py"))
+    settings = ("geometry", "transformer", "first_frame", "vae", "prompt", "tokenizers")
+    digest = hashlib.sha256(json.dumps([source.manifest[key] for key in settings]).encode())
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def unchanged(entry: Mapping[str, Any] | None, pack: Path) -> bool:
+    """Whether a recorded graph is still in the pack, byte for byte."""
+    if entry is None:
+        return False
+    files = [entry, *entry.get("data", [])]
+    return all(
+        (pack / file["file"]).is_file()
+        and file_entry(pack / file["file"], pack)["sha256"] == file["sha256"]
+        for file in files
+    )
+
+
+def export_pack(
+    root: Path, pack: Path, emulate: bool = True, report: Callable[[str], None] = print
+) -> None:
+    """Export the checkpoint at `root` to the folder `pack`; raises ExportError.
+
+    emulate: also measure the NPU's graphs where their emulation is available.
+    """
+    source = Source(root)
+    record_file = root / RECORD
+    record: dict[str, Any] = json.loads(record_file.read_text()) if record_file.exists() else {}
+    emulate = emulate and "npu-emulated" in available()
+    manifest = source.manifest | {"tokenizers": export_tokenizers(source, pack), "components": {}}
+    components: dict[str, Any] = manifest["components"]
+    for plan in plans(source):
+        key = f"{plan.component}/{plan.graph}"
+        started, mark = time.monotonic(), fingerprint(source, plan)
+        kept = record.get(key, {}).get(mark)
+        if kept is None or not unchanged(kept, pack):
+            kept = export_portable(source, plan, pack)
+            gc.collect()
+            spent = f"{time.monotonic() - started:.0f} s"
+            report(f"{key}: {kept['fidelity_db']} dB, {kept['size'] / 1e6:.1f} MB, {spent}")
+        else:
+            report(f"{key}: kept")
+        record[key] = {mark: kept}
+        record_file.write_text(json.dumps(record, indent=1))
+        part = components.setdefault(
+            plan.component, {"optional": plan.optional, "variants": {"portable": {"graphs": {}}}}
+        )
+        part["variants"]["portable"]["graphs"][plan.graph] = kept
+    for component, part in components.items():
+        graphs = htp_variant(source, component, part["variants"]["portable"]["graphs"])
+        for name, entry in graphs.items():
+            key = f"{component}/htp/{name}"
+            mark = json.dumps([entry["sha256"], entry.get("dimensions")])
+            measured = record.get(key, {}).get(mark)
+            if measured is None and emulate:
+                started = time.monotonic()
+                measured = measure_htp(source, component, name, entry, pack)
+                report(f"{key}: {measured} dB in emulation, {time.monotonic() - started:.0f} s")
+                if measured < HTP_FLOOR_DB:
+                    raise ExportError(
+                        f"{name} should keep {HTP_FLOOR_DB} dB on the NPU,"
+                        f" but it has {measured} dB."
+                    )
+                record[key] = {mark: measured}
+                record_file.write_text(json.dumps(record, indent=1))
+            entry["fidelity_db"] = measured
+        if graphs:
+            part["variants"]["htp"] = {"graphs": graphs}
+    (pack / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    with open_pack(pack) as opened:
+        named = {pack / file.name for file in opened.files}
+        for file in pack.glob("portable/*"):  # of an earlier export
+            if file not in named:
+                file.unlink()
+        size = sum(file.size for file in opened.files)
+        title = f"{opened.name} {opened.version}"
+        report(f"{pack}: {title}, {size / 1e6:.1f} MB, pack {opened.pack_hash[:12]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help="folder of published folders")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the pack's folder")
+    parser.add_argument(
+        "--no-emulation", action="store_true", help="do not measure the NPU's graphs"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    try:
+        export_pack(options.checkpoint, options.output, not options.no_emulation)
+    except ExportError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""A torch module's call to a compact ONNX graph, and how close the graph comes to the module.
+
+Weights are stored in 16 bits wherever that loses nothing, and widened by one Cast each that ONNX
+Runtime folds when it loads the graph. Two operators are translated our own way so that the same
+graph also compiles for the Hexagon NPU. It knows nothing of components or packs.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxscript
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+
+EXTERNAL_ABOVE = 1_800_000_000  # bytes; a protobuf holds at most 2 GiB
+SMALL = 128  # elements below which a tensor stays as it is
+DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 10: "float16"}
+
+
+class Call(nn.Module):
+    """A function of a module as a module of its own, which is what can be exported."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """`function` is called with the module and the graph's inputs in order."""
+        super().__init__()
+        self.module = module
+        self.function = function
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self.module, *inputs)
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Scaled dot-product attention of any rank as MatMul, Add, Softmax, MatMul."""
+    assert not is_causal and not enable_gqa and not dropout_p, "no model here needs it"
+    rank = len(query.shape)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if scale != 1:
+        query = op.Mul(query, op.Constant(value_float=scale))
+    scores = op.MatMul(query, op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2]))
+    if attn_mask is not None:
+        if attn_mask.dtype == onnxscript.ir.DataType.BOOL:
+            hidden = op.Constant(value_float=-1e9)
+            attn_mask = op.Where(attn_mask, op.Constant(value_float=0.0), hidden)
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+def rms_norm(
+    input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float = 1e-5
+) -> Any:
+    """RMS norm of the last axis, on a rank-2 view.
+
+    QNN 2.51's RMSNormalization is wrong on [tokens, heads, head_dim] with 6 heads: 4 dB, and right
+    with 8, 16 or no heads. `nn.RMSNorm` is one operator from opset 23 on.
+    """
+    width = normalized_shape[-1]
+    shape = [size if isinstance(size, int) else -1 for size in input.shape]
+    rows = op.Reshape(input, op.Constant(value_ints=[-1, width]))
+    normed = onnxscript.opset23.RMSNormalization(rows, weight, axis=-1, epsilon=eps)
+    return op.Reshape(normed, op.Constant(value_ints=shape))
+
+
+def export(
+    call: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Sequence[str | None]],
+    opset: int,
+) -> onnx.ModelProto:
+    """Trace `call` on example `inputs` into a graph with these names.
+
+    dynamic: names of the dynamic dimensions of an input or output, None where it is fixed.
+    opset: 20 decomposes norms as ONNX Runtime runs them best, 23 keeps RMS norms whole.
+    """
+    auto = torch.export.Dim.AUTO
+    shapes = tuple(
+        {axis: auto for axis, size in enumerate(dynamic.get(name, ())) if size} for name in inputs
+    )
+    translations: dict[Any, Any] = {torch.ops.aten.scaled_dot_product_attention.default: attention}
+    if opset >= 23:
+        translations[torch.ops.aten.rms_norm.default] = rms_norm
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            call,
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(shapes,) if dynamic else None,
+            custom_translation_table=translations,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model, dynamic)
+    _share(model)
+    _store_in_16_bits(model)
+    return model
+
+
+def _strip(model: onnx.ModelProto, dynamic: Mapping[str, Sequence[str | None]]) -> None:
+    """Drop what only debugs the exporter and name the dynamic dimensions."""
+    graph = model.graph
+    del graph.value_info[:]
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    model.doc_string = graph.doc_string = ""
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for tensor in (*graph.input, *graph.output):
+        names = dynamic.get(tensor.name, ())
+        for size, name in zip(tensor.type.tensor_type.shape.dim, names, strict=False):
+            if name:
+                size.dim_param = name
+
+
+def _share(model: onnx.ModelProto) -> None:
+    """Keep equal tensors once."""
+    graph = model.graph
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed: dict[str, str] = {}
+    kept = []
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        key = (tensor.data_type, array.shape, array.tobytes())
+        if key in first:
+            renamed[tensor.name] = first[key]
+        else:
+            first[key] = tensor.name
+            kept.append(tensor)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+
+
+def _store_in_16_bits(model: onnx.ModelProto) -> None:
+    """Store float32 tensors as float16, else bfloat16, where every value survives."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        small = narrowed(numpy_helper.to_array(tensor))
+        if small is not None:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(small, f"{name}.stored"))
+            casts.append(
+                onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+            )
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(casts + nodes)
+
+
+def narrowed(array: NDArray[np.float32]) -> NDArray[Any] | None:
+    """`array` in float16 or bfloat16 if every value survives, else None."""
+    if array.size < SMALL:
+        return None
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        with np.errstate(over="ignore"):
+            small = array.astype(dtype)
+        if np.array_equal(small.astype(np.float32), array):
+            return small
+    return None
+
+
+def write(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Write the graph, its weights in a file of their own where it is large; the files written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = path.with_name(path.name + ".data")
+    for file in (path, data):
+        file.unlink(missing_ok=True)
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size <= EXTERNAL_ABOVE:
+        onnx.save_model(model, path)
+        return [path]
+    onnx.save_model(model, path, save_as_external_data=True, location=data.name)
+    return [path, data]
+
+
+def tensor_specs(tensors: Sequence[onnx.ValueInfoProto]) -> dict[str, dict[str, Any]]:
+    """The manifest's description of a graph's inputs or outputs."""
+    return {
+        tensor.name: {
+            "dtype": DTYPES[tensor.type.tensor_type.elem_type],
+            "shape": [
+                size.dim_param or size.dim_value for size in tensor.type.tensor_type.shape.dim
+            ],
+        }
+        for tensor in tensors
+    }
+
+
+def snr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:
+    """Signal-to-noise ratio of `got` in dB; 200 where it equals the reference."""
+    signal = np.square(reference, dtype=np.float64).sum()
+    noise = np.square(reference.astype(np.float64) - got).sum()
+    if not np.isfinite(got).all():
+        return -200.0
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / max(noise, 1e-300)), -200, 200))
