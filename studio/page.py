@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -199,26 +199,21 @@ class _Page:
 
     def _draw(self, asked: Update) -> Iterator[Update]:
         """Make a first frame."""
-        yield from self._answered(asked, self._work(asked, animate=False))
+        yield from self._take(asked, animate=False)
 
     def _animate(self, asked: Update) -> Iterator[Update]:
         """Make a clip, of the first frame on the stage where its prompt and seed still stand."""
-        yield from self._answered(asked, self._work(asked, animate=True))
+        yield from self._take(asked, animate=True)
 
-    def _answered(self, asked: Update, work: Generator[Update, None, None]) -> Iterator[Update]:
-        """Updates until the work ends, is stopped, or fails with a sentence."""
-        with closing(work):
-            try:
-                for update in work:
-                    yield update
-                    if asked[self.stop_flag].is_set():
-                        yield {self.message: html.notice("Stopped.")}
-                        return
-            except NeodragonError as error:
-                yield {self.message: html.failure(str(error))}
+    def _take(self, asked: Update, *, animate: bool) -> Iterator[Update]:
+        try:
+            yield from self._work(asked, animate=animate)
+        except NeodragonError as error:
+            yield {self.message: html.failure(str(error))}
 
-    def _work(self, asked: Update, *, animate: bool) -> Generator[Update, None, None]:
+    def _work(self, asked: Update, *, animate: bool) -> Iterator[Update]:
         take: Take = asked[self.take]
+        stop: threading.Event = asked[self.stop_flag]
         prompt, look, motion = asked[self.prompt], asked[self.look], asked[self.motion]
         kept = animate and (prompt, look) == (take.prompt, take.look_seed)
         if not kept:
@@ -251,6 +246,9 @@ class _Page:
                     yield update
                 if isinstance(event, FirstFrame) and not animate:
                     return
+                if stop.is_set():
+                    yield {self.message: html.notice("Stopped."), **self._first_frame(take)}
+                    return
         clip = np.concatenate(frames)
         path = write_mp4(
             self.clips / clip_name(prompt, look, request.motion_seed, datetime.now()),
@@ -263,7 +261,8 @@ class _Page:
         )
 
     def _first_frame(self, take: Take) -> Update:
-        assert take.first_frame is not None
+        if take.first_frame is None:
+            return {}
         words = "Animate continues this frame; First frame tries another."
         return {
             self.take: take,

@@ -12,9 +12,9 @@ from studio import __version__
 # How much of a clip is done when a stage ends, and what to call it while it runs.
 STAGES = {
     "clip": (0.02, "Reading the prompt"),
-    "first_frame": (0.3, "Drawing the first frame"),
-    "video_encoder": (0.31, "Reading the first frame"),
-    "text": (0.33, "Reading the prompt"),
+    "first_frame": (0.2, "Drawing the first frame"),
+    "video_encoder": (0.21, "Reading the first frame"),
+    "text": (0.23, "Reading the prompt"),
     "transformer": (0.97, "Animating"),
 }
 

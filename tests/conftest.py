@@ -1,10 +1,14 @@
-"""What several test modules use: the shipped mini pack and a look into an MP4."""
+"""What several test modules use: the shipped mini pack, and an ffmpeg to look at clips with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import imageio_ffmpeg
+import numpy as np
 import pytest
 
 from engine.pack import Pack, open_pack
@@ -22,3 +26,28 @@ def pack(mini_pack: Path) -> Iterator[Pack]:
     """The same, open."""
     with open_pack(mini_pack) as pack:
         yield pack
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Callable[..., tuple[bytes, str]]:
+    """Runs ffmpeg: what it writes to stdout, what it says on stderr."""
+
+    def run(*arguments: str | Path) -> tuple[bytes, str]:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, check=False)
+        return result.stdout, result.stderr.decode()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def decode(ffmpeg: Callable[..., tuple[bytes, str]]) -> Callable[[Path], np.ndarray]:
+    """A clip's frames, uint8 [T, H, W, 3], decoded as BT.709."""
+
+    def run(path: Path) -> np.ndarray:
+        colours = ("-vf", "scale=in_color_matrix=bt709:in_range=tv")
+        raw, said = ffmpeg("-i", path, *colours, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+        width, height = map(int, re.findall(r"Video: rawvideo.*?, (\d+)x(\d+)", said)[0])
+        return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+    return run

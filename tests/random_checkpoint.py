@@ -7,8 +7,11 @@ from `checkpoints/mini`; the tests use a smaller one with tokenizers of their ow
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from training.export import export_pack
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import PyramidMMDiT
@@ -201,6 +205,15 @@ def save(root: Path, sizes: dict[str, Any] = TINY, tokenizers: Path | None = Non
         module.half().save_pretrained(root / folder)
     (root / "neodragon.json").write_text(json.dumps(SETTINGS, indent=1))
     return root
+
+
+@functools.cache
+def exported() -> Path:
+    """A pack of the small checkpoint, made once and removed at exit; not to be written to."""
+    root = Path(tempfile.mkdtemp(prefix="neodragon-random-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    export_pack(save(root / "checkpoint"), root / "pack", emulate=False, report=lambda line: None)
+    return root / "pack"
 
 
 if __name__ == "__main__":

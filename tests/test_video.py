@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 
 from studio.places import OutputError
 from studio.video import boxes, read_metadata, write_mp4
+
+Ffmpeg = Callable[..., tuple[bytes, str]]
 
 FPS = 24
 HEIGHT, WIDTH = 128, 192
@@ -43,19 +45,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mp4(tmp_path_factory.mktemp("clip") / "a clip.mp4", patches(), FPS, METADATA)
 
 
-def ffmpeg(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False)
-
-
-def test_stream_is_h264_420_tagged_bt709(clip: Path) -> None:
-    probe = ffmpeg("-i", clip).stderr.decode()
+def test_stream_is_h264_420_tagged_bt709(clip: Path, ffmpeg: Ffmpeg) -> None:
+    probe = ffmpeg("-i", clip)[1]
     assert re.search(r"Video: h264 .*yuv420p\(tv, bt709, progressive\), 192x128", probe)
     assert "24 fps" in probe
 
 
-def test_every_frame_has_its_exact_time(clip: Path) -> None:
-    shown = ffmpeg("-i", clip, "-vf", "showinfo", "-f", "null", "-").stderr.decode()
+def test_every_frame_has_its_exact_time(clip: Path, ffmpeg: Ffmpeg) -> None:
+    shown = ffmpeg("-i", clip, "-vf", "showinfo", "-f", "null", "-")[1]
     timescale = int(re.findall(r"config in time_base: 1/(\d+)", shown)[0])
     times = [int(time) for time in re.findall(r"\] n: *\d+ pts: *(\d+)", shown)]
     assert timescale % FPS == 0
@@ -79,12 +76,8 @@ def test_duration_is_49_frames_exactly(clip: Path) -> None:
     assert duration * FPS == 49 * timescale
 
 
-def test_colours_survive(clip: Path) -> None:
-    decoded = ffmpeg(
-        *("-i", clip, "-vf", "scale=in_color_matrix=bt709:in_range=tv"),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-"),
-    ).stdout
-    frames = np.frombuffer(decoded, np.uint8).reshape(49, HEIGHT, WIDTH, 3)
+def test_colours_survive(clip: Path, decode: Callable[[Path], np.ndarray]) -> None:
+    frames = decode(clip)
     centres = frames[:, HEIGHT // 2, PATCH // 2 :: PATCH].astype(int)
     assert np.abs(centres - np.array(PATCHES)).max() <= 4
     dots = frames[[0, 24, 48], -8, [8, 80, 152]].astype(int)  # each frame shows its own moment

@@ -39,7 +39,7 @@ from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection
 from training.models.mmdit import PyramidMMDiT
 from training.models.quicksrnet import QuickSRNet
-from training.models.video_vae import CausalVideoVAE
+from training.models.video_vae import CausalConv, CausalVideoVAE
 
 FLOOR_DB = 100.0
 HTP_FLOOR_DB = 35.0
@@ -344,16 +344,40 @@ def first_frame_decoder(source: Source) -> Traced:
     return Traced(vae, lambda net, x: net.decode(x).sample, {"latent": latent}, ("image",))
 
 
+class FrameConv(nn.Module):
+    """What a causal 3-D convolution is for one frame: a 2-D one with its last temporal tap."""
+
+    def __init__(self, causal: CausalConv) -> None:
+        super().__init__()
+        conv = causal.conv
+        out, into, _, kernel, _ = conv.weight.shape
+        self.conv = nn.Conv2d(into, out, kernel, conv.stride[1:], kernel // 2)
+        self.conv.weight = nn.Parameter(conv.weight[:, :, -1].clone(), False)
+        self.conv.bias = conv.bias
+
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        return self.conv(x)
+
+
+def collapse_(module: nn.Module) -> nn.Module:
+    """Replace every causal convolution by its 2-D form, in place; returns `module`."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, CausalConv):
+                setattr(parent, name, FrameConv(child))
+    return module
+
+
 def video_encoder(source: Source) -> Traced:
     vae = source.load(CausalVideoVAE, "causal_video_vae")
     image = _picture((source.geometry.height, source.geometry.width))
 
-    def reference() -> Tensor:  # a video of one frame, through the 3-D convolutions
+    def reference() -> Tensor:  # a video of one frame
         return vae.encode(image[:, :, None])[:, :, 0]
 
-    return Traced(
-        vae, lambda net, x: net.encode_image(x), {"image": image}, ("moments",), reference
-    )
+    encoder = collapse_(copy.deepcopy(vae))
+    names = ("moments",)
+    return Traced(encoder, lambda net, x: net.encode_image(x), {"image": image}, names, reference)
 
 
 def video_decoder(source: Source) -> Traced:
@@ -372,7 +396,7 @@ def video_decoder(source: Source) -> Traced:
         return (frames[0], *following)
 
     names = ("frames", *(f"next_state_{i}" for i in range(len(states))))
-    return Traced(vae, run, inputs, names)
+    return Traced(collapse_(vae), run, inputs, names)
 
 
 def modulation(source: Source, suffix: str) -> Traced:

@@ -29,6 +29,7 @@ def arguments(description: str, *, minutes: float, batch: int, lr: float) -> arg
     parser.add_argument("--batch", type=int, default=batch, help="samples per step")
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate of AdamW")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
+    parser.add_argument("--warm", action="store_true", help="start from the weights in --checkpoint")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser

@@ -7,6 +7,7 @@ graph also compiles for the Hexagon NPU. It knows nothing of components or packs
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +150,8 @@ def _share(model: onnx.ModelProto) -> None:
     kept = []
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
-        key = (tensor.data_type, array.shape, array.tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+        key = (tensor.data_type, array.shape, digest)
         if key in first:
             renamed[tensor.name] = first[key]
         else:
@@ -192,14 +194,14 @@ def narrowed(array: NDArray[np.float32]) -> NDArray[Any] | None:
     return None
 
 
-def write(model: onnx.ModelProto, path: Path) -> list[Path]:
+def write(model: onnx.ModelProto, path: Path, external_above: int = EXTERNAL_ABOVE) -> list[Path]:
     """Write the graph, its weights in a file of their own where it is large; the files written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = path.with_name(path.name + ".data")
     for file in (path, data):
         file.unlink(missing_ok=True)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if size <= EXTERNAL_ABOVE:
+    if size <= external_above:
         onnx.save_model(model, path)
         return [path]
     onnx.save_model(model, path, save_as_external_data=True, location=data.name)

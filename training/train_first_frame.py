@@ -130,6 +130,10 @@ def main() -> None:
         torch.save(first_latents(vae, scenes), cache)
     latents, weights = torch.load(cache, weights_only=True)
     model = FirstFrame(tokenizer, length)
+    if options.warm:
+        model.unet = UNet2DConditionModel.from_pretrained(checkpoint / "ssd_1b_unet").float()
+        model.clip_l = CLIPTextModelWithProjection.from_pretrained(checkpoint / "text_encoder").float()
+        model.clip_g = CLIPTextModelWithProjection.from_pretrained(checkpoint / "text_encoder_2").float()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     alphas = alpha_bars().to(options.device)
 

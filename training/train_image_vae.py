@@ -36,7 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    vae = AutoencoderKL(**CONFIG)
+    folder = options.checkpoint / "ssd_1b_vae"
+    vae = AutoencoderKL.from_pretrained(folder).float() if options.warm else AutoencoderKL(**CONFIG)
     pool = frame_pool(4000, options.seed)
 
     def step(generator: torch.Generator) -> Tensor:
@@ -56,7 +57,7 @@ def main() -> None:
             error = (vae.decode(latent).sample.clamp(-1, 1) - image).square().mean((1, 2, 3))
         vae.register_to_config(scaling_factor=float(1 / latent.std()))
         print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, scaling factor {vae.config.scaling_factor:.4f}")
-        vae.half().save_pretrained(options.checkpoint / "ssd_1b_vae")
+        vae.half().save_pretrained(folder)
 
     train("image_vae", vae, step, options, finish=finish)
 

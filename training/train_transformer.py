@@ -161,6 +161,10 @@ def main() -> None:
     ]
     stages = stage_schedule(SCHEDULE)
     model = TextConditioned(t5_tokenizer.get_vocab_size())
+    if options.warm:
+        model.text = T5EncoderWithProjection.from_pretrained(checkpoint / "text_encoder_3").float()
+        model.adapter = ContextAdapter.from_pretrained(checkpoint / "context_adapter").float()
+        model.mmdit = PyramidMMDiT.from_pretrained(checkpoint / "diffusion_transformer_320p").float()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
 
     def conditions(prompts: list[str]) -> tuple[Tensor, Tensor, Tensor]:

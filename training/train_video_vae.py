@@ -65,17 +65,26 @@ def moments(vae: CausalVideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=20, batch=4, lr=1.5e-3)
+    parser = arguments(__doc__, minutes=20, batch=4, lr=4e-4)
     parser.add_argument("--windows", type=int, default=1200)
+    parser.add_argument("--images", type=float, default=0.8, help="share of steps on single frames")
+    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder, and with it all latents, as it is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    vae = CausalVideoVAE(**CONFIG)
-    initialise(vae)
+    folder = options.checkpoint / "causal_video_vae"
+    if options.warm:
+        vae = CausalVideoVAE.from_pretrained(folder).float()
+    else:
+        vae = CausalVideoVAE(**CONFIG)
+        initialise(vae)
+    if options.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     pool = window_pool(options.windows, options.seed)
 
     def step(generator: torch.Generator) -> Tensor:
-        image = bool(torch.rand(1, generator=generator) < 0.4)
+        image = bool(torch.rand(1, generator=generator) < options.images)
         count, rows, cols = (2 * options.batch, 64, 64) if image else (options.batch, 64, 64)
         pick = torch.randint(len(pool), (count,), generator=generator)
         top = 16 * torch.randint((128 - rows) // 16 + 1, (1,), generator=generator)
@@ -88,7 +97,8 @@ def main() -> None:
             latent = mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * logvar).exp()
             error = vae.decode(latent).float() - video
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(video)
-        return error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * kl / mean.shape[2]
+        chroma = error - error.mean(1, keepdim=True)  # small areas of strong colour are learned last without it
+        return error.square().mean() + 3 * chroma.square().mean() + 0.2 * error.abs().mean() + 1e-6 * kl / mean.shape[2]
 
     @torch.no_grad()
     def finish() -> None:
@@ -109,10 +119,11 @@ def main() -> None:
             "shift": float(later.mean()),
         }
         print(f"PSNR of whole frames: first {psnr[:, 0].mean():.2f} dB, all {psnr.mean():.2f} dB; {constants}")
-        vae.half().save_pretrained(options.checkpoint / "causal_video_vae")
-        (options.run / "video_vae" / "constants.json").write_text(json.dumps(constants, indent=1))
+        vae.half().save_pretrained(folder)
+        if not options.decoder_only:
+            (options.run / "video_vae" / "constants.json").write_text(json.dumps(constants, indent=1))
 
-    train("video_vae", vae, step, options, finish=finish)
+    train("video_decoder" if options.decoder_only else "video_vae", vae, step, options, finish=finish)
 
 
 if __name__ == "__main__":

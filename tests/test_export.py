@@ -1,0 +1,219 @@
+"""A checkpoint becomes a pack: fidelity, sizes, what is kept, what the manifest is made of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from random_checkpoint import SETTINGS, TINY, exported, save, save_tokenizers
+from reference import official
+from torch import nn
+
+from engine.pack import open_pack
+from engine.session import load_graph
+from training import export, onnx_graphs
+from training.export import ExportError, Source, export_pack
+from training.models.mmdit import PyramidMMDiT
+
+CHECKPOINT = exported().parent / "checkpoint"
+
+
+def test_every_graph_matches_its_module() -> None:
+    with open_pack(exported()) as pack:
+        measured = {
+            f"{component.name}/{graph.name}": graph.fidelity_db
+            for component in pack.components.values()
+            for graph in component.variants["portable"].values()
+        }
+    assert len(measured) == 10
+    assert all(db is not None and db >= 100 for db in measured.values()), measured
+
+
+def test_weights_are_stored_in_16_bits_and_once() -> None:
+    for folder, graphs in (
+        ("ssd_1b_unet", ("unet",)),
+        ("diffusion_transformer_320p", ("transformer", "modulation")),
+        ("causal_video_vae", ("video_decoder",)),
+    ):
+        weights = next((CHECKPOINT / folder).glob("*.safetensors")).stat().st_size
+        size = sum((exported() / "portable" / f"{graph}.onnx").stat().st_size for graph in graphs)
+        assert size < 1.15 * weights  # the checkpoint itself is float16
+
+
+def test_the_video_encoder_has_lost_its_unused_taps() -> None:
+    graph = onnx.load(exported() / "portable" / "video_encoder.onnx").graph
+    assert {len(tensor.dims) for tensor in graph.initializer} <= {0, 1, 2, 3, 4}
+    assert "Conv" in {node.op_type for node in graph.node}
+
+
+def test_the_transformer_is_fit_for_the_npu() -> None:
+    """No rank above 4, no shapes computed, RMS norms whole and on rows (facts of QNN 2.51)."""
+    model = onnx.load(exported() / "portable" / "transformer.onnx")
+    shaped = onnx.shape_inference.infer_shapes(model).graph
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in shaped.value_info}
+    assert max(ranks.values()) <= 4
+    kinds = [node.op_type for node in model.graph.node]
+    assert "Gather" not in kinds and kinds.count("Shape") <= 1
+    norms = [node for node in model.graph.node if node.op_type == "RMSNormalization"]
+    assert len(norms) == 4 * TINY["layers"]
+    assert all(ranks[node.input[0]] == 2 for node in norms)
+
+
+def test_an_unchanged_graph_is_kept(tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+    pack = Path(shutil.copytree(exported(), tmp_path / "pack"))
+    before = open_pack(pack).pack_hash
+    lines: list[str] = []
+    export_pack(checkpoint, pack, emulate=False, report=lines.append)
+    assert [line for line in lines if line.endswith("kept")] == lines[:-1]
+    assert open_pack(pack).pack_hash == before
+    # A damaged graph is made again, byte for byte; what is of no use any more goes.
+    (pack / "portable" / "upscaler.onnx").write_bytes(b"damaged")
+    (pack / "portable" / "stale.onnx").write_bytes(b"")
+    lines.clear()
+    export_pack(checkpoint, pack, emulate=False, report=lines.append)
+    assert [line for line in lines[:-1] if not line.endswith("kept")][0].startswith("upscaler/")
+    assert open_pack(pack).pack_hash == before
+    assert not (pack / "portable" / "stale.onnx").exists()
+
+
+def test_a_graph_that_strays_fails_the_export(tmp_path: Path) -> None:
+    source = Source(CHECKPOINT)
+    plan = next(plan for plan in export.plans(source) if plan.component == "upscaler")
+
+    def astray(source: Source) -> export.Traced:
+        traced = plan.trace(source)
+        image = traced.inputs["image"]
+        with torch.no_grad():
+            wrong = traced.module(image) + 1e-4
+        traced.reference = lambda: wrong
+        return traced
+
+    with pytest.raises(ExportError, match=r"upscaler should match its module at 100.0 dB"):
+        export.export_portable(source, export.Plan("upscaler", "upscaler", (), astray), tmp_path)
+
+
+def test_copies_of_clip_must_agree(tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+    shutil.rmtree(checkpoint / "ssd_1b_text_encoder_2")
+    shutil.copytree(checkpoint / "text_encoder", checkpoint / "ssd_1b_text_encoder_2")
+    with pytest.raises(ExportError, match="ssd_1b_text_encoder_2 should have the weights"):
+        export.clip(Source(checkpoint), "text_encoder_2", "ssd_1b_text_encoder_2")
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="diffusion_transformer_320p"):
+        Source(tmp_path)
+
+
+def test_the_published_values_hold_without_settings(tmp_path: Path) -> None:
+    configs = official("official_configs")
+    save_tokenizers(tmp_path)
+    given = {
+        folder: configs[folder] for folder in ("causal_video_vae", "diffusion_transformer_320p")
+    }
+    given |= {
+        "text_encoder": {"max_position_embeddings": 77},
+        "ssd_1b_vae": {
+            "block_out_channels": [128, 256, 512, 512],
+            "latent_channels": 4,
+            "scaling_factor": 0.13025,
+        },
+        "ssd_1b_unet": {},
+    }
+    for folder, config in given.items():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+    source = Source(tmp_path)
+    assert source.geometry.units == 7
+    assert (source.geometry.latent_height, source.geometry.latent_width) == (40, 64)
+    assert source.manifest["first_frame"]["latent_scale"] == 0.13025
+    assert source.manifest["schedule"]["modes"]["monolithic"]["first_guidance"] == 7.0
+    assert [export.static_tokens(source, stage) for stage in range(3)] == [280, 520, 1600]
+    assert source.transformer_config.pos_embed_max_size == 192
+
+
+def test_settings_are_laid_over_the_published_values() -> None:
+    manifest = Source(CHECKPOINT).manifest
+    assert manifest["name"] == SETTINGS["name"]
+    assert manifest["geometry"]["fps"] == 24 and manifest["geometry"]["height"] == 128
+    assert manifest["schedule"]["modes"]["monolithic"]["guidance"] == 5.0
+    assert manifest["first_frame"]["beta_end"] == 0.012
+    assert manifest["prompt"]["clip_l_pad"] != manifest["prompt"]["clip_g_pad"]
+
+
+def test_a_checkpoint_with_multistep_weights_gives_them_a_component(tmp_path: Path) -> None:
+    for folder in ("diffusion_transformer_320p", "context_adapter"):
+        shutil.copytree(CHECKPOINT / folder, tmp_path / folder)
+        shutil.copytree(CHECKPOINT / folder, tmp_path / f"{folder}_multistep_t2v")
+    plans = list(export.plans(Source(tmp_path)))
+    assert [plan.component for plan in plans if plan.optional] == [
+        "text_encoder_multistep",
+        "transformer_multistep",
+        "transformer_multistep",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([1.5, 0.25], "float16"), ([1e10, 0.0], "bfloat16"), ([0.1, 0.2], None)],
+)
+def test_16_bits_only_where_nothing_is_lost(values: list[float], dtype: str | None) -> None:
+    array = np.tile(np.array(values, np.float32), 128)
+    if dtype == "bfloat16":
+        array = torch.from_numpy(array).bfloat16().float().numpy()
+    small = onnx_graphs.narrowed(array)
+    assert (None if small is None else str(small.dtype)) == dtype
+    assert onnx_graphs.narrowed(array[:4]) is None
+
+
+def test_noise_is_measured_in_decibels() -> None:
+    signal = np.ones(100, np.float32)
+    assert onnx_graphs.snr_db(signal, signal + np.float32(0.01)) == pytest.approx(40, abs=0.01)
+    assert onnx_graphs.snr_db(signal, signal) == 200
+    assert onnx_graphs.snr_db(signal, signal * np.float32("nan")) == -200
+
+
+class Norm(nn.Module):
+    """An RMS norm of heads, [T, 6, 32]."""
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return nn.functional.rms_norm(x, (32,), weight, 1e-5)
+
+
+def test_rms_norms_keep_their_shape(tmp_path: Path) -> None:
+    inputs = {"x": torch.randn(7, 6, 32), "weight": torch.randn(32)}
+    model = onnx_graphs.export(Norm(), inputs, ("y",), {"x": ("T",), "y": ("T",)}, 23)
+    (path,) = onnx_graphs.write(model, tmp_path / "norm.onnx")
+    entry = export.file_entry(path, tmp_path)
+    entry["inputs"] = onnx_graphs.tensor_specs(model.graph.input)
+    entry["outputs"] = onnx_graphs.tensor_specs(model.graph.output)
+    assert entry["outputs"]["y"]["shape"] == ["T", 6, 32]
+    x = torch.randn(5, 6, 32)
+    with load_graph(export.graph_of("norm", entry), path) as session:
+        got = session.run(x=x.numpy(), weight=inputs["weight"].numpy())["y"]
+    assert onnx_graphs.snr_db(Norm()(x, inputs["weight"]).numpy(), got) > 120
+
+
+def test_the_modulation_is_the_transformers_own() -> None:
+    """Modulation and transformer graphs together are the published forward pass."""
+    source = Source(CHECKPOINT)
+    net: Any = source.load(PyramidMMDiT, "diffusion_transformer_320p")
+    with open_pack(exported()) as pack:
+        rows = pack.graphs("transformer", "portable")["modulation"].outputs["modulation"].shape[0]
+    assert rows == net.modulation_rows
+
+
+def test_the_random_checkpoint_is_the_same_every_time(tmp_path: Path) -> None:
+    again = save(tmp_path / "checkpoint")
+    for file in ("upscaler", "context_adapter", "causal_video_vae"):
+        if file == "upscaler":
+            continue
+        name = f"{file}/diffusion_pytorch_model.safetensors"
+        assert (again / name).read_bytes() == (CHECKPOINT / name).read_bytes()

@@ -1,0 +1,451 @@
+"""Packs as they should be, and damaged, truncated, newer, hostile or misshapen ones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from random_checkpoint import exported
+
+from engine.errors import BackendError, NeodragonError, PackError
+from engine.pack import MANIFEST, Pack, open_pack
+from engine.session import load_graph, open_session, verify_pack
+from training import onnx_graphs
+from training.export import file_entry, graph_of
+
+Manifest = dict[str, Any]
+
+
+def one_sentence(error: pytest.ExceptionInfo[NeodragonError]) -> str:
+    """The message, checked to be one plain sentence."""
+    message = str(error.value)
+    assert "\n" not in message and message.endswith(".") and len(message) < 600
+    assert ". " not in message.replace("e.g. ", "")
+    return message
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    """A pack's folder whose files may be replaced but not changed in place: they are linked."""
+    return Path(shutil.copytree(exported(), tmp_path / "pack", copy_function=os.link))
+
+
+def rewrite(pack: Path, change: Callable[[Manifest], object]) -> None:
+    """Replace the manifest by a changed one."""
+    manifest = json.loads((pack / MANIFEST).read_text())
+    change(manifest)
+    (pack / MANIFEST).unlink()
+    (pack / MANIFEST).write_text(json.dumps(manifest))
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Put another file in the place of a linked one."""
+    file.unlink()
+    file.write_bytes(content)
+
+
+def zipped(pack: Path, file: Path, prefix: str = "") -> Path:
+    """The pack as a .zip, in a folder of its own where `prefix` says so."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in pack.rglob("*") if path.is_file()):
+            archive.write(path, prefix + path.relative_to(pack).as_posix())
+    return file
+
+
+def graph(manifest: Manifest, component: str = "video_decoder") -> dict[str, Any]:
+    """The manifest's entry of a component's first portable graph."""
+    graphs: dict[str, Any] = manifest["components"][component]["variants"]["portable"]["graphs"]
+    return next(iter(graphs.values()))  # type: ignore[no-any-return]
+
+
+def test_a_folder_and_its_zip_are_one_pack(pack: Path, tmp_path: Path) -> None:
+    with open_pack(pack) as folder:
+        expected = folder.pack_hash
+        assert folder.geometry.units == 7
+        assert folder.has("upscaler") and not folder.missing
+        assert folder.first_frame is not None and folder.first_frame.prediction == "v_prediction"
+        assert folder.graphs("transformer", "htp")["transformer_0"].dimensions == {
+            "T": 42,
+            "N": 32,
+            "A": 74,
+        }
+    for prefix in ("", "neodragon-mini/"):
+        with open_pack(zipped(pack, tmp_path / "pack.zip", prefix)) as archive:
+            assert archive.pack_hash == expected
+            session = open_session(archive, archive.graphs("upscaler", "portable")["upscaler"])
+            image = np.zeros((1, 3, 128, 192), np.float32)
+            assert session.run(image=image)["image_2x"].shape == (1, 3, 256, 384)
+
+
+def test_verification_loads_every_graph(pack: Path) -> None:
+    with open_pack(pack) as opened:
+        passed = list(verify_pack(opened))
+    assert "portable/transformer.onnx" in passed and "tokenizers/t5.json" in passed
+    assert "transformer/htp/transformer_2" in passed and "first_frame/portable/unet" in passed
+
+
+def test_unpacked_files_go_away(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(private))
+    with open_pack(zipped(pack, tmp_path / "pack.zip")) as archive:
+        path = archive.verified(archive.tokenizers["t5"].file)
+        assert path.is_relative_to(private) and path.is_file()
+    assert list(private.iterdir()) == []
+
+
+def test_there_is_no_pack(tmp_path: Path) -> None:
+    with pytest.raises(PackError) as error:
+        open_pack(tmp_path / "nothing")
+    assert "nothing" in one_sentence(error)
+    with pytest.raises(PackError) as error:
+        open_pack(tmp_path)
+    assert MANIFEST in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"format": 1}', "[" * 100_000, "\udcff", " " * (5 * 2**20)]
+)
+def test_a_manifest_that_is_none(pack: Path, text: str) -> None:
+    replace(pack / MANIFEST, text.encode(errors="surrogateescape"))
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert MANIFEST in one_sentence(error)
+
+
+def test_a_newer_format_says_to_update(pack: Path) -> None:
+    rewrite(pack, lambda manifest: manifest.update(format=2))
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "newer format 2; update Neodragon Studio" in one_sentence(error)
+
+
+MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
+    "no geometry": (lambda m: m.pop("geometry"), "geometry"),
+    "no height": (lambda m: m["geometry"].pop("height"), "geometry.height"),
+    "odd height": (lambda m: m["geometry"].update(height=130), "multiple of 32"),
+    "text for a number": (lambda m: m["vae"].update(scale="1"), "scale"),
+    "unknown sampler": (lambda m: m["first_frame"].update(sampler="euler"), "sampler"),
+    "too few stages": (lambda m: m["schedule"].update(stage_range=[0, 1]), "stage"),
+    "a mode lacks steps": (lambda m: m["schedule"]["modes"]["hybrid"].pop("steps"), "steps"),
+    "no decoder": (lambda m: m["components"].pop("video_decoder"), "video_decoder"),
+    "no first frame": (lambda m: m["components"].pop("first_frame"), "first_frame"),
+    "no portable": (
+        lambda m: m["components"]["clip_l"]["variants"].pop("portable"),
+        "with portable",
+    ),
+    "components is a list": (lambda m: m.update(components=[]), "components"),
+    "graphs is a list": (
+        lambda m: m["components"]["clip_l"]["variants"]["portable"].update(graphs=[]),
+        "graphs",
+    ),
+    "huge size": (lambda m: graph(m).update(size=2**50), "size"),
+    "negative size": (lambda m: graph(m).update(size=-1), "size"),
+    "size is true": (lambda m: graph(m).update(size=True), "size"),
+    "bad hash": (lambda m: graph(m).update(sha256="zz"), "sha256"),
+    "unknown type": (
+        lambda m: graph(m)["inputs"]["latent"].update(dtype="float8"),
+        "inputs.latent",
+    ),
+    "shape of the latent": (
+        lambda m: graph(m)["inputs"]["latent"].update(shape=[1, 16, 16, 24]),
+        "[1, 12, 16, 24]",
+    ),
+    "rank of the frames": (
+        lambda m: graph(m)["outputs"]["frames"].update(shape=[3, 128, 192]),
+        "outputs.frames.shape",
+    ),
+    "no latent": (lambda m: graph(m)["inputs"].pop("latent"), "inputs"),
+    "an input more": (
+        lambda m: graph(m)["inputs"].update(x={"dtype": "float32", "shape": [1]}),
+        "inputs",
+    ),
+    "a state that changes its size": (
+        lambda m: graph(m)["outputs"]["next_state_0"].update(shape=[1, 1, 1, 1]),
+        "next_state_0",
+    ),
+    "long tokens": (lambda m: m["tokenizers"]["t5"].update(length=10**9), "t5.length"),
+    "dimension": (
+        lambda m: m["components"]["transformer"]["variants"]["htp"]["graphs"][
+            "transformer_0"
+        ].update(dimensions={"T": -1}),
+        "dimensions",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_wrong_manifest(pack: Path, name: str) -> None:
+    change, named = MANIFESTS[name]
+    rewrite(pack, change)
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert named in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../decoder.onnx",
+        "/etc/passwd",
+        "portable/../../decoder.onnx",
+        "portable\\decoder.onnx",
+        "C:/decoder.onnx",
+        "//host/share/x",
+        "",
+        ".",
+        "a\0b",
+        7,
+        "x" * 300,
+    ],
+)
+def test_no_file_name_leaves_the_pack(pack: Path, name: object) -> None:
+    rewrite(pack, lambda manifest: graph(manifest).update(file=name))
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "plain relative name" in one_sentence(error)
+
+
+def test_a_link_is_refused(pack: Path, tmp_path: Path) -> None:
+    file = pack / "portable" / "video_decoder.onnx"
+    content = file.read_bytes()
+    outside = tmp_path / "outside.onnx"
+    outside.write_bytes(content)
+    file.unlink()
+    file.symlink_to(outside)
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "is a link" in one_sentence(error)
+
+
+def test_a_missing_file(pack: Path) -> None:
+    (pack / "portable" / "video_decoder.onnx").unlink()
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "portable/video_decoder.onnx should be in the pack, but it is missing" in one_sentence(
+        error
+    )
+
+
+def test_an_optional_component_may_be_missing(pack: Path) -> None:
+    (pack / "portable" / "upscaler.onnx").unlink()
+    with open_pack(pack) as opened:
+        assert opened.missing == ("upscaler",) and not opened.has("upscaler")
+        with pytest.raises(PackError) as error:
+            opened.graphs("upscaler", "portable")
+    assert "upscaler" in one_sentence(error)
+
+
+def test_a_truncated_file(pack: Path) -> None:
+    file = pack / "portable" / "video_decoder.onnx"
+    replace(file, file.read_bytes()[:-1])
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "video_decoder.onnx should have" in one_sentence(error)
+
+
+def test_a_flipped_bit_is_found_before_use(pack: Path) -> None:
+    file = pack / "portable" / "video_decoder.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    replace(file, bytes(content))
+    with open_pack(pack) as opened:
+        with pytest.raises(PackError) as error:
+            open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
+        assert "video_decoder.onnx should have the SHA-256" in one_sentence(error)
+        with pytest.raises(PackError):
+            list(verify_pack(opened))
+
+
+def rehashed(pack: Path, file: str, content: bytes) -> None:
+    """Replace a file and make the manifest agree with it."""
+    replace(pack / file, content)
+
+    def change(manifest: Manifest) -> None:
+        for component in manifest["components"].values():
+            for variant in component["variants"].values():
+                for entry in variant["graphs"].values():
+                    if entry["file"] == file:
+                        digest = hashlib.sha256(content).hexdigest()
+                        entry.update(size=len(content), sha256=digest)
+
+    rewrite(pack, change)
+
+
+@pytest.mark.parametrize("content", [b"not an ONNX graph", b"\x08\x0a" * 1000])
+def test_a_file_that_is_no_graph(pack: Path, content: bytes) -> None:
+    rehashed(pack, "portable/video_decoder.onnx", content)
+    with open_pack(pack) as opened:
+        with pytest.raises(BackendError) as error:
+            open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
+    assert "video_decoder.onnx" in one_sentence(error)
+
+
+def test_a_graph_that_is_another_one(pack: Path) -> None:
+    rehashed(pack, "portable/video_decoder.onnx", (pack / "portable/upscaler.onnx").read_bytes())
+    with open_pack(pack) as opened:
+        with pytest.raises(PackError) as error:
+            open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
+    assert "video_decoder.onnx should have the inputs latent" in one_sentence(error)
+
+
+def test_a_shape_that_the_graph_does_not_have(pack: Path) -> None:
+    def change(manifest: Manifest) -> None:
+        for spec in (
+            graph(manifest)["inputs"]["state_0"],
+            graph(manifest)["outputs"]["next_state_0"],
+        ):
+            spec["shape"] = [1, 32, 16, 24]
+
+    rewrite(pack, change)
+    with open_pack(pack) as opened:
+        with pytest.raises(PackError) as error:
+            open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
+    message = one_sentence(error)
+    assert "state_0 of portable/video_decoder.onnx should be float32 [1, 32, 16, 24]" in message
+
+
+def test_inputs_are_checked_on_every_call(pack: Path) -> None:
+    with open_pack(pack) as opened:
+        session = open_session(opened, opened.graphs("upscaler", "portable")["upscaler"])
+    for inputs, named in (
+        ({"picture": np.zeros((1, 3, 128, 192), np.float32)}, "should get image"),
+        ({"image": np.zeros((1, 3, 128, 192), np.float64)}, "float64"),
+        ({"image": np.zeros((1, 3, 128, 191), np.float32)}, "[1, 3, 128, 191]"),
+        ({"image": np.zeros((3, 128, 192), np.float32)}, "[3, 128, 192]"),
+    ):
+        with pytest.raises(BackendError) as error:
+            session.run(**inputs)
+        assert named in one_sentence(error)
+    session.close()
+    with pytest.raises(BackendError) as error:
+        session.run(image=np.zeros((1, 3, 128, 192), np.float32))
+    assert "closed" in one_sentence(error)
+
+
+def test_one_name_is_one_size(pack: Path) -> None:
+    with open_pack(pack) as opened:
+        session = open_session(opened, opened.graphs("transformer", "portable")["transformer"])
+    inputs = {
+        name: np.zeros([{"T": 6, "N": 3, "A": 9}.get(str(s), s) for s in spec.shape], spec.dtype)
+        for name, spec in session.inputs.items()
+    }
+    assert session.run(**inputs)["flow"].shape == (6, 48)
+    inputs["positions"] = inputs["positions"][1:]
+    with pytest.raises(BackendError) as error:
+        session.run(**inputs)
+    assert "positions" in one_sentence(error)
+
+
+def hostile_zip(entries: list[tuple[zipfile.ZipInfo | str, bytes]]) -> bytes:
+    """A .zip of these entries."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        for info, content in entries:
+            archive.writestr(info, content)
+    return memory.getvalue()
+
+
+def link() -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("portable/link.onnx")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        ([("../pack.json", b"{}")], "plain relative name"),
+        ([("/pack.json", b"{}")], "plain relative name"),
+        ([("a/../../pack.json", b"{}")], "plain relative name"),
+        ([(link(), b"/etc/passwd")], "is a link"),
+        ([(MANIFEST, b"{}"), ("bomb.bin", b"\0" * 2**23)], "claims to unpack"),
+        ([(MANIFEST, b"{}"), ("other.txt", b"")], "format"),
+        ([("other.txt", b"")], MANIFEST),
+    ],
+)
+def test_a_hostile_zip(
+    tmp_path: Path, entries: list[tuple[zipfile.ZipInfo | str, bytes]], named: str
+) -> None:
+    file = tmp_path / "pack.zip"
+    file.write_bytes(hostile_zip(entries))
+    with pytest.raises(PackError) as error:
+        open_pack(file)
+    assert named in one_sentence(error)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_zip_with_one_name_twice(tmp_path: Path) -> None:
+    file = tmp_path / "pack.zip"
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        file.write_bytes(hostile_zip([(MANIFEST, b"{}"), (MANIFEST, b"{ }")]))
+    with pytest.raises(PackError) as error:
+        open_pack(file)
+    assert "twice" in one_sentence(error)
+
+
+def test_a_zip_that_lies_about_sizes(pack: Path, tmp_path: Path) -> None:
+    file = zipped(pack, tmp_path / "pack.zip")
+    content = bytearray(file.read_bytes())
+    entry = content.rfind(b"PK\x01\x02")  # the last file's record in the directory
+    content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
+    file.write_bytes(bytes(content))
+    with pytest.raises(PackError) as error:
+        open_pack(file)
+    assert "2147483648" in one_sentence(error)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.999])
+def test_a_truncated_zip(pack: Path, tmp_path: Path, keep: float) -> None:
+    file = zipped(pack, tmp_path / "pack.zip")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep if keep > 1 else keep * len(content))])
+    with pytest.raises(PackError) as error:
+        open_pack(file)
+    assert "pack.zip" in one_sentence(error)
+
+
+def test_a_damaged_zip(pack: Path, tmp_path: Path) -> None:
+    file = zipped(pack, tmp_path / "pack.zip")
+    with zipfile.ZipFile(file) as archive:
+        entry = archive.getinfo("portable/video_decoder.onnx")
+    content = bytearray(file.read_bytes())
+    middle = entry.header_offset + entry.compress_size // 2
+    content[middle : middle + 64] = bytes(64)
+    file.write_bytes(bytes(content))
+    with open_pack(file) as opened, pytest.raises(PackError) as error:
+        list(verify_pack(opened))
+    assert "portable/video_decoder.onnx" in one_sentence(error)
+
+
+def test_weights_outside_the_graph(tmp_path: Path) -> None:
+    model = onnx.load(exported() / "portable" / "upscaler.onnx")
+    files = onnx_graphs.write(model, tmp_path / "upscaler.onnx", external_above=0)
+    assert [file.name for file in files] == ["upscaler.onnx", "upscaler.onnx.data"]
+    entry = file_entry(files[0], tmp_path)
+    for side, tensors in (("inputs", model.graph.input), ("outputs", model.graph.output)):
+        entry[side] = onnx_graphs.tensor_specs(tensors)
+    image = np.full((1, 3, 128, 192), 0.5, np.float32)
+    with load_graph(graph_of("upscaler", entry), files[0]) as session:
+        assert session.run(image=image)["image_2x"].shape == (1, 3, 256, 384)
+
+
+def test_every_pack_error_names_its_component(pack: Path) -> None:
+    with open_pack(pack) as opened:
+        assert isinstance(opened, Pack)
+        with pytest.raises(PackError) as error:
+            opened.graphs("safety_checker", "portable")
+    assert "safety_checker" in one_sentence(error)
