@@ -212,6 +212,7 @@ def _watched(
                 if isinstance(event, StageDone):
                     times[event.stage] = event.seconds
                 elif isinstance(event, Finished):
+                    times["loading graphs"] = event.load_seconds
                     times["inside graphs"] = event.graph_seconds
                 elif isinstance(event, Truncated):
                     bar.clear()

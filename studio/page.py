@@ -77,7 +77,6 @@ class _Page:
         self.pack = pack
         self.backend = backend
         self.clips = clips
-        self.box = html.Stage(pack.geometry)
         self.blocks = gr.Blocks(title="Neodragon Studio", analytics_enabled=False, fill_width=True)
         with self.blocks:
             self._layout()
@@ -86,10 +85,7 @@ class _Page:
     def _layout(self) -> None:
         self.take = gr.State(Take())
         self.stop_flag = gr.State(None)
-        gr.HTML(
-            '<header><div class="eye"></div><h1>Neodragon Studio</h1>'
-            f"<p>{self.pack.name} · {BACKENDS[self.backend]}</p></header>"
-        )
+        gr.HTML(html.header(f"{self.pack.name} · {BACKENDS[self.backend]}"))
         with gr.Row(elem_id="studio"):
             with gr.Column(elem_id="desk", scale=0, min_width=380):
                 self.prompt = gr.Textbox(
@@ -121,7 +117,7 @@ class _Page:
                 gr.Examples([[line] for line in examples], self.prompt, label="Try")
             with gr.Column(elem_id="view", min_width=320):
                 with gr.Group(elem_id="screen"):
-                    self.stage = gr.HTML(self.box.empty())
+                    self.stage = gr.HTML(html.empty())
                     self.progress = gr.HTML(elem_id="progress")
                 self.caption = gr.HTML(
                     html.caption({}, f"Clips are saved in {self.clips}.", None), elem_id="facts"
@@ -241,7 +237,7 @@ class _Page:
                     update |= self._first_frame(take)
                 elif isinstance(event, UnitFrames):
                     frames.append(event.frames)
-                    update[self.stage] = self.box.picture(event.frames[-1], "The clip so far")
+                    update[self.stage] = html.picture(event.frames[-1], "The clip so far")
                 if update:
                     yield update
                 if isinstance(event, FirstFrame) and not animate:
@@ -266,7 +262,7 @@ class _Page:
         words = "Animate continues this frame; First frame tries another."
         return {
             self.take: take,
-            self.stage: self.box.picture(take.first_frame, f"First frame: {take.prompt}"),
+            self.stage: html.picture(take.first_frame, f"First frame: {take.prompt}"),
             self.caption: html.caption({"look seed": str(take.look_seed)}, words),
         }
 
@@ -280,6 +276,6 @@ class _Page:
         }
         return {
             self.take: take,
-            self.stage: self.box.clip(path, take.prompt),
+            self.stage: html.clip(path, take.prompt),
             self.caption: html.caption(chips, f"Saved as {path.name} in {path.parent}", path),
         }

@@ -45,6 +45,7 @@ def launch(
     from studio import page  # noqa: PLC0415  Gradio reads the environment when it is imported
 
     blocks = page.build(pack, backend, clips)
+    geometry = pack.geometry
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     try:
         _, address, _ = blocks.launch(
@@ -52,6 +53,7 @@ def launch(
             server_port=port,
             allowed_paths=[str(clips)],
             theme=page.theme(),
+            css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
             css_paths=ASSETS / "page.css",
             head=f"<script>{script}</script>",
             favicon_path=ASSETS / "icon.svg",

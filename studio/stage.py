@@ -1,4 +1,4 @@
-"""What stands on the page's stage and under it, as HTML; every word of the user's is escaped."""
+"""What stands on the page's stage and around it, as HTML; words from elsewhere are escaped."""
 
 from __future__ import annotations
 
@@ -12,44 +12,41 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.config import Geometry
 from studio.render import Meter
 
 Bytes = NDArray[np.uint8]
 
 
-class Stage:
-    """The box of fixed shape that shows a picture or a clip."""
+def header(words: str) -> str:
+    """The page's head, with what it runs on."""
+    return (
+        f'<header><div class="eye"></div><h1>Neodragon Studio</h1><p>{escape(words)}</p></header>'
+    )
 
-    def __init__(self, geometry: Geometry) -> None:
-        self.shape = f"--aspect: {geometry.width} / {geometry.height}"
-        self.seconds = geometry.frames / geometry.fps
 
-    def empty(self) -> str:
-        """Before anything was made."""
-        return self._box(
-            '<div class="hint"><div class="eye"></div>'
-            "<p>Describe a clip, try first frames until one is right, then animate it.</p>"
-            "<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> animates</p></div>"
-        )
+def empty() -> str:
+    """Before anything was made."""
+    return _box(
+        '<div class="hint"><div class="eye"></div>'
+        "<p>Describe a clip, try first frames until one is right, then animate it.</p>"
+        "<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> animates</p></div>"
+    )
 
-    def picture(self, image: Bytes, label: str) -> str:
-        """A first frame or the newest frame of a clip that is being made, uint8 [H, W, 3]."""
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, format="JPEG", quality=92, subsampling=0)
-        data = base64.b64encode(file.getvalue()).decode()
-        source = f"data:image/jpeg;base64,{data}"
-        return self._box(f'<img src="{source}" alt="{escape(label)}">')
 
-    def clip(self, path: Path, prompt: str) -> str:
-        """A finished clip, looped."""
-        return self._box(
-            f'<video src="{_address(path)}" aria-label="{escape(prompt)}"'
-            " autoplay loop muted playsinline controls></video>"
-        )
+def picture(image: Bytes, label: str) -> str:
+    """A first frame or the newest frame of a clip that is being made, uint8 [H, W, 3]."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="JPEG", quality=92, subsampling=0)
+    data = base64.b64encode(file.getvalue()).decode()
+    return _box(f'<img src="data:image/jpeg;base64,{data}" alt="{escape(label)}">')
 
-    def _box(self, content: str) -> str:
-        return f'<div class="stage" style="{self.shape}">{content}</div>'
+
+def clip(path: Path, prompt: str) -> str:
+    """A finished clip, looped."""
+    return _box(
+        f'<video src="{_address(path)}" aria-label="{escape(prompt)}"'
+        " autoplay loop muted playsinline controls></video>"
+    )
 
 
 def progress(meter: Meter) -> str:
@@ -87,6 +84,10 @@ def notice(sentence: str) -> str:
 def failure(sentence: str) -> str:
     """What went wrong, in the error's one sentence."""
     return f'<p class="failure" role="alert">{escape(sentence)}</p>'
+
+
+def _box(content: str) -> str:
+    return f'<div class="stage">{content}</div>'
 
 
 def _address(path: Path) -> str:

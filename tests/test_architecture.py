@@ -34,7 +34,11 @@ ALLOWED = {
     },
 }
 # ... and what one module alone may.
-ALONE = {"engine/session.py": {"onnxruntime"}, "engine/text.py": {"tokenizers"}}
+ALONE = {
+    "engine/session.py": {"onnxruntime"},
+    "engine/text.py": {"tokenizers"},
+    "engine/vae.py": {"PIL"},
+}
 # tokenizers raises nothing narrower than Exception.
 BROAD = {"engine/text.py"}
 HEAVY = {"gradio", "moviepy", "numpy", "onnxruntime", "PIL", "tokenizers", "torch"}

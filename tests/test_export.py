@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from random_checkpoint import SETTINGS, TINY, exported, save, save_tokenizers
+from random_pack import CONFIGS, LAYERS, SETTINGS, exported
 from reference import official
 from torch import nn
 
@@ -20,6 +20,7 @@ from engine.session import load_graph
 from training import export, onnx_graphs
 from training.export import ExportError, Source, export_pack
 from training.models.mmdit import PyramidMMDiT
+from training.random_checkpoint import save, save_tokenizers
 
 CHECKPOINT = exported().parent / "checkpoint"
 
@@ -61,7 +62,7 @@ def test_the_transformer_is_fit_for_the_npu() -> None:
     kinds = [node.op_type for node in model.graph.node]
     assert "Gather" not in kinds and kinds.count("Shape") <= 1
     norms = [node for node in model.graph.node if node.op_type == "RMSNormalization"]
-    assert len(norms) == 4 * TINY["layers"]
+    assert len(norms) == 4 * LAYERS
     assert all(ranks[node.input[0]] == 2 for node in norms)
 
 
@@ -115,9 +116,8 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 def test_the_published_values_hold_without_settings(tmp_path: Path) -> None:
     configs = official("official_configs")
     save_tokenizers(tmp_path)
-    given = {
-        folder: configs[folder] for folder in ("causal_video_vae", "diffusion_transformer_320p")
-    }
+    folders = ("causal_video_vae", "diffusion_transformer_320p")
+    given = {folder: configs[folder] for folder in folders}
     given |= {
         "text_encoder": {"max_position_embeddings": 77},
         "ssd_1b_vae": {
@@ -141,7 +141,7 @@ def test_the_published_values_hold_without_settings(tmp_path: Path) -> None:
 
 def test_settings_are_laid_over_the_published_values() -> None:
     manifest = Source(CHECKPOINT).manifest
-    assert manifest["name"] == SETTINGS["name"]
+    assert manifest["version"] == SETTINGS["version"]
     assert manifest["geometry"]["fps"] == 24 and manifest["geometry"]["height"] == 128
     assert manifest["schedule"]["modes"]["monolithic"]["guidance"] == 5.0
     assert manifest["first_frame"]["beta_end"] == 0.012
@@ -189,7 +189,8 @@ class Norm(nn.Module):
 
 def test_rms_norms_keep_their_shape(tmp_path: Path) -> None:
     inputs = {"x": torch.randn(7, 6, 32), "weight": torch.randn(32)}
-    model = onnx_graphs.export(Norm(), inputs, ("y",), {"x": ("T",), "y": ("T",)}, 23)
+    call = onnx_graphs.Call(Norm(), nn.Module.__call__)
+    model = onnx_graphs.export(call, inputs, ("y",), {"x": ("T",), "y": ("T",)}, 23)
     (path,) = onnx_graphs.write(model, tmp_path / "norm.onnx")
     entry = export.file_entry(path, tmp_path)
     entry["inputs"] = onnx_graphs.tensor_specs(model.graph.input)
@@ -211,9 +212,7 @@ def test_the_modulation_is_the_transformers_own() -> None:
 
 
 def test_the_random_checkpoint_is_the_same_every_time(tmp_path: Path) -> None:
-    again = save(tmp_path / "checkpoint")
-    for file in ("upscaler", "context_adapter", "causal_video_vae"):
-        if file == "upscaler":
-            continue
-        name = f"{file}/diffusion_pytorch_model.safetensors"
+    again = save(tmp_path / "checkpoint", CONFIGS, SETTINGS)
+    for folder in ("context_adapter", "causal_video_vae", "ssd_1b_unet"):
+        name = f"{folder}/diffusion_pytorch_model.safetensors"
         assert (again / name).read_bytes() == (CHECKPOINT / name).read_bytes()

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from random_checkpoint import exported
+from random_pack import exported
 
 from engine import pipeline
 from engine.config import Request
@@ -117,9 +117,8 @@ def erf(tmp_path: Path) -> tuple[Graph, Path]:
     """A graph of one operator that the NPU does not have."""
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     tensors = [helper.make_tensor_value_info(name, floats, [1, 8]) for name in ("x", "y")]
-    graph = helper.make_graph(
-        [helper.make_node("Erf", ["x"], ["y"])], "erf", *[[t] for t in tensors]
-    )
+    nodes = [helper.make_node("Erf", ["x"], ["y"])]
+    graph = helper.make_graph(nodes, "erf", *[[tensor] for tensor in tensors])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     path = tmp_path / "erf.onnx"
     onnx.save_model(model, path)

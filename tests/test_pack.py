@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from random_checkpoint import exported
+from random_pack import exported
 
 from engine.errors import BackendError, NeodragonError, PackError
 from engine.pack import MANIFEST, Pack, open_pack
@@ -179,9 +179,9 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
     ),
     "long tokens": (lambda m: m["tokenizers"]["t5"].update(length=10**9), "t5.length"),
     "dimension": (
-        lambda m: m["components"]["transformer"]["variants"]["htp"]["graphs"][
-            "transformer_0"
-        ].update(dimensions={"T": -1}),
+        lambda m: m["components"]["transformer"]["variants"].update(
+            htp={"graphs": {"transformer_0": {"dimensions": {"T": -1}}}}
+        ),
         "dimensions",
     ),
 }

@@ -17,7 +17,7 @@ from engine.pack import Pack, open_pack
 from studio import server, stage
 from studio.video import read_metadata
 
-PROMPT = "a red ball <b>jumps</b> on the grass"
+PROMPT = "a red ball <b>jumps</b> ${1 + 1} {{value}} `on` the grass"
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -170,8 +170,7 @@ def test_a_clip_can_be_stopped(page: Page, clips: Path) -> None:
     page.click("#animate")
     page.locator(".stage img").wait_for()
     page.keyboard.press("Escape")
-    page.locator(".notice").wait_for()
-    assert page.locator(".notice").inner_text() == "Stopped."
+    expect(page.locator(".notice")).to_have_text("Stopped.", timeout=MINUTE)
     expect(page.locator("#animate")).to_be_enabled()
     assert page.locator(".stage img").get_attribute("alt") == f"First frame: {PROMPT}"
     assert (set(clips.iterdir()) if clips.exists() else set()) == before
@@ -192,13 +191,13 @@ def test_next_seed() -> None:
     assert len({fresh_seed() for _ in range(50)}) == 50
 
 
-def test_words_of_the_user_are_escaped(pack: Pack) -> None:
-    box = stage.Stage(pack.geometry)
+def test_words_of_the_user_are_escaped() -> None:
     evil = '"><script>alert(1)</script>'
     texts = [
-        box.clip(Path(f"/clips/{evil}.mp4"), evil),
-        box.picture(np.zeros((2, 2, 3), np.uint8), evil),
+        stage.clip(Path(f"/clips/{evil}.mp4"), evil),
+        stage.picture(np.zeros((2, 2, 3), np.uint8), evil),
         stage.caption({evil: evil}, evil, Path(evil)),
+        stage.header(evil),
         stage.notice(evil),
         stage.failure(evil),
     ]

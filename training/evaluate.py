@@ -55,8 +55,8 @@ def main() -> None:
             Image.fromarray(np.concatenate(list(frames[::8]), 1)).save(options.save / f"{clip:03d}.png")
     seconds = time.monotonic() - start
     report = {
-        "pack": pack.manifest.name,
-        "pack_hash": pack.pack_hash,
+        "pack": pack.name,
+        "pack_hash": pack.pack_hash[:12],
         "mode": options.mode,
         "backend": options.backend,
         "clips": options.clips,

@@ -115,6 +115,7 @@ def alpha_bars() -> Tensor:
 def main() -> None:
     parser = arguments(__doc__, minutes=75, batch=32, lr=1e-3)
     parser.add_argument("--scenes", type=int, default=16000, help="first frames to render and encode")
+    parser.add_argument("--freeze-text", action="store_true", help="train the UNet alone, so that others may use the encoders already")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -134,7 +135,9 @@ def main() -> None:
         model.unet = UNet2DConditionModel.from_pretrained(checkpoint / "ssd_1b_unet").float()
         model.clip_l = CLIPTextModelWithProjection.from_pretrained(checkpoint / "text_encoder").float()
         model.clip_g = CLIPTextModelWithProjection.from_pretrained(checkpoint / "text_encoder_2").float()
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
+    if options.freeze_text:
+        model.clip_l.requires_grad_(False)
+        model.clip_g.requires_grad_(False)
     alphas = alpha_bars().to(options.device)
 
     def step(generator: torch.Generator) -> Tensor:

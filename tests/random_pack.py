@@ -1,0 +1,52 @@
+"""A pack of a small checkpoint with random weights, exported once for all tests that need one."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from training.export import export_pack
+from training.random_checkpoint import save
+from training.settings import SETTINGS as MINI_SETTINGS
+
+LAYERS = 2
+CONFIGS: dict[str, dict[str, Any]] = {
+    "text_encoder": {"hidden_size": 32},
+    "text_encoder_2": {"hidden_size": 32},
+    "text_encoder_3": {"num_layers": 2},
+    "diffusion_transformer_320p": {"num_layers": LAYERS, "pooled_projection_dim": 64},
+    "ssd_1b_unet": {
+        "block_out_channels": [16, 32, 32],
+        "attention_head_dim": [2, 2, 2],
+        "norm_num_groups": 8,
+        "cross_attention_dim": 64,
+        "projection_class_embeddings_input_dim": 32 + 6 * 32,
+    },
+    "ssd_1b_vae": {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4},
+    "upscaler": {"num_channels": 16},
+}
+SETTINGS: dict[str, Any] = {
+    **MINI_SETTINGS,
+    "schedule": {
+        "modes": {
+            "hybrid": {"steps": [1, 1, 1]},
+            "monolithic": {"first_steps": [2, 1, 1], "steps": [1, 1, 1]},
+        }
+    },
+    "first_frame": {**MINI_SETTINGS["first_frame"], "timesteps": [999, 749, 499, 249]},
+    "prompt": {"suffix": "", "negative": "blurry"},
+}
+
+
+@functools.cache
+def exported() -> Path:
+    """The pack, not to be written to; its checkpoint is beside it."""
+    root = Path(tempfile.mkdtemp(prefix="neodragon-random-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    checkpoint = save(root / "checkpoint", CONFIGS, SETTINGS)
+    export_pack(checkpoint, root / "pack", emulate=False, report=lambda line: None)
+    return root / "pack"

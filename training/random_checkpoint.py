@@ -1,0 +1,170 @@
+"""Write a checkpoint with random weights: `python -m training.random_checkpoint FOLDER`.
+
+It has the published layout and the mini model's sizes unless others are given. What a clip costs
+does not depend on the values of the weights, nor does anything in the export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from training import train_image_vae, train_upscaler, train_video_vae
+from training.models.context_adapter import ContextAdapter
+from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
+from training.models.mmdit import PyramidMMDiT
+from training.models.quicksrnet import QuickSRNet
+from training.models.video_vae import CausalVideoVAE
+from training.settings import SETTINGS
+from training.tokenizers import CLIP_LENGTH, T5_LENGTH
+from training.train_first_frame import CLIP_WIDTH, UNET
+from training.train_transformer import ADAPTER, MMDIT, T5
+
+WORDS = "a the red green kite ball drifts rolls over slowly meadow blurry".split()
+CONFIGS: dict[str, dict[str, Any]] = {
+    "text_encoder": {"hidden_size": CLIP_WIDTH, "num_attention_heads": 2},
+    "text_encoder_2": {"hidden_size": CLIP_WIDTH, "num_attention_heads": 2},
+    "text_encoder_3": T5,
+    "context_adapter": ADAPTER,
+    "diffusion_transformer_320p": MMDIT,
+    "causal_video_vae": train_video_vae.CONFIG,
+    "ssd_1b_unet": UNET,
+    "ssd_1b_vae": train_image_vae.CONFIG,
+    "upscaler": {
+        "num_channels": train_upscaler.CHANNELS,
+        "num_intermediate_layers": train_upscaler.LAYERS,
+    },
+}
+CLASSES: dict[str, Any] = {
+    "context_adapter": ContextAdapter,
+    "diffusion_transformer_320p": PyramidMMDiT,
+    "causal_video_vae": CausalVideoVAE,
+    "ssd_1b_unet": UNet2DConditionModel,
+    "ssd_1b_vae": AutoencoderKL,
+    "upscaler": QuickSRNet,
+}
+
+
+def randomise(module: nn.Module, seed: int) -> nn.Module:
+    """Random weights in half precision: no bias and no layer that starts at zero stays there."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in module.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        if weight.ndim > 1:
+            noise = noise * 0.8 / weight[0].numel() ** 0.5
+        elif name.endswith("weight"):
+            noise = 1 + 0.1 * noise
+        else:
+            noise = 0.1 * noise
+        weight.data = noise
+    return module.half()
+
+
+def word_tokenizer(start: str | None, end: str, pad: str) -> Tokenizer:
+    """One token a word, one for all others."""
+    pieces = dict.fromkeys([pad, "!", "<unk>", *WORDS, *([start] if start else []), end])
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = [mark for mark in (start, end) if mark]
+    tokenizer.add_special_tokens(marks)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start + ' ' if start else ''}$A {end}",
+        special_tokens=[(mark, vocabulary[mark]) for mark in marks],
+    )
+    return tokenizer
+
+
+def save_tokenizers(root: Path) -> None:
+    """Word tokenizers in the published folders."""
+    for folder in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        if folder == "tokenizer_3":
+            tokenizer, pad = word_tokenizer(None, "</s>", "<pad>"), "<pad>"
+        else:
+            tokenizer = word_tokenizer("<|startoftext|>", "<|endoftext|>", "!")
+            pad = "<|endoftext|>" if folder == "tokenizer" else "!"
+        tokenizer.save(str(root / folder / "tokenizer.json"))
+        (root / folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
+
+
+def clip(tokenizer: Tokenizer, config: Mapping[str, Any]) -> CLIPTextModelWithProjection:
+    """A CLIP text encoder with three layers."""
+    width = config["hidden_size"]
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=3,
+            max_position_embeddings=CLIP_LENGTH,
+            bos_token_id=tokenizer.token_to_id("<|startoftext|>"),
+            eos_token_id=tokenizer.token_to_id("<|endoftext|>"),
+            **config,
+        )
+    )
+
+
+def save(
+    root: Path,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Any] = SETTINGS,
+    tokenizers: Path | None = None,
+) -> Path:
+    """Write a checkpoint to `root`, which is returned.
+
+    configs: changes to `CONFIGS`, by folder; settings: its `neodragon.json`; tokenizers: a
+    checkpoint to copy the tokenizers from.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for folder in ("tokenizer", "tokenizer_2", "tokenizer_3") if tokenizers else ():
+        shutil.copytree(Path(str(tokenizers)) / folder, root / folder, dirs_exist_ok=True)
+    if tokenizers is None:
+        save_tokenizers(root)
+    words = Tokenizer.from_file(str(root / "tokenizer" / "tokenizer.json"))
+    pieces = Tokenizer.from_file(str(root / "tokenizer_3" / "tokenizer.json"))
+    for seed, (folder, own) in enumerate(CONFIGS.items()):
+        config = {**own, **(configs or {}).get(folder, {})}
+        if folder in ("text_encoder", "text_encoder_2"):
+            module: Any = clip(words, config)
+        elif folder == "text_encoder_3":
+            vocabulary = pieces.get_vocab_size()
+            module = T5EncoderWithProjection(T5ProjectionConfig(vocab_size=vocabulary, **config))
+        else:
+            module = CLASSES[folder](**config)
+        if folder == "upscaler":  # which starts as a plain enlargement
+            module.half().save_pretrained(root / folder)
+            continue
+        randomise(module, seed).save_pretrained(root / folder)  # type: ignore[operator]
+        if folder == "text_encoder":
+            twin = CLIPTextModel(module.config).half()
+            twin.load_state_dict(module.state_dict(), strict=False)
+            twin.save_pretrained(root / f"ssd_1b_{folder}")
+        elif folder == "text_encoder_2":
+            module.save_pretrained(root / f"ssd_1b_{folder}")
+    given = dict(settings) | {"name": "neodragon-random", "provenance": "random weights"}
+    given["tokenizers"] = {"t5": {"length": T5_LENGTH}}
+    (root / "neodragon.json").write_text(json.dumps(given, indent=1))
+    return root
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tokenizers", type=Path, help="checkpoint to copy the tokenizers from")
+    options = parser.parse_args()
+    save(options.folder, tokenizers=options.tokenizers)
+
+
+if __name__ == "__main__":
+    main()
