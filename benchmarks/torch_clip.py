@@ -1,4 +1,4 @@
-"""The same model as the engine's, run by plain PyTorch in float32 from a checkpoint.
+"""PyTorch's side of the clip benchmark: the engine's model, in float32, from a checkpoint.
 
 Written as the published pipeline is: padded prompts, the whole transformer at every step, the whole
 clip decoded at once, all modules kept loaded. The schedule, the noise and the sampling loop are the
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
+from benchmarks.figures import finish, median, options, peak_mb, request
 from engine import first_frame
 from engine.config import Request
 from engine.first_frame import ClipEmbeds
 from engine.latents import denormalise, normalise, sample_posterior
 from engine.noise import SeededNoise
-from engine.pack import Pack
+from engine.pack import Pack, open_pack
 from engine.sampler import UnitLatent, sample_latents
 from engine.scheduler import stage_schedule
 from engine.text import PromptTokenizers
@@ -139,3 +140,30 @@ class TorchUnet:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def main() -> None:
+    given = options(__doc__).parse_args()
+    torch.set_num_threads(given.threads)
+    imports_mb = peak_mb()
+    spent = []
+    with open_pack(given.output / "pack") as pack:
+        started = time.perf_counter()
+        clip = TorchClip(given.checkpoint, pack)
+        load_seconds = time.perf_counter() - started
+        for number in range(given.repeat + 1):
+            wanted = request(number, given.upscale)
+            started = time.perf_counter()
+            frames = clip(wanted)
+            spent.append(time.perf_counter() - started)
+    figures = {
+        "seconds": median(spent[1:]),
+        "load_seconds": median([load_seconds]),
+        "peak_mb": peak_mb(),
+        "peak_mb_of_imports": imports_mb,
+    }
+    finish(figures, frames, given.output, "torch")
+
+
+if __name__ == "__main__":
+    main()

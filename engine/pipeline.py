@@ -9,15 +9,16 @@ step does is in the modules imported here.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import first_frame, upscaler, vae
-from engine.config import ModeConfig, Request
+from engine.config import Mode, ModeConfig, Request
 from engine.errors import RequestError
 from engine.first_frame import ClipEmbeds
 from engine.noise import SeededNoise
@@ -30,6 +31,7 @@ from engine.transformer import Conditioning, Transformer, modulate, timesteps
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class _Run:
         self.backend = backend
         self.threads = threads
         self.graph_seconds = self.load_seconds = 0.0
+        self._stages: dict[str, float] = {}
         self._spent = 0.0
         self._resumed: float | None = time.perf_counter()
 
@@ -132,6 +135,28 @@ class _Run:
         """Of work so far."""
         running = 0.0 if self._resumed is None else time.perf_counter() - self._resumed
         return self._spent + running
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of a block towards `stage`."""
+        started = self.seconds
+        try:
+            yield
+        finally:
+            self._stages[stage] = self._stages.get(stage, 0.0) + self.seconds - started
+
+    def each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+        """The items, the time they take to come counted towards `stage`."""
+        while True:
+            with self.timed(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def done(self, stage: str) -> StageDone:
+        """The event of a finished stage."""
+        return StageDone(stage, self._stages[stage])
 
     def load(self, stack: ExitStack, component: str, role: str | None = None) -> dict[str, Session]:
         """Load a component's graphs whose names start with `role`; freed when `stack` closes."""
@@ -153,7 +178,6 @@ class _Run:
 def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
     pack, geometry = run.pack, run.pack.geometry
     mode = _mode(pack, request)
-    multistep = "_multistep" if request.mode == "monolithic" else ""
     given = request.image is not None or mode.first_steps is None
     if given and request.image is None and pack.first_frame is None:
         raise RequestError(
@@ -171,13 +195,13 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
         prompts.append(pack.prompt.negative if negative is None else negative)
 
     # Prompt to CLIP's embeddings.
-    started = run.seconds
-    tokenize = PromptTokenizers(pack)
-    tokens = [tokenize(text) for text in prompts]
-    for cut in dict.fromkeys(cut for t in tokens for cut in t.cut):
-        yield Truncated(*cut)
-    clips = _clip(run, tokens)
-    yield StageDone("clip", run.seconds - started)
+    with run.timed("clip"):
+        tokenize = PromptTokenizers(pack)
+        tokens = [tokenize(text) for text in prompts]
+        for cut in dict.fromkeys(cut for t in tokens for cut in t.cut):
+            yield Truncated(*cut)
+        clips = _clip(run, tokens)
+    yield run.done("clip")
 
     # The first frame and its latent.
     shape = (geometry.latent_channels, 1, geometry.latent_height, geometry.latent_width)
@@ -189,64 +213,56 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
         else:
             image = vae.fit(request.image, geometry.height, geometry.width)
         yield FirstFrame(image)
-        started = run.seconds
-        with ExitStack() as stack:
+        with run.timed("video_encoder"), ExitStack() as stack:
             encoder = run.load(stack, "video_encoder")["video_encoder"]
             image = vae.fit(image, geometry.height, geometry.width)
             first_latent = vae.encode(encoder, image, noise.posterior(), pack.vae)
-        yield StageDone("video_encoder", run.seconds - started)
+        yield run.done("video_encoder")
 
     # What the transformer is told about the prompt.
-    started = run.seconds
-    heard = len(prompts) if guided else 1
-    text_encoder = _weights(pack, "text_encoder", multistep)
-    with ExitStack() as stack:
-        graph = run.load(stack, text_encoder, "text_encoder")["text_encoder"]
-        contexts = [graph.run(ids=t.t5, mask=t.t5_mask)["context"] for t in tokens[:heard]]
-    component = _weights(pack, "transformer", multistep)
-    with ExitStack() as stack:
-        graph = run.load(stack, component, "modulation")["modulation"]
-        conditionings = [
-            Conditioning(context, t.t5_mask[0], modulate(graph, _pooled(clip), asked))
-            for context, t, clip in zip(contexts, tokens, clips, strict=False)
-        ]
-    yield StageDone("text", run.seconds - started)
+    transformer = _weights(pack, "transformer", request.mode)
+    text_encoder = _weights(pack, "text_encoder", request.mode)
+    with run.timed("text"):
+        heard = tokens if guided else tokens[:1]
+        with ExitStack() as stack:
+            graph = run.load(stack, text_encoder, "text_encoder")["text_encoder"]
+            contexts = [graph.run(ids=t.t5, mask=t.t5_mask)["context"] for t in heard]
+        with ExitStack() as stack:
+            graph = run.load(stack, transformer, "modulation")["modulation"]
+            conditionings = [
+                Conditioning(context, t.t5_mask[0], modulate(graph, _pooled(clip), asked))
+                for context, t, clip in zip(contexts, heard, clips, strict=False)
+            ]
+    yield run.done("text")
 
     # Unit by unit: latent, frames, larger frames.
-    spent = {"transformer": 0.0, "video_decoder": 0.0}
-    if request.upscale and pack.has("upscaler"):
-        spent["upscaler"] = 0.0
+    larger: Session | None = None
     with ExitStack() as stack:
-        clock = run.seconds
-        flow = Transformer(
-            run.load(stack, component, "transformer"), pack.transformer, *conditionings
-        )
-        spent["transformer"], clock = run.seconds - clock, run.seconds
-        decoder = vae.VideoDecoder(run.load(stack, "video_decoder")["video_decoder"], pack.vae)
-        spent["video_decoder"], clock = run.seconds - clock, run.seconds
-        larger = run.load(stack, "upscaler")["upscaler"] if "upscaler" in spent else None
+        with run.timed("transformer"):
+            graphs = run.load(stack, transformer, "transformer")
+            flow = Transformer(graphs, pack.transformer, *conditionings)
+        with run.timed("video_decoder"):
+            decoder = vae.VideoDecoder(run.load(stack, "video_decoder")["video_decoder"], pack.vae)
+        if request.upscale and pack.has("upscaler"):
+            with run.timed("upscaler"):
+                larger = run.load(stack, "upscaler")["upscaler"]
         units = geometry.units
         yield Progress("transformer", 0, evaluations(mode, units, given))
-        for event in sample_latents(flow, noise, stages, mode, units, first_latent):
-            spent["transformer"] += run.seconds - clock
-            if isinstance(event, UnitLatent):
-                clock = run.seconds
-                frames = decoder.decode(event.latent)
-                spent["video_decoder"], clock = (
-                    spent["video_decoder"] + run.seconds - clock,
-                    run.seconds,
-                )
-                if event.unit == 0 and not given:
-                    yield FirstFrame(frames[0])
-                if larger is not None:
-                    frames = upscaler.upscale(larger, frames)
-                    spent["upscaler"] += run.seconds - clock
-                yield UnitFrames(event.unit, frames)
-            else:
+        sampled = sample_latents(flow, noise, stages, mode, units, first_latent)
+        for event in run.each("transformer", sampled):
+            if not isinstance(event, UnitLatent):
                 yield Progress("transformer", event.done, event.total)
-            clock = run.seconds
-    for stage, seconds in spent.items():
-        yield StageDone(stage, seconds)
+                continue
+            with run.timed("video_decoder"):
+                frames = decoder.decode(event.latent)
+            if event.unit == 0 and not given:
+                yield FirstFrame(frames[0])
+            if larger is not None:
+                with run.timed("upscaler"):
+                    frames = upscaler.upscale(larger, frames)
+            yield UnitFrames(event.unit, frames)
+    for stage in ("transformer", "video_decoder", *(("upscaler",) if larger else ())):
+        yield run.done(stage)
     yield Finished(run.seconds, run.graph_seconds, run.load_seconds)
 
 
@@ -269,9 +285,10 @@ def _mode(pack: Pack, request: Request) -> ModeConfig:
     return replace(mode, steps=request.steps)
 
 
-def _weights(pack: Pack, component: str, suffix: str) -> str:
-    """The component trained for this mode where the pack has its own, else the common one."""
-    return component + suffix if pack.has(component + suffix) else component
+def _weights(pack: Pack, component: str, mode: Mode) -> str:
+    """The component with weights of this mode's own where the pack has it, else the common one."""
+    own = f"{component}_multistep"
+    return own if mode == "monolithic" and pack.has(own) else component
 
 
 def _clip(run: _Run, tokens: Sequence[Tokens]) -> list[ClipEmbeds]:
@@ -299,18 +316,18 @@ def _first_frame(
     config = run.pack.first_frame
     assert config is not None, "checked before the first graph was loaded"
     total = len(config.timesteps)
-    started = run.seconds
     latent = np.empty(0, np.float32)
-    with ExitStack() as stack:
-        unet = run.load(stack, "first_frame", "unet")["unet"]
-        steps = first_frame.sample(
-            unet, config, run.pack.geometry, clips[0], clips[-1], request.look_seed
-        )
-        for done, denoised in enumerate(steps, 1):
-            latent = denoised
-            yield Progress("first_frame", done, total)
-    with ExitStack() as stack:
-        decoder = run.load(stack, "first_frame", "first_frame_decoder")["first_frame_decoder"]
-        image = first_frame.decode(decoder, latent, config)
-    yield StageDone("first_frame", run.seconds - started)
+    with run.timed("first_frame"):
+        with ExitStack() as stack:
+            unet = run.load(stack, "first_frame", "unet")["unet"]
+            steps = first_frame.sample(
+                unet, config, run.pack.geometry, clips[0], clips[-1], request.look_seed
+            )
+            for done, denoised in enumerate(steps, 1):
+                latent = denoised
+                yield Progress("first_frame", done, total)
+        with ExitStack() as stack:
+            decoder = run.load(stack, "first_frame", "first_frame_decoder")["first_frame_decoder"]
+            image = first_frame.decode(decoder, latent, config)
+    yield run.done("first_frame")
     return image

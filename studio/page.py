@@ -243,7 +243,9 @@ class _Page:
                 if isinstance(event, FirstFrame) and not animate:
                     return
                 if stop.is_set():
-                    yield {self.message: html.notice("Stopped."), **self._first_frame(take)}
+                    yield {self.message: html.notice("Stopped.")}
+                    if frames:
+                        yield self._first_frame(take)  # instead of the clip so far
                     return
         clip = np.concatenate(frames)
         path = write_mp4(
@@ -257,8 +259,7 @@ class _Page:
         )
 
     def _first_frame(self, take: Take) -> Update:
-        if take.first_frame is None:
-            return {}
+        assert take.first_frame is not None
         words = "Animate continues this frame; First frame tries another."
         return {
             self.take: take,

@@ -64,9 +64,9 @@ def launch(
             quiet=True,
             prevent_thread_lock=True,
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ServerError(
-            f"The port {port or 'from 7860 up'} should be free, but it is taken;"
+            f"The port {port or 'from 7860 to 7959'} should be there and free, but it is not;"
             " choose another with --port."
         ) from error
     return blocks, address

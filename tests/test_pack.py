@@ -24,6 +24,7 @@ from engine.session import load_graph, open_session, verify_pack
 from training import onnx_graphs
 from training.export import file_entry, graph_of
 
+MINI = Path(__file__).parents[1] / "assets" / "mini"
 Manifest = dict[str, Any]
 
 
@@ -449,3 +450,14 @@ def test_every_pack_error_names_its_component(pack: Path) -> None:
         with pytest.raises(PackError) as error:
             opened.graphs("safety_checker", "portable")
     assert "safety_checker" in one_sentence(error)
+
+
+@pytest.mark.skipif(not (MINI / MANIFEST).exists(), reason="the mini pack is not trained yet")
+def test_the_mini_pack_is_whole_and_true_to_its_networks() -> None:
+    with open_pack(MINI) as opened:
+        assert len(list(verify_pack(opened))) > len(opened.files)
+        assert sum(file.size for file in opened.files) < 40e6
+        for component in opened.components.values():
+            for variant, floor in (("portable", 100), ("htp", 35)):
+                for part in component.variants.get(variant, {}).values():
+                    assert part.fidelity_db is not None and part.fidelity_db >= floor

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from engine.config import SEED_LIMIT
 from engine.pack import Pack, open_pack
 from studio import server, stage
+from studio.cli import main
 from studio.video import read_metadata
 
 PROMPT = "a red ball <b>jumps</b> ${1 + 1} {{value}} `on` the grass"
@@ -80,7 +81,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def test_a_prompt_becomes_a_clip_in_the_tab(
-    browser: Browser, address: str, clips: Path, contacted: list[str]
+    browser: Browser, address: str, clips: Path, contacted: list[str], tmp_path: Path
 ) -> None:
     page = browser.new_page()
     requests: list[str] = []
@@ -122,6 +123,11 @@ def test_a_prompt_becomes_a_clip_in_the_tab(
         page.click(".download")
     assert download.value.suggested_filename == clip.name
     assert download.value.path().read_bytes() == clip.read_bytes()
+
+    seeds = ["--look-seed", look, "--motion-seed", str(metadata["motion_seed"])]
+    arguments = ["render", PROMPT, "-o", str(tmp_path / "clip.mp4"), *seeds]
+    assert main([*arguments, "--backend", "cpu"]) == 0
+    assert (tmp_path / "clip.mp4").read_bytes() == clip.read_bytes()
 
     own = address.rstrip("/")
     assert [url for url in requests if not url.startswith((own, "data:", "blob:"))] == []

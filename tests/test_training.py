@@ -21,16 +21,25 @@ STAGES = stage_schedule(SCHEDULE)
 
 
 def options(folder: Path, minutes: float) -> argparse.Namespace:
-    return argparse.Namespace(run=folder, minutes=minutes, batch=1, lr=0.05, seed=0, threads=1, device="cpu")
+    return argparse.Namespace(
+        run=folder, minutes=minutes, batch=1, lr=0.05, seed=0, threads=1, device="cpu"
+    )
 
 
 def test_training_resumes_and_records_its_cost(tmp_path: Path) -> None:
     def run(minutes: float) -> tuple[dict[str, float], float]:
         torch.manual_seed(0)
         model = nn.Linear(4, 1)
-        train("line", model, lambda g: (model(torch.randn(8, 4, generator=g)) - 1).square().mean(), options(tmp_path, minutes))
+        train(
+            "line",
+            model,
+            lambda g: (model(torch.randn(8, 4, generator=g)) - 1).square().mean(),
+            options(tmp_path, minutes),
+        )
         with torch.no_grad():
-            return json.loads((tmp_path / "line" / "cost.json").read_text()), float((model(torch.zeros(1, 4)) - 1).abs())
+            return json.loads((tmp_path / "line" / "cost.json").read_text()), float(
+                (model(torch.zeros(1, 4)) - 1).abs()
+            )
 
     first, _ = run(0.01)
     second, error = run(0.03)
@@ -73,7 +82,9 @@ def test_history_is_the_samplers() -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_stage_sample_lies_on_the_line_with_corrected_sigmas(stage: int) -> None:
     levels = pyramid()
-    inputs, timestep, target = stage_sample(levels, 3, stage, STAGES, torch.Generator().manual_seed(2))
+    inputs, timestep, target = stage_sample(
+        levels, 3, stage, STAGES, torch.Generator().manual_seed(2)
+    )
     now = STAGES[stage]
     grid = torch.from_numpy(now.timesteps(1000)).float()
     index = [int((grid - t).abs().argmin()) for t in timestep]

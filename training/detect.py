@@ -33,7 +33,9 @@ def _palette() -> tuple[np.ndarray, int]:
     """Cut-out colours first, then everything a pixel may be besides; the count of the former."""
     others = [WHITE, (200, 200, 200), (150, 150, 150)]
     others += [tone for tones in (*SKIES.values(), *GROUNDS.values()) for tone in tones]
-    others += [tuple((np.array(a) + np.array(b)) / 2) for a, b in (*SKIES.values(), *GROUNDS.values())]
+    others += [
+        tuple((np.array(a) + np.array(b)) / 2) for a, b in (*SKIES.values(), *GROUNDS.values())
+    ]
     return np.array([*COLOURS.values(), *others], np.float32), len(COLOURS)
 
 
@@ -97,12 +99,18 @@ def read(frames: np.ndarray) -> Reading:
     indices = np.stack([_nearest(frames[i]) for i in SAMPLED])
     height = frames.shape[1]
     middle = indices[:, height // 10 :]
-    colour = int(np.bincount(middle[middle >= 0], minlength=len(COLOURS)).argmax()) if (middle >= 0).any() else 0
+    colour = (
+        int(np.bincount(middle[middle >= 0], minlength=len(COLOURS)).argmax())
+        if (middle >= 0).any()
+        else 0
+    )
     scores, track = [], []
     for index in indices:
         outline, position = _outline(index == colour)
         templates = _templates()
-        overlap = np.minimum(outline, templates).sum((1, 2)) / np.maximum(outline, templates).sum((1, 2))
+        overlap = np.minimum(outline, templates).sum((1, 2)) / np.maximum(outline, templates).sum(
+            (1, 2)
+        )
         scores.append(overlap)
         track.append(position)
     sky, ground = _backdrop(frames[0])
@@ -122,7 +130,9 @@ def _backdrop(frame: np.ndarray) -> tuple[str, str]:
     top = np.median(frame[: height // 12].reshape(-1, 3), 0)
     bottom = np.median(frame[-height // 16 :].reshape(-1, 3), 0)
 
-    def closest(tones: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]], colour: np.ndarray) -> str:
+    def closest(
+        tones: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]], colour: np.ndarray
+    ) -> str:
         return min(tones, key=lambda name: float(((np.array(tones[name][0]) - colour) ** 2).sum()))
 
     return closest(SKIES, top), closest(GROUNDS, bottom)

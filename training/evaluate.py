@@ -25,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pack", type=Path, default=Path("assets/mini"))
     parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=2026, help="draws the prompts and the seeds of each clip")
+    parser.add_argument(
+        "--seed", type=int, default=2026, help="draws the prompts and the seeds of each clip"
+    )
     parser.add_argument("--mode", default="hybrid")
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--save", type=Path, help="folder for one PNG strip per clip")
@@ -38,21 +40,32 @@ def main() -> None:
     for clip in range(options.clips):
         scene = sample_scene(rng, held_out_pairs=True)
         prompt = caption(scene, rng)
-        request = Request(prompt=prompt, look_seed=clip, motion_seed=clip, mode=options.mode, upscale=False)
+        request = Request(
+            prompt=prompt, look_seed=clip, motion_seed=clip, mode=options.mode, upscale=False
+        )
         events = generate(pack, request, options.backend)
         frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
         reading = read(frames)
         marks = {name: getattr(scene, name) == getattr(reading, name) for name in ATTRIBUTES}
         marks["backdrop"] = marks["sky"] and marks["ground"]
-        marks["keeps_shape"] = all(shape == scene.subject for shape in (reading.shapes[0], reading.shapes[4], reading.shapes[-1]))
+        marks["keeps_shape"] = all(
+            shape == scene.subject
+            for shape in (reading.shapes[0], reading.shapes[4], reading.shapes[-1])
+        )
         for name, mark in marks.items():
             right[name] += mark
-        misses = {name: f"{getattr(scene, name)} -> {getattr(reading, name)}" for name in ATTRIBUTES if not marks[name]}
+        misses = {
+            name: f"{getattr(scene, name)} -> {getattr(reading, name)}"
+            for name in ATTRIBUTES
+            if not marks[name]
+        }
         if misses:
             wrong.append({"clip": str(clip), "prompt": prompt} | misses)
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.concatenate(list(frames[::8]), 1)).save(options.save / f"{clip:03d}.png")
+            Image.fromarray(np.concatenate(list(frames[::8]), 1)).save(
+                options.save / f"{clip:03d}.png"
+            )
     seconds = time.monotonic() - start
     report = {
         "pack": pack.name,

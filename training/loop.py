@@ -20,16 +20,34 @@ from torch import Tensor, nn
 SAVE_EVERY = 120.0  # seconds
 
 
-def arguments(description: str, *, minutes: float, batch: int, lr: float) -> argparse.ArgumentParser:
+def arguments(
+    description: str, *, minutes: float, batch: int, lr: float
+) -> argparse.ArgumentParser:
     """The options all stages have, with this stage's defaults (those the shipped mini pack was trained with)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder of this training's stages")
-    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/mini"), help="published-layout folder to write")
-    parser.add_argument("--minutes", type=float, default=minutes, help="training time in all, resumed parts counted in")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/mini"), help="folder of this training's stages"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=Path("checkpoints/mini"),
+        help="published-layout folder to write",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=minutes,
+        help="training time in all, resumed parts counted in",
+    )
     parser.add_argument("--batch", type=int, default=batch, help="samples per step")
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate of AdamW")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
-    parser.add_argument("--warm", action="store_true", help="start from the weights in --checkpoint")
+    parser.add_argument(
+        "--warm", action="store_true", help="start from the weights in --checkpoint"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
@@ -54,7 +72,9 @@ def train(
     """Train `model` in place, then load its averaged weights and call `finish` (which saves a checkpoint)."""
     out: Path = options.run / name
     out.mkdir(parents=True, exist_ok=True)
-    (out / "options.json").write_text(json.dumps({k: str(v) for k, v in vars(options).items()}, indent=1))
+    (out / "options.json").write_text(
+        json.dumps({k: str(v) for k, v in vars(options).items()}, indent=1)
+    )
     model.to(options.device).train()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=options.lr, betas=(0.9, 0.95), weight_decay=1e-3)
@@ -71,12 +91,26 @@ def train(
     losses: list[float] = []
 
     def save() -> None:
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "averaged": averaged}
+        state = {
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "averaged": averaged,
+        }
         state |= {"done": done, "spent": spent, "generator": generator.get_state()}
         torch.save(state, state_file.with_suffix(".tmp"))
         state_file.with_suffix(".tmp").replace(state_file)
-        cost = {"stage": name, "steps": done, "seconds": round(spent), "samples": done * options.batch, "loss": losses[-1:]}
-        cost |= {"parameters": sum(p.numel() for p in weights), "threads": options.threads, "device": options.device}
+        cost = {
+            "stage": name,
+            "steps": done,
+            "seconds": round(spent),
+            "samples": done * options.batch,
+            "loss": losses[-1:],
+        }
+        cost |= {
+            "parameters": sum(p.numel() for p in weights),
+            "threads": options.threads,
+            "device": options.device,
+        }
         (out / "cost.json").write_text(json.dumps(cost, indent=1))
 
     last_save = clock = time.monotonic()

@@ -14,7 +14,12 @@ from engine.config import ModeConfig, ScheduleConfig
 
 MODES = {
     "hybrid": {"first_steps": None, "steps": [4, 4, 4], "first_guidance": None, "guidance": 1.0},
-    "monolithic": {"first_steps": [20, 20, 20], "steps": [10, 10, 10], "first_guidance": 7.0, "guidance": 5.0},
+    "monolithic": {
+        "first_steps": [20, 20, 20],
+        "steps": [10, 10, 10],
+        "first_guidance": 7.0,
+        "guidance": 5.0,
+    },
 }
 SETTINGS: dict[str, Any] = {
     "name": "neodragon-mini",
@@ -25,14 +30,33 @@ SETTINGS: dict[str, Any] = {
     "schedule": {"modes": MODES},
     "first_frame": {
         "sampler": "ddim",
-        "timesteps": [999, 937, 874, 812, 749, 687, 624, 562, 499, 437, 374, 312, 249, 187, 124, 62],
+        "timesteps": [
+            999,
+            937,
+            874,
+            812,
+            749,
+            687,
+            624,
+            562,
+            499,
+            437,
+            374,
+            312,
+            249,
+            187,
+            124,
+            62,
+        ],
         "guidance": 3.0,
         "prediction": "v_prediction",
     },
     "prompt": {"suffix": "", "negative": ""},
     "tokenizers": {"t5": {"length": 32}},
 }
-SCHEDULE = ScheduleConfig(1000, 1 / 3, (0.0, 1 / 3, 2 / 3, 1.0), {k: ModeConfig(**v) for k, v in MODES.items()})
+SCHEDULE = ScheduleConfig(
+    1000, 1 / 3, (0.0, 1 / 3, 2 / 3, 1.0), {k: ModeConfig(**v) for k, v in MODES.items()}
+)
 
 
 def main() -> None:
@@ -41,7 +65,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/mini"))
     options = parser.parse_args()
     constants = json.loads((options.run / "video_vae" / "constants.json").read_text())
-    (options.checkpoint / "neodragon.json").write_text(json.dumps(SETTINGS | {"vae": constants}, indent=1) + "\n")
+    (options.checkpoint / "neodragon.json").write_text(
+        json.dumps(SETTINGS | {"vae": constants}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

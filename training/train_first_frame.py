@@ -75,7 +75,9 @@ class FirstFrame(nn.Module):
         hidden = torch.cat([states_l.hidden_states[-2], states_g.hidden_states[-2]], -1)
         time_ids = torch.tensor(TIME_IDS, device=sample.device).float().expand(len(sample), -1)
         conditions = {"text_embeds": states_g.text_embeds, "time_ids": time_ids}
-        out = self.unet(sample, timestep, encoder_hidden_states=hidden, added_cond_kwargs=conditions)
+        out = self.unet(
+            sample, timestep, encoder_hidden_states=hidden, added_cond_kwargs=conditions
+        )
         return out.sample.float()
 
 
@@ -94,15 +96,21 @@ def first_latents(vae: AutoencoderKL, scenes: list[Scene]) -> tuple[Tensor, Tens
     latents, weights = [], torch.ones(len(scenes), 1, HEIGHT // 8, WIDTH // 8)
     for start in range(0, len(scenes), 50):
         part = scenes[start : start + 50]
-        frames = torch.from_numpy(np.concatenate([render(s, HEIGHT, WIDTH, range(1)) for s in part]))
+        frames = torch.from_numpy(
+            np.concatenate([render(s, HEIGHT, WIDTH, range(1)) for s in part])
+        )
         image = frames.permute(0, 3, 1, 2).float().div(127.5).sub(1)
         with torch.autocast("cpu", torch.bfloat16):
-            latents.append((vae.encode(image).latent_dist.mode().float() * vae.config.scaling_factor).half())
+            latents.append(
+                (vae.encode(image).latent_dist.mode().float() * vae.config.scaling_factor).half()
+            )
     for i, scene in enumerate(scenes):
         x, y, _ = pose(scene, 0)
         rows, half = HEIGHT / 8, 0.62 * scene.size
         top, bottom = int((1 - y - 1.05 * scene.size) * rows), int((1 - y) * rows) + 1
-        weights[i, :, max(0, top) : bottom, max(0, int((x - half) * rows)) : int((x + half) * rows) + 1] = 3
+        weights[
+            i, :, max(0, top) : bottom, max(0, int((x - half) * rows)) : int((x + half) * rows) + 1
+        ] = 3
     return torch.cat(latents), weights
 
 
@@ -114,8 +122,14 @@ def alpha_bars() -> Tensor:
 
 def main() -> None:
     parser = arguments(__doc__, minutes=75, batch=32, lr=1e-3)
-    parser.add_argument("--scenes", type=int, default=16000, help="first frames to render and encode")
-    parser.add_argument("--freeze-text", action="store_true", help="train the UNet alone, so that others may use the encoders already")
+    parser.add_argument(
+        "--scenes", type=int, default=16000, help="first frames to render and encode"
+    )
+    parser.add_argument(
+        "--freeze-text",
+        action="store_true",
+        help="train the UNet alone, so that others may use the encoders already",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -133,8 +147,12 @@ def main() -> None:
     model = FirstFrame(tokenizer, length)
     if options.warm:
         model.unet = UNet2DConditionModel.from_pretrained(checkpoint / "ssd_1b_unet").float()
-        model.clip_l = CLIPTextModelWithProjection.from_pretrained(checkpoint / "text_encoder").float()
-        model.clip_g = CLIPTextModelWithProjection.from_pretrained(checkpoint / "text_encoder_2").float()
+        model.clip_l = CLIPTextModelWithProjection.from_pretrained(
+            checkpoint / "text_encoder"
+        ).float()
+        model.clip_g = CLIPTextModelWithProjection.from_pretrained(
+            checkpoint / "text_encoder_2"
+        ).float()
     if options.freeze_text:
         model.clip_l.requires_grad_(False)
         model.clip_g.requires_grad_(False)
@@ -149,7 +167,10 @@ def main() -> None:
         noise = torch.randn(clean.shape, generator=generator).to(options.device)
         timestep = torch.randint(1000, (options.batch,), generator=generator).to(options.device)
         a = alphas[timestep].view(-1, 1, 1, 1)
-        noisy, target = a.sqrt() * clean + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * clean
+        noisy, target = (
+            a.sqrt() * clean + (1 - a).sqrt() * noise,
+            a.sqrt() * noise - (1 - a).sqrt() * clean,
+        )
         with torch.autocast(options.device, torch.bfloat16):
             predicted = model(noisy, timestep, ids_l, ids_g)
         return ((predicted - target).square() * weights[pick].to(options.device)).mean()
@@ -158,7 +179,9 @@ def main() -> None:
         model.half()
         model.unet.save_pretrained(checkpoint / "ssd_1b_unet")
         for folder in ("text_encoder", "text_encoder_2", "ssd_1b_text_encoder_2"):
-            (model.clip_l if folder == "text_encoder" else model.clip_g).save_pretrained(checkpoint / folder)
+            (model.clip_l if folder == "text_encoder" else model.clip_g).save_pretrained(
+                checkpoint / folder
+            )
         plain = CLIPTextModel(model.clip_l.config).half()
         plain.load_state_dict(model.clip_l.state_dict(), strict=False)
         plain.save_pretrained(checkpoint / "ssd_1b_text_encoder")

@@ -27,7 +27,9 @@ CONFIG = {
 def frame_pool(count: int, seed: int, height: int = 128, width: int = 192) -> Tensor:
     """Random frames of random scenes, uint8 [count, 3, H, W]."""
     rng = np.random.default_rng(seed)
-    frames = [render(sample_scene(rng), height, width, rng.integers(0, 49, 1))[0] for _ in range(count)]
+    frames = [
+        render(sample_scene(rng), height, width, rng.integers(0, 49, 1))[0] for _ in range(count)
+    ]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -42,7 +44,10 @@ def main() -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(pool), (options.batch,), generator=generator)
-        top, left = 16 * torch.randint(5, (1,), generator=generator), 16 * torch.randint(7, (1,), generator=generator)
+        top, left = (
+            16 * torch.randint(5, (1,), generator=generator),
+            16 * torch.randint(7, (1,), generator=generator),
+        )
         crop = pool[pick][:, :, top : top + 64, left : left + 96].to(options.device)
         image = crop.float().div(127.5).sub(1)
         with torch.autocast(options.device, torch.bfloat16):
@@ -56,7 +61,9 @@ def main() -> None:
             latent = vae.encode(image).latent_dist.mode()
             error = (vae.decode(latent).sample.clamp(-1, 1) - image).square().mean((1, 2, 3))
         vae.register_to_config(scaling_factor=float(1 / latent.std()))
-        print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, scaling factor {vae.config.scaling_factor:.4f}")
+        print(
+            f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, scaling factor {vae.config.scaling_factor:.4f}"
+        )
         vae.half().save_pretrained(folder)
 
     train("image_vae", vae, step, options, finish=finish)

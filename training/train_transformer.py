@@ -60,7 +60,13 @@ def clip_latents(vae: CausalVideoVAE, scenes: list[Scene], constants: dict[str, 
     """Normalised latents of whole clips, half [N, C, 7, h, w]."""
     out = []
     for scene in scenes:
-        video = torch.from_numpy(render(scene, HEIGHT, WIDTH)).permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
+        video = (
+            torch.from_numpy(render(scene, HEIGHT, WIDTH))
+            .permute(3, 0, 1, 2)[None]
+            .float()
+            .div(127.5)
+            .sub(1)
+        )
         with torch.autocast("cpu", torch.bfloat16):
             latent = vae.encode(video).float().chunk(2, 1)[0]
         first = (latent[:, :, :1] - constants["first_shift"]) * constants["first_scale"]
@@ -108,7 +114,11 @@ class TextConditioned(nn.Module):
 
 
 def stage_sample(
-    clean: list[Tensor], unit: int, stage: int, stages: tuple[Stage, ...], generator: torch.Generator
+    clean: list[Tensor],
+    unit: int,
+    stage: int,
+    stages: tuple[Stage, ...],
+    generator: torch.Generator,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Draw one flow-matching sample of `unit` at `stage` for a batch.
 
@@ -156,7 +166,10 @@ def main() -> None:
     clip_tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer" / "tokenizer.json"))
     t5_tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer_3" / "tokenizer.json"))
     clips = [
-        CLIPTextModelWithProjection.from_pretrained(checkpoint / folder).float().eval().to(options.device)
+        CLIPTextModelWithProjection.from_pretrained(checkpoint / folder)
+        .float()
+        .eval()
+        .to(options.device)
         for folder in ("text_encoder", "text_encoder_2")
     ]
     stages = stage_schedule(SCHEDULE)
@@ -164,7 +177,9 @@ def main() -> None:
     if options.warm:
         model.text = T5EncoderWithProjection.from_pretrained(checkpoint / "text_encoder_3").float()
         model.adapter = ContextAdapter.from_pretrained(checkpoint / "context_adapter").float()
-        model.mmdit = PyramidMMDiT.from_pretrained(checkpoint / "diffusion_transformer_320p").float()
+        model.mmdit = PyramidMMDiT.from_pretrained(
+            checkpoint / "diffusion_transformer_320p"
+        ).float()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
 
     def conditions(prompts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,7 +189,9 @@ def main() -> None:
         mask = torch.tensor([[1] * len(row) + [0] * (T5_LENGTH - len(row)) for row in rows])
         with torch.no_grad():
             pairs = zip(clips, clip_ids(clip_tokenizer, prompts, CLIP_LENGTH), strict=True)
-            pooled = torch.cat([clip(part.to(options.device)).text_embeds for clip, part in pairs], -1)
+            pooled = torch.cat(
+                [clip(part.to(options.device)).text_embeds for clip, part in pairs], -1
+            )
         return ids.to(options.device), mask.to(options.device), pooled
 
     def step(generator: torch.Generator) -> Tensor:

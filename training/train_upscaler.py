@@ -26,7 +26,9 @@ def pairs(count: int, seed: int) -> tuple[Tensor, Tensor]:
         scene, frame = sample_scene(rng), rng.integers(0, 49, 1)
         small.append(render(scene, 128, 192, frame)[0])
         large.append(render(scene, 256, 384, frame)[0])
-    return tuple(torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).contiguous() for x in (small, large))  # type: ignore[return-value]
+    return tuple(
+        torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).contiguous() for x in (small, large)
+    )  # type: ignore[return-value]
 
 
 def psnr(image: Tensor, target: Tensor) -> float:
@@ -46,7 +48,12 @@ def main() -> None:
         pick = torch.randint(len(small), (options.batch,), generator=generator)
         top, left = (int(torch.randint(n, (1,), generator=generator)) for n in (128 - 47, 192 - 63))
         x = small[pick][:, :, top : top + 48, left : left + 64].to(options.device).float() / 255
-        y = large[pick][:, :, 2 * top : 2 * top + 96, 2 * left : 2 * left + 128].to(options.device).float() / 255
+        y = (
+            large[pick][:, :, 2 * top : 2 * top + 96, 2 * left : 2 * left + 128]
+            .to(options.device)
+            .float()
+            / 255
+        )
         error = model(x) - y
         return error.abs().mean() + error.square().mean()
 
@@ -54,7 +61,9 @@ def main() -> None:
     def finish() -> None:
         x, y = (part.float() / 255 for part in pairs(48, options.seed + 1))
         bicubic = F.interpolate(x, scale_factor=2, mode="bicubic", antialias=False)
-        print(f"PSNR on unseen frames: {psnr(model(x), y):.2f} dB, bicubic {psnr(bicubic, y):.2f} dB")
+        print(
+            f"PSNR on unseen frames: {psnr(model(x), y):.2f} dB, bicubic {psnr(bicubic, y):.2f} dB"
+        )
         model.half().save_pretrained(options.checkpoint / "upscaler")
 
     train("upscaler", model, step, options, finish=finish)

@@ -44,7 +44,9 @@ def initialise(vae: CausalVideoVAE) -> None:
     for module in vae.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
             module.weight[:, :, :-1] = 0
-    vae.quant_conv.conv.bias[len(vae.quant_conv.conv.bias) // 2 :] = -6  # little posterior noise to begin with
+    vae.quant_conv.conv.bias[
+        len(vae.quant_conv.conv.bias) // 2 :
+    ] = -6  # little posterior noise to begin with
     for module in vae.decoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -68,7 +70,11 @@ def main() -> None:
     parser = arguments(__doc__, minutes=20, batch=4, lr=4e-4)
     parser.add_argument("--windows", type=int, default=1200)
     parser.add_argument("--images", type=float, default=0.8, help="share of steps on single frames")
-    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder, and with it all latents, as it is")
+    parser.add_argument(
+        "--decoder-only",
+        action="store_true",
+        help="keep the encoder, and with it all latents, as it is",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -91,14 +97,29 @@ def main() -> None:
         left = 16 * torch.randint((192 - cols) // 16 + 1, (1,), generator=generator)
         frame = int(torch.randint(WINDOW, (1,), generator=generator))
         frames = slice(frame, frame + 1) if image else slice(frame % 9, frame % 9 + 9)
-        video = pool[pick][:, :, frames, top : top + rows, left : left + cols].to(options.device).float().div(127.5).sub(1)
+        video = (
+            pool[pick][:, :, frames, top : top + rows, left : left + cols]
+            .to(options.device)
+            .float()
+            .div(127.5)
+            .sub(1)
+        )
         with torch.autocast(options.device, torch.bfloat16):
             mean, logvar = moments(vae, video)
-            latent = mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * logvar).exp()
+            latent = (
+                mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * logvar).exp()
+            )
             error = vae.decode(latent).float() - video
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(video)
-        chroma = error - error.mean(1, keepdim=True)  # small areas of strong colour are learned last without it
-        return error.square().mean() + 3 * chroma.square().mean() + 0.2 * error.abs().mean() + 1e-6 * kl / mean.shape[2]
+        chroma = error - error.mean(
+            1, keepdim=True
+        )  # small areas of strong colour are learned last without it
+        return (
+            error.square().mean()
+            + 3 * chroma.square().mean()
+            + 0.2 * error.abs().mean()
+            + 1e-6 * kl / mean.shape[2]
+        )
 
     @torch.no_grad()
     def finish() -> None:
@@ -118,12 +139,18 @@ def main() -> None:
             "scale": float(1 / later.std()),
             "shift": float(later.mean()),
         }
-        print(f"PSNR of whole frames: first {psnr[:, 0].mean():.2f} dB, all {psnr.mean():.2f} dB; {constants}")
+        print(
+            f"PSNR of whole frames: first {psnr[:, 0].mean():.2f} dB, all {psnr.mean():.2f} dB; {constants}"
+        )
         vae.half().save_pretrained(folder)
         if not options.decoder_only:
-            (options.run / "video_vae" / "constants.json").write_text(json.dumps(constants, indent=1))
+            (options.run / "video_vae" / "constants.json").write_text(
+                json.dumps(constants, indent=1)
+            )
 
-    train("video_decoder" if options.decoder_only else "video_vae", vae, step, options, finish=finish)
+    train(
+        "video_decoder" if options.decoder_only else "video_vae", vae, step, options, finish=finish
+    )
 
 
 if __name__ == "__main__":

@@ -186,7 +186,9 @@ def _distance(points: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(nearest) * np.where(inside, -1, 1)
 
 
-def _union(shapes: list[np.ndarray | float] | list[np.ndarray], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _union(
+    shapes: list[np.ndarray | float] | list[np.ndarray], x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
     out = np.full(x.shape, 1e9, np.float32)
     for shape in shapes:
         one = np.hypot(x, y) - shape if isinstance(shape, float) else _distance(shape, x, y)
@@ -194,7 +196,9 @@ def _union(shapes: list[np.ndarray | float] | list[np.ndarray], x: np.ndarray, y
     return out
 
 
-def _paint(image: np.ndarray, distance: np.ndarray, colour: np.ndarray, pixel: float, opacity: float = 1) -> None:
+def _paint(
+    image: np.ndarray, distance: np.ndarray, colour: np.ndarray, pixel: float, opacity: float = 1
+) -> None:
     """Lay a shape over `image` in place; coverage falls over one pixel at its edge."""
     cover = np.clip(0.5 - distance / pixel, 0, 1)[..., None] * opacity
     image += (colour - image) * cover
@@ -211,14 +215,32 @@ def _backdrop(scene: Scene, x: np.ndarray, y: np.ndarray, pixel: float) -> np.nd
             sx, sy = rng.uniform(0.05, 1.45), rng.uniform(0.5, 0.95)
             _paint(image, np.hypot(x - sx, y - sy) - 0.012, white, pixel)
     if scene.sky in ("night", "sunset"):
-        sx, sy, radius = (rng.uniform(0.2, 1.3), 0.82, 0.08) if scene.sky == "night" else (rng.uniform(0.3, 1.2), 0.46, 0.17)
+        sx, sy, radius = (
+            (rng.uniform(0.2, 1.3), 0.82, 0.08)
+            if scene.sky == "night"
+            else (rng.uniform(0.3, 1.2), 0.46, 0.17)
+        )
         _paint(image, np.hypot(x - sx, y - sy) - radius, white, pixel, 0.9)
     else:
         for _ in range(2):
             sx, sy = rng.uniform(0.15, 1.35), rng.uniform(0.72, 0.9)
-            puff = np.minimum(np.hypot(x - sx, (y - sy) * 1.3) - 0.075, np.hypot(x - sx - 0.1, (y - sy + 0.02) * 1.3) - 0.055)
-            _paint(image, np.minimum(puff, np.hypot(x - sx + 0.1, (y - sy + 0.02) * 1.3) - 0.05), white, pixel, 0.75)
-    wave, height = {"meadow": (1.0, 0.035), "desert": (1.6, 0.025), "snow": (0.7, 0.03), "sea": (5.0, 0.008)}[scene.ground]
+            puff = np.minimum(
+                np.hypot(x - sx, (y - sy) * 1.3) - 0.075,
+                np.hypot(x - sx - 0.1, (y - sy + 0.02) * 1.3) - 0.055,
+            )
+            _paint(
+                image,
+                np.minimum(puff, np.hypot(x - sx + 0.1, (y - sy + 0.02) * 1.3) - 0.05),
+                white,
+                pixel,
+                0.75,
+            )
+    wave, height = {
+        "meadow": (1.0, 0.035),
+        "desert": (1.6, 0.025),
+        "snow": (0.7, 0.03),
+        "sea": (5.0, 0.008),
+    }[scene.ground]
     horizon = 0.38 + height * np.sin(2 * np.pi * (wave * x + scene.phase))
     far, near = (np.array(c, np.float32) for c in GROUNDS[scene.ground])
     _paint(image, y - horizon, far + (near - far) * np.clip(y / 0.38, 0, 1)[..., None], pixel)
@@ -233,7 +255,9 @@ def pose(scene: Scene, frame: float) -> tuple[float, float, float]:
     return x, float(y), 1 + 0.5 * t if scene.motion == "zoom" else 1.0
 
 
-def render(scene: Scene, height: int, width: int, frames: np.ndarray | range = range(FRAMES)) -> np.ndarray:
+def render(
+    scene: Scene, height: int, width: int, frames: np.ndarray | range = range(FRAMES)
+) -> np.ndarray:
     """Frames of the scene, uint8 [T, H, W, 3]; the picture is 1 high and width / height wide."""
     pixel = 1 / height
     x, y = np.meshgrid((np.arange(width) + 0.5) * pixel, 1 - (np.arange(height) + 0.5) * pixel)
@@ -249,10 +273,17 @@ def render(scene: Scene, height: int, width: int, frames: np.ndarray | range = r
         if zoom == 1:
             image = still.copy()
         else:  # the camera closes in on the foot of the cut-out
-            image = _backdrop(scene, foot_x + (x - foot_x) / zoom, foot_y + (y - foot_y) / zoom, pixel / zoom)
+            image = _backdrop(
+                scene, foot_x + (x - foot_x) / zoom, foot_y + (y - foot_y) / zoom, pixel / zoom
+            )
         half = 0.78 * size
-        rows = slice(max(0, int((1 - centre_y - half) * height)), max(0, int((1 - centre_y + half) * height) + 1))
-        cols = slice(max(0, int((centre_x - half) * height)), max(0, int((centre_x + half) * height) + 1))
+        rows = slice(
+            max(0, int((1 - centre_y - half) * height)),
+            max(0, int((1 - centre_y + half) * height) + 1),
+        )
+        cols = slice(
+            max(0, int((centre_x - half) * height)), max(0, int((centre_x + half) * height) + 1)
+        )
         lx, ly = (x[rows, cols] - centre_x) / size, (y[rows, cols] - centre_y) / size
         body, detail = _union(coloured, lx, ly), _union(white, lx, ly)
         region, edge = image[rows, cols], np.minimum(body, detail) - 0.045
