@@ -47,7 +47,7 @@ def side(name: str, given: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     given = options(__doc__).parse_args()
     weights = str(given.checkpoint)
-    if not (given.checkpoint / "neodragon.json").exists():
+    if not (given.checkpoint / "diffusion_transformer_320p").exists():
         given.checkpoint, weights = given.output / "checkpoint", "random, the mini model's sizes"
         save(given.checkpoint)
     given.output.mkdir(parents=True, exist_ok=True)

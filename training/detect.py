@@ -1,7 +1,8 @@
 """Read a paper-theatre clip back: which colour, subject, sky, ground and motion do its frames show?
 
-Analytic, nothing learned: each pixel goes to the nearest of the world's colours; the cut-out's colour is the one with most pixels;
-its outline, normalised by centroid and area, is compared with the world's own shapes; its track gives the motion.
+Analytic, nothing learned: each pixel goes to the nearest of the world's colours; the cut-out's
+colour is the one with most pixels; its outline, normalised by centroid and area, is compared with
+the world's own shapes; its track gives the motion.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def _palette() -> tuple[np.ndarray, int]:
 
 
 def _nearest(frame: np.ndarray) -> np.ndarray:
-    """Index of the nearest cut-out colour per pixel, -1 where something else is nearer; frame uint8 [H, W, 3]."""
+    """Index of the nearest cut-out colour per pixel, -1 where something else is nearer; frame uint8
+    [H, W, 3].
+    """
     palette, count = _palette()
     distance = ((frame[..., None, :].astype(np.float32) - palette) ** 2).sum(-1)
     index = distance.argmin(-1)
@@ -48,7 +51,9 @@ def _nearest(frame: np.ndarray) -> np.ndarray:
 
 
 def _outline(mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Mask [H, W] resampled around its centroid at unit area [GRID, GRID], and (x, y, sqrt(area)) in pixels."""
+    """Mask [H, W] resampled around its centroid at unit area [GRID, GRID], and (x, y, sqrt(area))
+    in pixels.
+    """
     rows, cols = np.nonzero(mask)
     if len(rows) < 12:
         return np.zeros((GRID, GRID), bool), (np.nan, np.nan, 0.0)
@@ -78,7 +83,9 @@ def _templates() -> np.ndarray:
 
 
 def _motion(track: np.ndarray, height: int) -> str:
-    """Motion from (x, y, side) rows over time in pixels; rows of NaN where the cut-out was not found."""
+    """Motion from (x, y, side) rows over time in pixels; rows of NaN where the cut-out was not
+    found.
+    """
     track = track[np.isfinite(track[:, 0]) & (track[:, 2] > 0)]
     if len(track) < 3:
         return "lost"

@@ -1,7 +1,8 @@
 """Measure a mini pack on held-out prompts: `python -m training.evaluate --clips 64`.
 
-Every prompt pairs a colour with a subject never seen together in training. Each clip is rendered by the engine and read back by
-`training.detect`. Prints one JSON document; `--save` also keeps a strip of frames per clip.
+Every prompt pairs a colour with a subject never seen together in training. Each clip is rendered by
+the engine and read back by `training.detect`. Prints one JSON document; `--save` also keeps a strip
+of frames per clip.
 """
 
 from __future__ import annotations

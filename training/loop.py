@@ -1,8 +1,9 @@
 """The training loop every stage shares: resumable, bounded by minutes, and honest about its cost.
 
-`train` calls `step(generator)` for a loss until the minutes are spent, keeps an exponential moving average of the weights, writes
-its state to `out/state.pt` every two minutes and `out/cost.json` beside it. Started again with the same folder it goes on where
-it was. It knows nothing of models or data.
+`train` calls `step(generator)` for a loss until the minutes are spent, keeps an exponential moving
+average of the weights, writes its state to `out/state.pt` every two minutes and `out/cost.json`
+beside it. Started again with the same folder it goes on where it was. It knows nothing of models or
+data.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ SAVE_EVERY = 120.0  # seconds
 def arguments(
     description: str, *, minutes: float, batch: int, lr: float
 ) -> argparse.ArgumentParser:
-    """The options all stages have, with this stage's defaults (those the shipped mini pack was trained with)."""
+    """The options all stages have, with this stage's defaults (those the shipped mini pack was
+    trained with).
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -54,7 +57,9 @@ def arguments(
 
 
 def learning_rate(progress: float, peak: float) -> float:
-    """Linear warm-up over the first 2 %, then a cosine down to a twentieth of the peak; progress 0..1."""
+    """Linear warm-up over the first 2 %, then a cosine down to a twentieth of the peak; progress
+    0..1.
+    """
     if progress < 0.02:
         return peak * (progress / 0.02 + 0.01)
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
@@ -69,7 +74,9 @@ def train(
     ema: float = 0.999,
     finish: Callable[[], None] | None = None,
 ) -> None:
-    """Train `model` in place, then load its averaged weights and call `finish` (which saves a checkpoint)."""
+    """Train `model` in place, then load its averaged weights and call `finish` (which saves a
+    checkpoint).
+    """
     out: Path = options.run / name
     out.mkdir(parents=True, exist_ok=True)
     (out / "options.json").write_text(

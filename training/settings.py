@@ -1,6 +1,8 @@
-"""What the published folders of the mini checkpoint do not say: `python -m training.settings` writes its `neodragon.json`.
+"""What the published folders of the mini checkpoint do not say: `python -m training.settings`
+writes its `neodragon.json`.
 
-The file is a partial `pack.json` (docs/architecture.md): frame size, steps of each mode, first-frame sampler and latent statistics.
+The file is a partial `pack.json` (docs/architecture.md): frame size, steps of each mode,
+first-frame sampler and latent statistics.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "name": "neodragon-mini",
     "version": "0.1.0",
     "licence": "BSD-3-Clause-Clear",
-    "provenance": "trained from scratch on procedural clips (paper theatre) by the recipes in training/",
+    "provenance": "trained from scratch on procedural clips by the recipes in training/",
     "geometry": {"height": 128, "width": 192, "first_frame_height": 128, "first_frame_width": 192},
     "schedule": {"modes": MODES},
     "first_frame": {

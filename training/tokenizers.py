@@ -1,7 +1,9 @@
-"""Make the mini model's tokenizers from its captions, in the published folders: `python -m training.tokenizers`.
+"""Make the mini model's tokenizers from its captions, in the published folders: `python -m
+training.tokenizers`.
 
-CLIP's two (`tokenizer`, `tokenizer_2`) are byte-level BPE with `</w>`, T5's (`tokenizer_3`) a unigram model with byte fallback,
-so any text is read; only the words of the paper theatre mean something to the mini model.
+CLIP's two (`tokenizer`, `tokenizer_2`) are byte-level BPE with `</w>`, T5's (`tokenizer_3`) a
+unigram model with byte fallback, so any text is read; only the words of the paper theatre mean
+something to the mini model.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def t5_tokenizer(captions: list[str]) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    # Every caption word is a piece by its frequency; other words fall to letters, other characters to bytes.
+    # Every caption word is a piece by its frequency; other words fall to letters, other characters
+    # to bytes.
     words = Counter(word for text in captions for word in text.split())
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocab += [

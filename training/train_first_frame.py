@@ -1,8 +1,10 @@
-"""Train the first frame's UNet with its two CLIP text encoders: `python -m training.train_first_frame`.
+"""Train the first frame's UNet with its two CLIP text encoders: `python -m
+training.train_first_frame`.
 
-The published roles: penultimate CLIP-L and CLIP-G states side by side for cross-attention, CLIP-G's pooled projection and SDXL's
-size ids for the time embedding. The encoders learn from the UNet's denoising loss (v-prediction on SDXL's noise schedule, captions
-dropped for one sample in ten so that guidance works), then serve the video transformer frozen.
+The published roles: penultimate CLIP-L and CLIP-G states side by side for cross-attention, CLIP-G's
+pooled projection and SDXL's size ids for the time embedding. The encoders learn from the UNet's
+denoising loss (v-prediction on SDXL's noise schedule, captions dropped for one sample in ten so
+that guidance works), then serve the video transformer frozen.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class FirstFrame(nn.Module):
         self.clip_g = clip(tokenizer, length, 0)
 
     def forward(self, sample: Tensor, timestep: Tensor, ids_l: Tensor, ids_g: Tensor) -> Tensor:
-        """Predict v: sample [B, 4, h, w], timestep [B], token ids [B, L] padded with each encoder's own id."""
+        """Predict v: sample [B, 4, h, w], timestep [B], token ids [B, L] padded with each encoder's
+        own id.
+        """
         states_l = self.clip_l(ids_l, output_hidden_states=True)
         states_g = self.clip_g(ids_g, output_hidden_states=True)
         hidden = torch.cat([states_l.hidden_states[-2], states_g.hidden_states[-2]], -1)
@@ -92,7 +96,9 @@ def clip_ids(tokenizer: Tokenizer, prompts: list[str], length: int) -> tuple[Ten
 
 @torch.no_grad()
 def first_latents(vae: AutoencoderKL, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Scaled latents of the scenes' first frames [N, 4, h, w] (half), and a loss weight [N, 1, h, w] that favours the cut-out."""
+    """Scaled latents of the scenes' first frames [N, 4, h, w] (half), and a loss weight [N, 1, h,
+    w] that favours the cut-out.
+    """
     latents, weights = [], torch.ones(len(scenes), 1, HEIGHT // 8, WIDTH // 8)
     for start in range(0, len(scenes), 50):
         part = scenes[start : start + 50]

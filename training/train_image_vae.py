@@ -1,4 +1,6 @@
-"""Train the first frame's image VAE (the published `ssd_1b_vae`): `python -m training.train_image_vae`."""
+"""Train the first frame's image VAE (the published `ssd_1b_vae`): `python -m
+training.train_image_vae`.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,8 @@ def main() -> None:
             error = (vae.decode(latent).sample.clamp(-1, 1) - image).square().mean((1, 2, 3))
         vae.register_to_config(scaling_factor=float(1 / latent.std()))
         print(
-            f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, scaling factor {vae.config.scaling_factor:.4f}"
+            f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB,"
+            f" scaling factor {vae.config.scaling_factor:.4f}"
         )
         vae.half().save_pretrained(folder)
 

@@ -1,8 +1,10 @@
-"""Train the pyramid MMDiT with its T5 text encoder and context adapter: `python -m training.train_transformer`.
+"""Train the pyramid MMDiT with its T5 text encoder and context adapter: `python -m
+training.train_transformer`.
 
-Pyramidal flow matching as in Pyramid-Flow: each step trains the three stages at once, each on the last unit of a history of random
-length; the history is clean latents by the inference rule, corrupted with noise of one strength in [0, 1/3] per sample; captions are
-dropped for one sample in ten. Corrected start sigmas are used (engine.scheduler).
+Pyramidal flow matching as in Pyramid-Flow: each step trains the three stages at once, each on the
+last unit of a history of random length; the history is clean latents by the inference rule,
+corrupted with noise of one strength in [0, 1/3] per sample; captions are dropped for one sample in
+ten. Corrected start sigmas are used (engine.scheduler).
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def double_size(latent: Tensor) -> Tensor:
 
 
 def history(pyramid: list[Tensor], unit: int, stage: int) -> list[Tensor]:
-    """Past units 0..unit-1 as the sampler conditions on them, oldest first (engine.latents.history, batched)."""
+    """Past units 0..unit-1 as the sampler conditions on them, oldest first (engine.latents.history,
+    batched).
+    """
     past: list[Tensor] = []
     level, end = stage, unit
     if stage == 0 and unit:
@@ -122,8 +126,9 @@ def stage_sample(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Draw one flow-matching sample of `unit` at `stage` for a batch.
 
-    clean: the pyramid of whole clips, [B, C, T, h, w] coarse to fine. Returns the network's inputs (corrupted history, then the noisy
-    latent), its timesteps [B] and the target flow (start - end) [B, C, 1, h, w]. Pyramidal flow matching, arXiv 2410.05954, eq. 9.
+    clean: the pyramid of whole clips, [B, C, T, h, w] coarse to fine. Returns the network's inputs
+    (corrupted history, then the noisy latent), its timesteps [B] and the target flow (start - end)
+    [B, C, 1, h, w]. Pyramidal flow matching, arXiv 2410.05954, eq. 9.
     """
     now = stages[stage]
     device, batch = clean[0].device, len(clean[0])

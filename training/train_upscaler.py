@@ -1,7 +1,7 @@
 """Train the 2x upscaler (QuickSRNet) on renders at both sizes: `python -m training.train_upscaler`.
 
-Its inputs are frames as the video decoder gives them (through the trained VAE) for one sample in two, so that it does not sharpen
-what the decoder leaves behind.
+Its inputs are frames as the video decoder gives them (through the trained VAE) for one sample in
+two, so that it does not sharpen what the decoder leaves behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Train the causal video VAE (`causal_video_vae`): `python -m training.train_video_vae`.
 
-Encoder and streaming decoder learn together on random crops: single frames, which are cheap and teach space, in turn with windows
-of nine frames, which teach time. Many scenes per step matter more than long windows. The encoder's earlier temporal taps start at zero, so that it begins as an image encoder.
+Encoder and streaming decoder learn together on random crops: single frames, which are cheap and
+teach space, in turn with windows of nine frames, which teach time. Many scenes per step matter more
+than long windows. The encoder's earlier temporal taps start at zero, so that it begins as an image
+encoder.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def window_pool(count: int, seed: int, height: int = 128, width: int = 192) -> T
 
 @torch.no_grad()
 def initialise(vae: CausalVideoVAE) -> None:
-    """Start as an image encoder and a decoder that enlarges: earlier taps zero, memory blocks and growth near the identity."""
+    """Start as an image encoder and a decoder that enlarges: earlier taps zero, memory blocks and
+    growth near the identity.
+    """
     for module in vae.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
             module.weight[:, :, :-1] = 0
@@ -140,7 +144,8 @@ def main() -> None:
             "shift": float(later.mean()),
         }
         print(
-            f"PSNR of whole frames: first {psnr[:, 0].mean():.2f} dB, all {psnr.mean():.2f} dB; {constants}"
+            f"PSNR of whole frames: first {psnr[:, 0].mean():.2f} dB, all {psnr.mean():.2f} dB;"
+            f" {constants}"
         )
         vae.half().save_pretrained(folder)
         if not options.decoder_only:

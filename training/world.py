@@ -1,8 +1,9 @@
 """Paper theatre: the procedural world the mini model is trained on.
 
-A scene is a sky, a ground, one coloured paper cut-out and one motion (of the cut-out or of the camera). `render` draws it at any
-size from signed distances, anti-aliased by the distance itself; everything follows from a seed. `caption` words it in varying
-order. Because the world is ours, `training.detect` can read every attribute back from frames.
+A scene is a sky, a ground, one coloured paper cut-out and one motion (of the cut-out or of the
+camera). `render` draws it at any size from signed distances, anti-aliased by the distance itself;
+everything follows from a seed. `caption` words it in varying order. Because the world is ours,
+`training.detect` can read every attribute back from frames.
 
 It knows nothing of models, latents or packs.
 """
@@ -25,7 +26,7 @@ COLOURS = {
     "pink": (244, 96, 170),
     "brown": (122, 72, 36),
 }
-# Sky and ground: colour far from the horizon, colour at the horizon. Paler or darker than every cut-out.
+# Sky and ground: colour far from the horizon, colour at it. Paler or darker than every cut-out.
 SKIES = {
     "day": ((172, 212, 240), (216, 236, 246)),
     "night": ((36, 40, 84), (66, 72, 122)),
@@ -82,7 +83,8 @@ def _cap() -> np.ndarray:
     return np.stack([0.55 * np.cos(angle), 0.62 * np.sin(angle) - 0.12], -1).astype(np.float32)
 
 
-# Each cut-out in a box of height 1 around the origin, y up: coloured polygons, then white ones on top. A bare number is a disc.
+# Each cut-out in a box of height 1 around the origin, y up: coloured polygons, then white ones on
+# top. A bare number is a disc.
 SHAPES: dict[str, tuple[list[np.ndarray | float], list[np.ndarray]]] = {
     "ball": ([0.5], [_polygon((-0.46, 0.07), (0.46, 0.07), (0.46, -0.07), (-0.46, -0.07))]),
     "star": ([_star()], []),
@@ -140,7 +142,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, *, held_out_pairs: bool = False) -> Scene:
-    """Draw a scene; cut-out pairs come only from the training set, or only from the held-out one."""
+    """Draw a scene; cut-out pairs are only the training set's, or only the held-out ones."""
     while True:
         colour, subject = rng.choice(list(COLOURS)), rng.choice(SUBJECTS)
         if held_out(colour, subject) == held_out_pairs:
