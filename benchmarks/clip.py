@@ -38,9 +38,9 @@ def side(name: str, given: argparse.Namespace) -> dict[str, Any]:
         command += [f"--{option}", str(getattr(given, option))]
     if not given.upscale:
         command.append("--no-upscale")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        sys.exit(done.stderr)
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
