@@ -21,6 +21,9 @@ from engine.pipeline import UnitFrames, generate
 from training.detect import ATTRIBUTES, read
 from training.world import caption, sample_scene
 
+# Besides what the whole clip shows.
+EXTRA = ("backdrop", "keeps_shape", "first_frame_colour", "first_frame_subject")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -35,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     pack = open_pack(options.pack)
-    right = {name: 0 for name in (*ATTRIBUTES, "backdrop", "keeps_shape")}
+    right = {name: 0 for name in (*ATTRIBUTES, *EXTRA)}
     wrong: list[dict[str, str]] = []
     start = time.monotonic()
     for clip in range(options.clips):
@@ -49,6 +52,9 @@ def main() -> None:
         reading = read(frames)
         marks = {name: getattr(scene, name) == getattr(reading, name) for name in ATTRIBUTES}
         marks["backdrop"] = marks["sky"] and marks["ground"]
+        still = read(np.repeat(frames[:1], len(frames), 0))
+        for name in ("colour", "subject"):
+            marks[f"first_frame_{name}"] = getattr(scene, name) == getattr(still, name)
         marks["keeps_shape"] = all(
             shape == scene.subject
             for shape in (reading.shapes[0], reading.shapes[4], reading.shapes[-1])

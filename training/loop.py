@@ -24,9 +24,7 @@ SAVE_EVERY = 120.0  # seconds
 def arguments(
     description: str, *, minutes: float, batch: int, lr: float
 ) -> argparse.ArgumentParser:
-    """The options all stages have, with this stage's defaults (those the shipped mini pack was
-    trained with).
-    """
+    """The options all stages have, with this stage's defaults."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
