@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from engine import latents as engine_latents
 from engine.scheduler import stage_schedule
 from training.loop import learning_rate, train
+from training.pyramid import double_size, half_size, history, stage_sample
 from training.settings import SCHEDULE
-from training.train_transformer import double_size, half_size, history, stage_sample
 
 STAGES = stage_schedule(SCHEDULE)
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.loop import arguments, train
+from training.plain_latents import GAIN, carry, clear, read, steady
 from training.world import render, sample_scene
 
 CONFIG = {
@@ -35,6 +37,32 @@ def frame_pool(count: int, seed: int, height: int = 128, width: int = 192) -> Te
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 
+@torch.no_grad()
+def initialise(vae: AutoencoderKL) -> None:
+    """Start with three latents that are the mean colour of their 8x8 pixels; see
+    `plain_latents`.
+    """
+    encoder = vae.encoder
+    carry(encoder.conv_in, 3)
+    for block in encoder.down_blocks:
+        for resnet in block.resnets:
+            clear(resnet.conv2)
+            if resnet.conv_shortcut is not None:
+                carry(resnet.conv_shortcut, 3)
+        for down in block.downsamplers or []:
+            last = block is encoder.down_blocks[2]
+            clear(down.conv, slice(3))
+            places = steady(down.conv, encoder.conv_norm_out, 3) if last else range(3)
+            for i, place in enumerate(places):
+                down.conv.weight[place, i, :2, :2] = 0.25
+    for resnet in encoder.mid_block.resnets:
+        clear(resnet.conv2)
+    read(encoder.conv_out, places)
+    encoder.conv_out.bias[4:] = -6
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        nn.init.dirac_(conv.weight), nn.init.zeros_(conv.bias)
+
+
 def main() -> None:
     parser = arguments(__doc__, minutes=10, batch=8, lr=1.5e-3)
     options = parser.parse_args()
@@ -42,6 +70,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     folder = options.checkpoint / "ssd_1b_vae"
     vae = AutoencoderKL.from_pretrained(folder).float() if options.warm else AutoencoderKL(**CONFIG)
+    if not options.warm:
+        initialise(vae)
     pool = frame_pool(4000, options.seed)
 
     def step(generator: torch.Generator) -> Tensor:
@@ -55,7 +85,14 @@ def main() -> None:
         with torch.autocast(options.device, torch.bfloat16):
             posterior = vae.encode(image).latent_dist
             error = vae.decode(posterior.sample()).sample.float() - image
-        return error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean()
+        chroma = error - error.mean(1, keepdim=True)
+        return (
+            error.square().mean()
+            + 3 * chroma.square().mean()
+            + 0.2 * error.abs().mean()
+            + 1e-6 * posterior.kl().mean()
+            + 0.1 * (posterior.mean[:, :3].float() - GAIN * F.avg_pool2d(image, 8)).square().mean()
+        )
 
     def finish() -> None:
         with torch.no_grad():

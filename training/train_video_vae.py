@@ -1,9 +1,10 @@
 """Train the causal video VAE (`causal_video_vae`): `python -m training.train_video_vae`.
 
 Encoder and streaming decoder learn together on random crops: single frames, which are cheap and
-teach space, in turn with windows of nine frames, which teach time. Many scenes per step matter more
-than long windows. The encoder's earlier temporal taps start at zero, so that it begins as an image
-encoder.
+teach space, in turn with windows of seventeen frames, which teach time. Many scenes per step matter
+more than long windows. The mini's encoder reads key frames alone, the last of each eight: its
+earlier temporal taps stay zero, so that what it says of a frame never depends on how far into the
+clip that is, and the decoder draws the frames between.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import json
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.loop import arguments, train
-from training.models.video_vae import CausalVideoVAE, MemBlock, TGrow
+from training.models.video_vae import CausalVideoVAE, MemBlock, TGrow, fold, unfold
+from training.plain_latents import GAIN, carry, clear, present, read, steady
 from training.world import FRAMES, render, sample_scene
 
 CONFIG = {
@@ -40,33 +43,84 @@ def window_pool(count: int, seed: int, height: int = 128, width: int = 192) -> T
     return pool
 
 
+def thumbnail(video: Tensor) -> Tensor:
+    """What the latents are anchored to, [B, 12, T', h, w]: frames 0, 8, 16... of a video [B, 3, T,
+    H, W] at a quarter of the size, each 2x2 of its pixels in one position (channel = colour x row x
+    column).
+    """
+    frames = video[:, :, ::8].transpose(1, 2)
+    small = F.pixel_unshuffle(F.avg_pool2d(frames.flatten(0, 1), 4), 2)
+    return GAIN * torch.unflatten(small, 0, frames.shape[:2]).transpose(1, 2)
+
+
 @torch.no_grad()
 def initialise(vae: CausalVideoVAE) -> None:
-    """Start as an image encoder and a decoder that enlarges: earlier taps zero, memory blocks and
-    growth near the identity.
+    """Start with latents that are `thumbnail` (see `plain_latents`) and a decoder that enlarges
+    their mean colour.
     """
-    for module in vae.modules():
+    encoder, decoder = vae.encoder, vae.decoder
+    for module in encoder.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
             module.weight[:, :, :-1] = 0
-    vae.quant_conv.conv.bias[
-        len(vae.quant_conv.conv.bias) // 2 :
-    ] = -6  # little posterior noise to begin with
-    for module in vae.decoder.modules():
+    carry(encoder.conv_in.conv, 3)
+    carried = 3
+    for block in encoder.down_blocks:
+        for resnet in block.resnets:
+            clear(resnet.conv2.conv)
+            if resnet.conv_shortcut is not None:
+                carry(resnet.conv_shortcut.conv, carried)
+        for down in block.downsamplers:
+            clear(down.conv.conv, slice(12 if block is encoder.down_blocks[2] else 3))
+            for i in range(3):
+                if block is not encoder.down_blocks[2]:
+                    present(down.conv.conv)[i, i, 1:, 1:] = 0.25
+                    continue
+                for k in range(4):
+                    present(down.conv.conv)[4 * i + k, i, 1 + k // 2, 1 + k % 2] = 1
+                carried = 12
+        for down in block.temporal_downsamplers:
+            carry(down.conv.conv, carried)
+    for resnet in encoder.mid_block.resnets:
+        clear(resnet.conv2.conv)
+    clear(encoder.mid_block.attentions[0].to_out[0])
+    shortcut = encoder.down_blocks[3].resnets[0].conv_shortcut.conv
+    places = steady(shortcut, encoder.conv_norm_out, 12)
+    for i, place in enumerate(places):
+        shortcut.weight[place, i] = 1
+    read(encoder.conv_out.conv, places)
+    for conv in (vae.quant_conv.conv, vae.post_quant_conv.conv):
+        nn.init.dirac_(conv.weight), nn.init.zeros_(conv.bias)
+    encoder.conv_out.conv.bias[12:] = -6  # little posterior noise to begin with
+    for module in decoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for block in vae.decoder.blocks:
+    convs = [block for block in decoder.blocks if isinstance(block, nn.Conv2d)]
+    for block in decoder.blocks:
         if isinstance(block, MemBlock):
             block.conv[-1].weight *= 0.1
         elif isinstance(block, TGrow):
             width = block.conv.in_channels
             block.conv.weight.copy_(torch.eye(width).repeat(block.time, 1)[:, :, None, None])
+    convs[-1].weight *= 0.1
+    for conv in convs:
+        conv.weight[:3] = 0
+        for i in range(3):
+            if conv is convs[0]:  # lifted above zero, because of the ReLUs
+                conv.weight[i, 4 * i : 4 * i + 4, 1, 1] = 0.25 / GAIN
+                conv.bias[i] = 2
+            else:
+                conv.weight[i, i, 1, 1] = 1
+    convs[-1].bias.fill_(-2)
 
 
 def moments(vae: CausalVideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and clamped log-variance of the posterior, [B, C, T', h, w] each."""
-    mean, logvar = vae.encode(video).float().chunk(2, 1)
+    """Mean and clamped log-variance of the posterior, [B, C, T', h, w] each, by key frames: what
+    `encode` gives while earlier taps are zero, for an eighth of the work.
+    """
+    keys = video[:, :, ::8]
+    mean, logvar = unfold(vae.encode_image(fold(keys)), keys.shape[2]).float().chunk(2, 1)
     return mean, logvar.clamp(-30, 20)
 
 
@@ -78,6 +132,9 @@ def main() -> None:
         "--decoder-only",
         action="store_true",
         help="keep the encoder, and with it all latents, as it is",
+    )
+    parser.add_argument(
+        "--anchor", type=float, default=0.1, help="weight of the pull of latents to thumbnails"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -100,7 +157,7 @@ def main() -> None:
         top = 16 * torch.randint((128 - rows) // 16 + 1, (1,), generator=generator)
         left = 16 * torch.randint((192 - cols) // 16 + 1, (1,), generator=generator)
         frame = int(torch.randint(WINDOW, (1,), generator=generator))
-        frames = slice(frame, frame + 1) if image else slice(frame % 9, frame % 9 + 9)
+        frames = slice(frame, frame + 1) if image else slice(WINDOW)
         video = (
             pool[pick][:, :, frames, top : top + rows, left : left + cols]
             .to(options.device)
@@ -123,6 +180,7 @@ def main() -> None:
             + 3 * chroma.square().mean()
             + 0.2 * error.abs().mean()
             + 1e-6 * kl / mean.shape[2]
+            + options.anchor * (mean - thumbnail(video)).square().mean()
         )
 
     @torch.no_grad()

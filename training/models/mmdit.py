@@ -173,6 +173,11 @@ class JointAttention(nn.Module):
         if self.half_split:  # plain products: the fused ONNX Attention is unknown to the NPU
             scores = queries @ keys.transpose(-2, -1)
             out = (scores if mask is None else scores + mask).softmax(-1) @ values
+        elif queries.device.type == "cpu":  # its backward pass takes twice as long in bfloat16
+            with torch.autocast("cpu", enabled=False):
+                out = F.scaled_dot_product_attention(
+                    queries.float(), keys.float(), values.float(), attn_mask=mask
+                ).to(values.dtype)
         else:
             out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         out = out.transpose(-3, -2).flatten(-2)
