@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from training.measures import outline_consistency, travel
 from training.world import COLOURS, GROUNDS, MOTIONS, SKIES, SUBJECTS, WHITE, Scene, render
 
 GRID = 40  # side of a normalised outline
@@ -20,7 +21,11 @@ SAMPLED = (0, 6, 12, 18, 24, 30, 36, 42, 48)
 
 @dataclass(frozen=True)
 class Reading:
-    """What a clip shows; `shapes` is the best-matching subject of each sampled frame."""
+    """What a clip shows.
+
+    shapes: the best-matching subject of each sampled frame; consistency: how well the cut-out keeps
+    its outline, 0 to 1; travel: how far it goes, in frame heights.
+    """
 
     colour: str
     subject: str
@@ -28,6 +33,8 @@ class Reading:
     ground: str
     motion: str
     shapes: tuple[str, ...]
+    consistency: float
+    travel: float
 
 
 def _palette() -> tuple[np.ndarray, int]:
@@ -111,7 +118,7 @@ def read(frames: np.ndarray) -> Reading:
         if (middle >= 0).any()
         else 0
     )
-    scores, track = [], []
+    scores, track, outlines = [], [], []
     for index in indices:
         outline, position = _outline(index == colour)
         templates = _templates()
@@ -119,6 +126,7 @@ def read(frames: np.ndarray) -> Reading:
             (1, 2)
         )
         scores.append(overlap)
+        outlines.append(outline)
         track.append(position)
     sky, ground = _backdrop(frames[0])
     return Reading(
@@ -128,6 +136,8 @@ def read(frames: np.ndarray) -> Reading:
         ground=ground,
         motion=_motion(np.array(track), height),
         shapes=tuple(SUBJECTS[int(s.argmax())] for s in scores),
+        consistency=outline_consistency(np.stack(outlines)),
+        travel=travel(np.array(track), height),
     )
 
 

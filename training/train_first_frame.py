@@ -70,19 +70,48 @@ class FirstFrame(nn.Module):
         self.clip_l = clip(tokenizer, length, tokenizer.token_to_id("<|endoftext|>"))
         self.clip_g = clip(tokenizer, length, 0)
 
-    def forward(self, sample: Tensor, timestep: Tensor, ids_l: Tensor, ids_g: Tensor) -> Tensor:
-        """Predict v: sample [B, 4, h, w], timestep [B], token ids [B, L] padded with each encoder's
-        own id.
+    def conditions(self, ids_l: Tensor, ids_g: Tensor) -> tuple[Tensor, Tensor]:
+        """States [B, L, 128] for cross-attention and CLIP-G's pooled projection [B, 64], from token
+        ids [B, L] padded with each encoder's own id.
         """
-        states_l = self.clip_l(ids_l, output_hidden_states=True)
-        states_g = self.clip_g(ids_g, output_hidden_states=True)
+        device = self.unet.device
+        states_l = self.clip_l(ids_l.to(device), output_hidden_states=True)
+        states_g = self.clip_g(ids_g.to(device), output_hidden_states=True)
         hidden = torch.cat([states_l.hidden_states[-2], states_g.hidden_states[-2]], -1)
+        return hidden, states_g.text_embeds
+
+    def predict(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        conditions: tuple[Tensor, Tensor],
+        unet: UNet2DConditionModel | None = None,
+    ) -> Tensor:
+        """Predict v of sample [B, 4, h, w] at timestep [B], by another UNet if one is given."""
+        hidden, pooled = conditions
         time_ids = torch.tensor(TIME_IDS, device=sample.device).float().expand(len(sample), -1)
-        conditions = {"text_embeds": states_g.text_embeds, "time_ids": time_ids}
-        out = self.unet(
-            sample, timestep, encoder_hidden_states=hidden, added_cond_kwargs=conditions
+        out = (unet or self.unet)(
+            sample,
+            timestep,
+            encoder_hidden_states=hidden,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
         )
         return out.sample.float()
+
+    def forward(self, sample: Tensor, timestep: Tensor, ids_l: Tensor, ids_g: Tensor) -> Tensor:
+        """Predict v of sample [B, 4, h, w] at timestep [B] for token ids [B, L]."""
+        return self.predict(sample, timestep, self.conditions(ids_l, ids_g))
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: Path, tokenizer: Tokenizer, length: int) -> FirstFrame:
+        """UNet and encoders of a checkpoint, float32."""
+        model = cls(tokenizer, length)
+        model.unet = UNet2DConditionModel.from_pretrained(checkpoint / "ssd_1b_unet").float()
+        model.clip_l, model.clip_g = (
+            CLIPTextModelWithProjection.from_pretrained(checkpoint / folder).float()
+            for folder in ("text_encoder", "text_encoder_2")
+        )
+        return model
 
 
 def clip_ids(tokenizer: Tokenizer, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
@@ -150,15 +179,11 @@ def main() -> None:
         options.run.mkdir(parents=True, exist_ok=True)
         torch.save(first_latents(vae, scenes), cache)
     latents, weights = torch.load(cache, weights_only=True)
-    model = FirstFrame(tokenizer, length)
-    if options.warm:
-        model.unet = UNet2DConditionModel.from_pretrained(checkpoint / "ssd_1b_unet").float()
-        model.clip_l = CLIPTextModelWithProjection.from_pretrained(
-            checkpoint / "text_encoder"
-        ).float()
-        model.clip_g = CLIPTextModelWithProjection.from_pretrained(
-            checkpoint / "text_encoder_2"
-        ).float()
+    model = (
+        FirstFrame.from_pretrained(checkpoint, tokenizer, length)
+        if options.warm
+        else FirstFrame(tokenizer, length)
+    )
     if options.freeze_text:
         model.clip_l.requires_grad_(False)
         model.clip_g.requires_grad_(False)

@@ -1,0 +1,68 @@
+"""Text-encoder distillation on known answers and on a tiny teacher."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.distil_text import TextSide, extended, token_loss
+from training.models.context_adapter import ContextAdapter
+from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
+
+
+def test_loss_counts_real_tokens_alone() -> None:
+    goal = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    student, mask = goal.clone(), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    student[0, 2] = student[1, 1:] = 100
+    assert float(token_loss(student, goal, mask)) == pytest.approx(0, abs=1e-6)
+    student[0, 0] = -goal[0, 0]  # one of three tokens turned about: cosine -1 instead of 1
+    expected = 4 * goal[0, 0].square().sum() / 12 + 0.1 * 2 / 3
+    assert float(token_loss(student, goal, mask)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def text(width: int, out: int) -> T5EncoderWithProjection:
+    return T5EncoderWithProjection(
+        T5ProjectionConfig(
+            vocab_size=20,
+            d_model=width,
+            d_kv=8,
+            d_ff=2 * width,
+            num_layers=1,
+            num_heads=2,
+            dropout_rate=0.0,
+            project_in_dim=width,
+            project_out_dim=out,
+        )
+    )
+
+
+@pytest.mark.parametrize("mode", ["replace", "extend"])
+def test_a_small_student_comes_closer(mode: str) -> None:
+    torch.manual_seed(0)
+    embedder = ContextAdapter(24, 12, (), ())
+    teacher = TextSide(text(24, 24), embedder).eval().requires_grad_(False)
+    if mode == "extend":
+        student = TextSide(text(16, 16), ContextAdapter(16, 24, (16,), (True,)), embedder)
+    else:
+        student = TextSide(text(16, 16), ContextAdapter(16, 12, (16,), (True,)))
+    before = embedder.state_dict()["network_layers.0.0.weight"].clone()
+    ids = torch.randint(20, (8, 6), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    goal = teacher(ids, mask)
+    weights = [weight for weight in student.parameters() if weight.requires_grad]
+    optimiser = torch.optim.Adam(weights, 3e-3)
+    losses = []
+    for _ in range(30):
+        loss = token_loss(student(ids, mask), goal, mask)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert torch.equal(embedder.state_dict()["network_layers.0.0.weight"], before)
+
+
+def test_extending_needs_a_plain_embedder() -> None:
+    assert extended(ContextAdapter(24, 12, (), ()))["output_dims"] == 24
+    with pytest.raises(ValueError, match="one linear layer"):
+        extended(ContextAdapter(24, 12, (8,), (True,)))
