@@ -250,10 +250,18 @@ def _backdrop(scene: Scene, x: np.ndarray, y: np.ndarray, pixel: float) -> np.nd
 
 
 def pose(scene: Scene, frame: float) -> tuple[float, float, float]:
-    """(x, y of the foot, camera zoom) of the cut-out at a frame 0..48."""
+    """(x, y of the foot, camera zoom) of the cut-out at a frame 0..48.
+
+    From one unit to the next (8 frames) it moves by whole eighths of the frame's height sideways,
+    quarters when it jumps, sixteenths when it rises: whole or half tokens of the mini transformer,
+    which can then copy what it has seen.
+    """
     t = frame / (FRAMES - 1)
-    x = scene.x + {"right": 0.62, "left": -0.62}.get(scene.motion, 0.0) * t
-    y = scene.y + {"up": 0.36 * t, "jump": 0.24 * abs(np.sin(2 * np.pi * t))}.get(scene.motion, 0.0)
+    x = scene.x + {"right": 0.75, "left": -0.75}.get(scene.motion, 0.0) * t
+    peak = 0.25 / np.sin(np.pi / 3)
+    y = scene.y + {"up": 0.375 * t, "jump": peak * abs(np.sin(2 * np.pi * t))}.get(
+        scene.motion, 0.0
+    )
     return x, float(y), 1 + 0.5 * t if scene.motion == "zoom" else 1.0
 
 
