@@ -64,7 +64,7 @@ def initialise(vae: AutoencoderKL) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=10, batch=8, lr=1.5e-3)
+    parser = arguments(__doc__, minutes=10, batch=8, lr=1e-3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)

@@ -125,7 +125,7 @@ def moments(vae: CausalVideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=20, batch=4, lr=4e-4)
+    parser = arguments(__doc__, minutes=20, batch=4, lr=8e-4)
     parser.add_argument("--windows", type=int, default=1200)
     parser.add_argument("--images", type=float, default=0.8, help="share of steps on single frames")
     parser.add_argument(
