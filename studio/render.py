@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from engine.config import Request
@@ -75,4 +77,28 @@ def record(
         "picture": picture,
         "pack": {"name": pack.name, "version": pack.version, "hash": pack.pack_hash},
         "backend": backend,
+    }
+
+
+def sidecar(
+    recorded: Mapping[str, Any],
+    *,
+    file: str,
+    created: datetime,
+    seconds: float,
+    key: str,
+    kind: str,
+) -> dict[str, Any]:
+    """What stands in the JSON file beside a clip or a first frame.
+
+    recorded: from `record`; file: its name, in the same folder; created: when, with its time zone;
+    seconds: of work; key: its content key (`studio.jobs.content_key`); kind: `clip` or `frame`.
+    """
+    return {
+        **recorded,
+        "file": file,
+        "created": created.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "key": key,
+        "kind": kind,
     }

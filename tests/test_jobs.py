@@ -1,0 +1,321 @@
+"""The job table: arranging, claiming, stopping, recovering; from several processes at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.errors import RequestError
+from engine.pack import Pack
+from studio.jobs import Entry, JobsError, JobTable, Work, content_key, is_finished
+
+WORK = Work("a red ball", 1, 2, "pack", "cpu")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[JobTable]:
+    with JobTable(tmp_path / "new" / "jobs.sqlite") as table:
+        yield table
+
+
+def add(table: JobTable, count: int = 1) -> list[int]:
+    return table.add(
+        Entry(replace(WORK, look_seed=seed), f"key {seed}", seed) for seed in range(count)
+    )
+
+
+def order(table: JobTable) -> list[int]:
+    return [job.id for job in table.jobs(("waiting", "interrupted"))]
+
+
+def claim_all(table: JobTable) -> list[int]:
+    with table.lease():
+        return [job.id for job in iter(table.claim, None)]
+
+
+def test_a_job_keeps_everything(table: JobTable) -> None:
+    work = Work(
+        *("🎈\n\0'\"", 2**32 - 1, 0, "p ä", "npu", "frame", "monolithic", (1, 2, 3)),
+        negative="",
+        picture="x.png",
+        upscale=False,
+    )
+    (job_id,) = table.add([Entry(work, "k", 7)], "batch")
+    job = table.job(job_id)
+    assert (job.work, job.key, job.row, job.batch) == (work, "k", 7, "batch")
+    assert (job.state, job.attempts, job.seconds, job.result) == ("waiting", 0, None, None)
+    with JobTable(table.path) as other:
+        assert other.jobs() == [job]
+
+
+def test_the_queue_is_arranged(table: JobTable) -> None:
+    a, b, c, d = add(table, 4)
+    table.move([d, b], before=a)
+    assert order(table) == [d, b, a, c]
+    table.move([d, a])
+    assert order(table) == [b, c, d, a]
+    table.move([c], before=c)
+    assert order(table) == [b, c, d, a]
+    table.remove([c, d])
+    e = table.duplicate(b)
+    assert order(table) == [b, a, e]
+    assert table.job(e).work == table.job(b).work
+    table.edit(a, replace(WORK, prompt="a house"), "other")
+    assert (table.job(a).work.prompt, table.job(a).key) == ("a house", "other")
+    assert claim_all(table) == [b, a, e]
+
+
+def test_only_what_waits_is_arranged(table: JobTable) -> None:
+    a, b = add(table, 2)
+    with table.lease():
+        table.claim()
+        table.fail(a, "It went wrong.")
+        for refused in (
+            lambda: table.remove([b, a]),
+            lambda: table.edit(a, WORK, "k"),
+            lambda: table.move([a]),
+            lambda: table.skip(b),
+            lambda: table.retry([b]),
+            lambda: table.job(99),
+            lambda: table.remove([99]),
+            lambda: table.progress(99, 0, "", {}),
+        ):
+            with pytest.raises(
+                JobsError, match=r"^Job \d+ should be .*; look at the queue again\.$"
+            ):
+                refused()
+    assert order(table) == [b]  # nothing of it happened
+
+
+def test_a_failed_job_is_retried(table: JobTable) -> None:
+    a, b, c = add(table, 3)
+    with table.lease():
+        for job_id in (a, b):
+            table.claim()
+            table.progress(job_id, 0.5, "Animating", {"clip": 1.0}, 3)
+            table.fail(job_id, "It went wrong.")
+    assert table.job(a).error == "It went wrong."
+    assert table.retry() == 2
+    assert order(table) == [c, a, b]
+    job = table.job(a)
+    assert (job.attempts, job.error, job.fraction, job.stages, job.units) == (0, "", 0, {}, 0)
+
+
+def test_a_paused_queue_gives_nothing(table: JobTable) -> None:
+    a, _ = add(table, 2)
+    with table.lease():
+        table.pause("The disk is full.")
+        assert table.claim() is None
+        assert table.queue().reason == "The disk is full."
+        table.resume()
+        assert not table.queue().paused
+        job = table.claim()
+        assert job is not None and job.id == a and job.state == "running" and job.attempts == 1
+
+
+def test_stopping_is_told_to_the_worker(table: JobTable) -> None:
+    a, b, c = add(table, 3)
+    with table.lease():
+        table.claim()
+        assert table.progress(a, 0.1, "x", {}) == ""
+        table.skip(a)
+        assert table.progress(a, 0.2, "x", {}) == "skip"
+        table.stopped(a, "skip")
+        table.claim()
+        table.stop_all()
+        assert table.progress(b, 0.2, "x", {}) == "cancel"
+        table.stopped(b, "cancel")
+        assert table.claim() is None
+    assert [job.state for job in table.jobs()] == ["skipped", "cancelled", "waiting"]
+    assert table.retry([b, a]) == 2
+    assert order(table) == [c, b, a]
+
+
+def test_a_released_job_is_as_if_untouched(table: JobTable) -> None:
+    before = [table.job(job_id) for job_id in add(table, 2)]
+    with table.lease():
+        table.claim()
+        table.release(before[0].id)
+    assert table.jobs() == before
+
+
+def test_a_dead_worker_gets_one_more_chance(table: JobTable, tmp_path: Path) -> None:
+    a, b = add(table, 2)
+    for attempt in (1, 2):
+        with table.lease():
+            job = table.claim()
+            assert job is not None and (job.id, job.attempts) == (a, attempt)
+        with table.lease():  # the next worker
+            assert [job.id for job in table.recover()] == [a]
+        assert table.queue().paused
+        table.resume()
+    assert [table.job(job_id).state for job_id in (a, b)] == ["failed", "waiting"]
+    assert table.job(a).error.startswith("The job should survive its worker, but 2 of them")
+    with table.lease():
+        table.claim()
+        whole = tmp_path / "clip.mp4"
+        whole.write_bytes(b"whole")
+        table.announce(b, whole, "key")
+    with table.lease():
+        table.recover(lambda job: job.result == whole)
+    assert is_finished(table.job(b))
+    with table.lease():
+        assert table.recover() == []
+
+
+def test_there_is_one_worker(table: JobTable) -> None:
+    assert not table.has_worker()
+    with JobTable(table.path) as other, table.lease():
+        assert other.has_worker() and table.has_worker()
+        with pytest.raises(JobsError, match="should be the only one"), other.lease():
+            pass
+        with pytest.raises(JobsError), other.lease(60, lambda: True):
+            pass
+    assert not table.has_worker()
+
+
+def test_a_killed_process_leaves_no_lease(table: JobTable) -> None:
+    script = (
+        "import sys, pathlib, studio.jobs as j\n"
+        "with j.JobTable(pathlib.Path(sys.argv[1])) as t, t.lease():\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(table.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert table.has_worker()
+        process.kill()
+    with table.lease(wait=60):
+        pass
+
+
+def test_many_write_at_once(table: JobTable) -> None:
+    script = (
+        "import sys, pathlib, studio.jobs as j\n"
+        "with j.JobTable(pathlib.Path(sys.argv[1])) as t:\n"
+        "    for n in range(20): t.add([j.Entry(j.Work('a', n, 0, 'p', 'cpu'), 'k')])\n"
+    )
+    fresh = table.path.with_name("fresh.sqlite")  # made by all of them at once
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(fresh)]) for _ in range(3)]
+    with JobTable(fresh) as other:
+        threads = [
+            threading.Thread(target=lambda: [other.duplicate(add(other)[0]) for _ in range(10)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [process.wait(120) for process in processes] == [0, 0, 0]
+        jobs = other.jobs()
+        assert len(jobs) == 140
+        assert len({job.position for job in jobs}) == 140
+        assert [job.id for job in other.jobs(newest=3)] == [job.id for job in jobs[-3:]]
+        assert sorted(claim_all(other)) == sorted(job.id for job in jobs)
+
+
+def test_estimates_are_medians_of_what_is_alike(table: JobTable, tmp_path: Path) -> None:
+    assert table.estimate(WORK).seconds is None
+    coarse = replace(WORK, steps=(1, 1, 1))
+    add(table, 3)
+    table.add([Entry(coarse, "c")])
+    with table.lease():
+        assert table.seconds_left() is None
+        for seconds, size in ((10, 5), (30, 7), (20, 9), (2, 1)):
+            job = table.claim()
+            assert job is not None and job.started is not None
+            path = tmp_path / f"{job.id}.mp4"
+            path.write_bytes(b"0" * size)
+            table.finish(job.id, path, {"clip": seconds / 2}, at=job.started + seconds)
+        estimate = table.estimate(WORK)
+        assert estimate.seconds == pytest.approx(20)
+        assert (estimate.stages, estimate.size) == ({"clip": 10.0}, 7)
+        assert table.estimate(coarse).seconds == pytest.approx(2)
+        assert table.estimate(replace(WORK, steps=(9, 9, 9))).seconds == pytest.approx(15)
+        assert table.estimate(replace(WORK, backend="npu")).seconds is None
+        table.add([Entry(WORK, "d"), Entry(coarse, "e")])
+        running = table.claim()
+        assert running is not None
+        table.progress(running.id, 0.75, "Animating", {})
+        assert table.seconds_left() == pytest.approx(5 + 2)
+        assert table.seconds_left([table.job(running.id)]) == pytest.approx(5)
+
+
+def test_the_best_job_of_a_key(table: JobTable, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.touch()
+    a, b = table.add([Entry(WORK, "k"), Entry(WORK, "k")])
+    with table.lease():
+        table.claim()
+        table.finish(a, path, {})
+        table.claim()
+        table.fail(b, "No.")
+    assert table.by_key(["k", "k", "unknown"])["k"].id == a
+    path.unlink()
+    assert table.by_key(["k"])["k"].id == b
+
+
+def test_the_key_is_what_decides_the_frames(pack: Pack, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"1")
+    steps = pack.schedule.modes["hybrid"].steps
+    same = {
+        content_key(work, pack)
+        for work in (
+            WORK,
+            replace(WORK, pack="elsewhere"),
+            replace(WORK, steps=steps),
+            replace(WORK, negative=pack.prompt.negative),
+        )
+    }
+    assert len(same) == 1
+    others = [
+        replace(WORK, prompt="b"),
+        replace(WORK, look_seed=2),
+        replace(WORK, motion_seed=3),
+        replace(WORK, steps=(1, 1, 7)),
+        replace(WORK, mode="monolithic"),
+        replace(WORK, negative="no"),
+        replace(WORK, upscale=False),
+        replace(WORK, backend="npu"),
+        replace(WORK, kind="frame"),
+        replace(WORK, picture=str(picture)),
+    ]
+    keys = {content_key(work, pack) for work in others}
+    assert len(keys | same) == len(others) + 1
+    frame = replace(WORK, kind="frame")
+    assert content_key(replace(frame, motion_seed=9, steps=(1, 1, 1)), pack) in keys
+    picture.write_bytes(b"22")
+    assert content_key(others[-1], pack) not in keys
+    for lost in ("absent.png", "\0", str(tmp_path)):
+        with pytest.raises(RequestError, match=r"^The picture .* should be a file, .*\.$"):
+            content_key(replace(WORK, picture=lost), pack)
+
+
+@pytest.mark.parametrize("content", [b"no database at all " * 100, None])
+def test_a_damaged_file_is_said(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "jobs.sqlite"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(JobsError, match=r"^The job table .* should be readable and writable.*\.$"):
+        JobTable(path)
+
+
+def test_a_newer_table_is_left_alone(table: JobTable) -> None:
+    db = sqlite3.connect(table.path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(JobsError, match="should have the version 1, but it has 99"):
+        JobTable(table.path)

@@ -1,0 +1,258 @@
+"""The worker in a process of its own, on the real engine and the mini pack."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.pack import Pack
+from engine.pipeline import UnitFrames, generate
+from studio import worker
+from studio.jobs import PENDING, Entry, Job, JobTable, State, Work, content_key
+from studio.video import read_metadata
+
+PATIENCE = 600.0  # seconds, on a machine that is busy with other things
+THREADS = ["--threads", "1"]
+
+
+class Place:
+    """A table, the folders of a worker, and work for it that takes little time."""
+
+    def __init__(self, root: Path, pack: Pack) -> None:
+        self.root = root
+        self.pack = pack
+        self.clips = root / "Videos é"
+        self.cache = root / "cache"
+        self.table = JobTable(root / "jobs.sqlite")
+        self.work = Work(
+            *("a red ball bounces", 3, 4, str(pack.path), "cpu"), steps=(1, 1, 1), upscale=False
+        )
+
+    def add(self, *works: Work) -> list[int]:
+        return self.table.add(Entry(work, content_key(work, self.pack)) for work in works)
+
+    def command(self, *more: str) -> list[str]:
+        folders = ["--clips", str(self.clips), "--cache", str(self.cache)]
+        jobs = ["--jobs", str(self.table.path)]
+        return [sys.executable, "-m", "studio.worker", *jobs, *folders, *THREADS, *more]
+
+    def drain(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """Run a worker until it has nothing to take."""
+        return subprocess.run(
+            self.command("--drain", *more), capture_output=True, text=True, timeout=PATIENCE
+        )
+
+    @contextmanager
+    def started(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker as the page starts it."""
+        process = worker.start(self.table.path, self.clips, self.cache, threads=1)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def until(self, job_id: int, reached: Callable[[Job], bool]) -> Job:
+        """The job as soon as it is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not reached(job := self.table.job(job_id)):
+            assert time.monotonic() < deadline, job
+            time.sleep(0.01)
+        return job
+
+    def states(self) -> list[State]:
+        return [job.state for job in self.table.jobs()]
+
+
+@pytest.fixture
+def place(tmp_path: Path, pack: Pack) -> Iterator[Place]:
+    place = Place(tmp_path, pack)
+    yield place
+    place.table.close()
+
+
+def test_jobs_become_files(place: Place) -> None:
+    picture = place.root / "mine.png"
+    Image.new("RGB", (30, 20), "red").save(picture)
+    bad = replace(place.work, pack=str(place.root))
+    frame = replace(place.work, kind="frame", prompt="a ball " * 100)
+    given = replace(place.work, picture=str(picture))
+    place.table.add([Entry(bad, "?")])
+    place.add(place.work, frame, given)
+    run = place.drain()
+    assert (run.returncode, run.stderr) == (0, "")
+    refused, clip, still, continued = place.table.jobs()
+    assert refused.state == "failed" and refused.error.endswith(".") and not refused.notice
+    assert [job.state for job in (clip, still, continued)] == ["done"] * 3
+
+    assert clip.result is not None and clip.result.parent == place.clips.absolute()
+    metadata = read_metadata(clip.result)
+    assert metadata["key"] == clip.key == content_key(place.work, place.pack)
+    beside = json.loads(clip.result.with_suffix(".json").read_text("utf-8"))
+    assert {name: beside[name] for name in metadata} == metadata
+    assert (beside["file"], beside["kind"], beside["prompt"]) == (
+        *(clip.result.name, "clip", place.work.prompt),
+    )
+    assert beside["seconds"] > 0 and "T" in beside["created"]
+    assert clip.size == clip.result.stat().st_size and clip.fraction == 1
+    assert {"clip", "first_frame", "transformer", "video_decoder", "file"} <= set(clip.stages)
+    assert "upscaler" not in clip.stages
+
+    with Image.open(place.cache / str(clip.id) / "first.png") as image:
+        first = np.asarray(image)
+    assert still.result is not None and still.result.suffix == ".png"
+    assert "_motion" not in still.result.name and "did not read" in still.notice
+    assert json.loads(still.result.with_suffix(".json").read_text("utf-8"))["kind"] == "frame"
+    with Image.open(still.result) as image:
+        assert first.shape == np.asarray(image).shape
+    assert continued.result is not None
+    assert read_metadata(continued.result)["picture"] == "mine.png"
+    assert not list(place.root.rglob("*.part")) and not list(place.cache.rglob("unit-*"))
+
+
+def test_a_clip_is_what_the_engine_makes(
+    place: Place, decode: Callable[[Path], np.ndarray]
+) -> None:
+    (job_id,) = place.add(place.work)
+    assert place.drain().returncode == 0
+    result = place.table.job(job_id).result
+    assert result is not None
+    events = generate(place.pack, place.work.request(), "cpu", 1)
+    frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
+    shown = decode(result)
+    assert shown.shape == frames.shape
+    assert np.abs(shown.astype(int) - frames).mean() < 4  # H.264
+
+
+def test_a_killed_worker_loses_nothing(place: Place) -> None:
+    first, second, third = place.add(
+        *(replace(place.work, look_seed=seed) for seed in range(3)),
+    )
+    with place.started() as process:
+        place.until(second, lambda job: job.units > 1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert place.states() == ["done", "running", "waiting"]
+    kept = place.table.job(first).result
+    assert kept is not None and list(place.clips.glob("*.mp4")) == [kept]
+    whole = kept.read_bytes()
+    with place.started():
+        job = place.until(second, lambda job: job.state != "running")
+        assert (job.state, job.attempts) == ("interrupted", 1)
+        assert place.table.queue().paused and "resume" in place.table.queue().reason
+        place.table.resume()
+        place.until(third, lambda job: job.state == "done")
+    assert place.states() == ["done"] * 3
+    assert place.table.job(second).attempts == 2
+    assert len(list(place.clips.glob("*.mp4"))) == len(list(place.clips.glob("*.json"))) == 3
+    assert kept.read_bytes() == whole
+
+
+def test_a_clip_that_was_whole_is_not_made_again(place: Place) -> None:
+    (job_id,) = place.add(place.work)
+    assert place.drain().returncode == 0
+    before = place.table.job(job_id)
+    assert before.result is not None
+    # As it is when the worker is killed between the clip and its sidecar.
+    before.result.with_suffix(".json").unlink()
+    other = JobTable(place.root / "other.sqlite")
+    place.table.close()
+    place.table = other
+    (again,) = place.add(place.work)
+    with other.lease():
+        other.claim()
+        other.announce(again, before.result, before.key)
+    assert place.drain().returncode == 0
+    assert place.states() == ["done"] and other.queue().paused
+    assert json.loads(before.result.with_suffix(".json").read_text("utf-8"))["key"] == before.key
+    assert len(list(place.clips.glob("*.mp4"))) == 1
+
+
+def test_giving_up_a_job_frees_the_worker(place: Place) -> None:
+    slow = replace(place.work, steps=(100, 100, 100))
+    first, second, third = place.add(slow, replace(slow, look_seed=9), place.work)
+    with place.started() as process:
+        job = place.until(first, lambda job: job.units > 0)
+        with Image.open(place.cache / str(first) / "unit-0.jpg") as strip:
+            assert strip.size == (place.pack.geometry.width, place.pack.geometry.height)
+        assert 0 < job.fraction < 1 and job.words
+        place.table.skip(first)
+        place.until(second, lambda job: job.state == "running" and job.fraction > 0.3)
+        assert place.table.job(first).state == "skipped"
+        assert (place.cache / str(first) / "first.png").is_file()
+        place.table.stop_all()
+        place.until(second, lambda job: job.state == "cancelled")
+        assert process.poll() is None
+        assert place.states() == ["skipped", "cancelled", "waiting"]
+        place.table.resume()
+        place.until(third, lambda job: job.state == "running")
+        place.table.pause()  # stop after this
+        place.add(place.work)
+        place.until(third, lambda job: job.state == "done")
+        # Closed by whoever started it: it ends by itself.
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+    assert place.states() == ["skipped", "cancelled", "done", "waiting"]
+
+
+def test_a_terminated_worker_puts_its_job_back(place: Place) -> None:
+    (job_id,) = place.add(replace(place.work, steps=(100, 100, 100)))
+    with subprocess.Popen(place.command()) as process:
+        place.until(job_id, lambda job: job.fraction > 0)
+        process.terminate()
+        process.wait(PATIENCE)
+    job = place.table.job(job_id)
+    if os.name == "posix":
+        assert (job.state, job.attempts, process.returncode) == ("waiting", 0, 128 + 15)
+
+
+def test_a_full_disk_pauses_the_queue(place: Place) -> None:
+    place.add(place.work, place.work)
+    assert place.drain("--floor", str(10**18)).returncode == 0
+    assert place.states() == ["waiting", "waiting"]
+    assert place.table.queue().paused
+    assert place.table.queue().reason.startswith("The disk of ")
+    place.table.resume()
+    place.clips.rmdir()
+    place.clips.write_text("a file where the folder should be")
+    assert place.drain().returncode == 0
+    assert place.states() == ["failed", "waiting"]
+    assert place.table.queue().reason == place.table.jobs()[0].error
+    assert "choose another" in place.table.queue().reason
+
+
+def test_a_mistake_of_ours_costs_one_job(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = place.add(place.work, replace(place.work, kind="frame"))
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("nobody thought of it")
+
+    monkeypatch.setattr(worker, "write_mp4", broken)
+    worker.Worker(place.table, place.clips, place.cache, 1).run(drain=True)
+    assert place.states() == ["failed", "done"]
+    assert "the studio made a mistake (KeyError: 'nobody" in place.table.job(first).error
+    assert "Traceback" in capsys.readouterr().err
+    assert place.table.job(second).result
+
+
+def test_a_second_worker_is_refused(place: Place) -> None:
+    with place.table.lease():
+        run = place.drain()
+    assert run.returncode == worker.FAILED
+    assert run.stderr.startswith("worker: The worker of ") and run.stderr.count("\n") == 1
+    assert not place.table.jobs(PENDING)
