@@ -24,6 +24,7 @@ ALLOWED = {
         *(
             "diffusers",
             "ml_dtypes",
+            "moviepy",
             "onnx",
             "onnxruntime",
             "onnxscript",
