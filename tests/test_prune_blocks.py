@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from training.grow_teacher import deeper
 from training.models.mmdit import PyramidMMDiT
 from training.prune_blocks import BlockTokens, choose, importance, pruned, watched
 from training.train_pruned import feature_loss, teacher_blocks
@@ -49,6 +50,15 @@ def silence(network: PyramidMMDiT, block: int) -> None:
         linear = getattr(network.transformer_blocks[block], adaptive).linear
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
+
+
+def test_a_deeper_teacher_starts_as_the_same_function_and_can_be_pruned_back() -> None:
+    network = model()
+    larger = deeper(network, every=2)
+    assert len(larger.transformer_blocks) == 6
+    assert torch.allclose(run(larger), run(network), atol=1e-6)
+    scores = importance(larger, lambda: run(larger))
+    assert choose(scores, 2) == [0, 1, 3, 5]
 
 
 def test_a_block_without_effect_has_no_importance_and_goes_unnoticed() -> None:

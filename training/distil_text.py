@@ -91,6 +91,10 @@ def main() -> None:
         student.text = T5EncoderWithProjection.from_pretrained(
             options.checkpoint / "text_encoder_3"
         ).float()
+        if student.embedder is None:
+            student.adapter = ContextAdapter.from_pretrained(
+                options.checkpoint / "context_adapter"
+            ).float()
     size, own = (sum(w.numel() for w in model.parameters()) for model in (teacher, student))
     print(f"teacher {size:,} parameters, student {own:,}")
 

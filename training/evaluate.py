@@ -2,8 +2,9 @@
 
 Every prompt pairs a colour with a subject never seen together in training. Each clip is rendered by
 the engine and read back by `training.detect`. Prints one JSON document; `--save` also keeps a strip
-of frames per clip. With `--prompts FILE --videos FOLDER` it writes clips of any prompt suite
-instead, five seeds each, under the names VBench expects (`{prompt}-{i}.mp4`).
+of frames per clip, `--sheet` one picture of the first eight. With `--prompts FILE --videos FOLDER`
+it writes clips of any prompt suite instead, five seeds each, under the names VBench expects
+(`{prompt}-{i}.mp4`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ EXTRA = ("backdrop", "keeps_shape", "first_frame_colour", "first_frame_subject")
 
 
 VBENCH_SEEDS = 5
+SHEET = 8  # clips
 
 
 def vbench_videos(pack: Pack, prompts: list[str], folder: Path, mode: str, backend: str) -> None:
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--mode", default="hybrid")
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--save", type=Path, help="folder for one PNG strip per clip")
+    parser.add_argument("--sheet", type=Path, help="PNG of the first eight clips' strips")
     parser.add_argument("--prompts", type=Path, help="text file of one prompt a line")
     parser.add_argument("--videos", type=Path, help="folder for the clips of --prompts")
     options = parser.parse_args()
@@ -73,6 +76,7 @@ def main() -> None:
     right = {name: 0 for name in (*ATTRIBUTES, *EXTRA)}
     means = {"flicker": 0.0, "consistency": 0.0, "travel": 0.0}
     wrong: list[dict[str, str]] = []
+    strips = []
     start = time.monotonic()
     for clip in range(options.clips):
         scene = sample_scene(rng, held_out_pairs=True)
@@ -104,12 +108,13 @@ def main() -> None:
         }
         if misses:
             wrong.append({"clip": str(clip), "prompt": prompt} | misses)
+        strips.append(np.concatenate(list(frames[::8]), 1))
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.concatenate(list(frames[::8]), 1)).save(
-                options.save / f"{clip:03d}.png"
-            )
+            Image.fromarray(strips[-1]).save(options.save / f"{clip:03d}.png")
     seconds = time.monotonic() - start
+    if options.sheet:
+        Image.fromarray(np.concatenate(strips[:SHEET])).save(options.sheet)
     report = {
         "pack": pack.name,
         "pack_hash": pack.pack_hash[:12],
