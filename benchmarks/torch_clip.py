@@ -34,6 +34,7 @@ from training.export import Source
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection
 from training.models.mmdit import PyramidMMDiT
+from training.models.native_decoder import NativeDecoder
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalVideoVAE
 
@@ -43,8 +44,10 @@ Floats = NDArray[np.float32]
 class TorchClip:
     """The modules of a checkpoint, loaded; call it with a request for the frames of a clip."""
 
-    def __init__(self, checkpoint: Path, pack: Pack) -> None:
-        """`pack` has the settings and tokenizers of the same checkpoint."""
+    def __init__(self, checkpoint: Path, pack: Pack, native: bool = False) -> None:
+        """`pack` has the settings and tokenizers of the same checkpoint; `native` decodes with the
+        large video decoder that the streaming one was distilled from.
+        """
         source = Source(checkpoint)
         self.pack = pack
         self.tokenize = PromptTokenizers(pack)
@@ -56,36 +59,45 @@ class TorchClip:
         self.image_vae = source.load(AutoencoderKL, "ssd_1b_vae")
         self.vae = source.load(CausalVideoVAE, "causal_video_vae")
         self.mmdit = source.load(PyramidMMDiT, "diffusion_transformer_320p")
+        self.decoder = source.load(NativeDecoder, "native_video_decoder") if native else None
         self.upscaler = source.load(QuickSRNet, "upscaler") if pack.has("upscaler") else None
 
     @torch.inference_mode()
     def __call__(self, request: Request) -> NDArray[np.uint8]:
-        """uint8 [T, H, W, 3] of a hybrid request without a picture."""
+        """uint8 [T, H, W, 3] of a request without a picture."""
         pack, geometry = self.pack, self.pack.geometry
+        mode, stages = pack.schedule.modes[request.mode], stage_schedule(pack.schedule)
         prompts = [self.tokenize(request.prompt), self.tokenize(pack.prompt.negative)]
         clips = [self.embed(tokens.clip_l, tokens.clip_g) for tokens in prompts]
-        image = self.first_frame(clips, request.look_seed)
         shape = (geometry.latent_channels, 1, geometry.latent_height, geometry.latent_width)
         noise = SeededNoise(request.look_seed, request.motion_seed, shape, pack.schedule.gamma)
-        picture = torch.from_numpy(to_floats(fit(image, geometry.height, geometry.width)))
-        moments = self.vae.encode(picture[:, :, None])[0].numpy()
-        first = normalise(sample_posterior(moments, noise.posterior()), pack.vae)
-
-        mask = torch.from_numpy(prompts[0].t5_mask)
-        context = self.adapter(self.t5(torch.from_numpy(prompts[0].t5), mask))
-        pooled = torch.from_numpy(np.concatenate([clips[0].pooled_l, clips[0].pooled_g], -1))
-
-        def flow(history: Sequence[Floats], current: Floats, timestep: float, **_: Any) -> Floats:
-            conditions = [torch.from_numpy(part)[None] for part in (*history, current)]
-            predicted: Tensor = self.mmdit(
-                conditions, torch.tensor([timestep]), context, mask, pooled
+        first = None
+        if mode.first_steps is None:
+            image = self.first_frame(clips, request.look_seed)
+            picture = torch.from_numpy(to_floats(fit(image, geometry.height, geometry.width)))
+            moments = self.vae.encode(picture[:, :, None])[0].numpy()
+            first = normalise(sample_posterior(moments, noise.posterior()), pack.vae)
+        masks = [torch.from_numpy(tokens.t5_mask) for tokens in prompts]
+        texts = [
+            (
+                self.adapter(self.t5(torch.from_numpy(tokens.t5), mask)),
+                mask,
+                torch.from_numpy(np.concatenate([clip.pooled_l, clip.pooled_g], -1)),
             )
+            for tokens, mask, clip in zip(prompts, masks, clips, strict=True)
+        ]
+
+        def flow(
+            history: Sequence[Floats], current: Floats, timestep: float, negative: bool, **_: Any
+        ) -> Floats:
+            conditions = [torch.from_numpy(part)[None] for part in (*history, current)]
+            predicted: Tensor = self.mmdit(conditions, torch.tensor([timestep]), *texts[negative])
             return predicted[0].numpy()
 
-        mode, stages = pack.schedule.modes["hybrid"], stage_schedule(pack.schedule)
         events = sample_latents(flow, noise, stages, mode, geometry.units, first)
         latents = np.concatenate([e.latent for e in events if isinstance(e, UnitLatent)], 1)
-        video = self.vae.decode(torch.from_numpy(denormalise(latents, pack.vae))[None])
+        decode = self.decoder or self.vae.decode
+        video = decode(torch.from_numpy(denormalise(latents, pack.vae))[None])
         frames = to_bytes(video[0].transpose(0, 1).numpy())
         if self.upscaler is None or not request.upscale:
             return frames

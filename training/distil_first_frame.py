@@ -12,7 +12,6 @@ import copy
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -21,8 +20,7 @@ from engine.first_frame_steps import SIGMA_DATA, TIMESTEP_SCALING
 from training.conditions import captions
 from training.loop import arguments, train
 from training.tokenizers import CLIP_LENGTH
-from training.train_first_frame import FirstFrame, alpha_bars, clip_ids
-from training.world import sample_scene
+from training.train_first_frame import FirstFrame, alpha_bars, cached_frames, clip_ids
 
 TIMESTEPS = (999, 749, 499, 249)
 GRID = 50  # teacher steps over the whole schedule
@@ -77,9 +75,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     tokenizer = Tokenizer.from_file(str(options.teacher / "tokenizer" / "tokenizer.json"))
-    latents, _ = torch.load(options.run / "first_latents.pt", weights_only=True)
-    rng = np.random.default_rng(options.seed)  # the scenes of train_first_frame
-    scenes = [sample_scene(rng) for _ in range(len(latents))]
+    scenes, latents, _ = cached_frames(options.run)
     teacher = FirstFrame.from_pretrained(options.teacher, tokenizer, CLIP_LENGTH)
     teacher.eval().requires_grad_(False).to(options.device)
     model = StudentAndTarget(copy.deepcopy(teacher.unet).requires_grad_(True))

@@ -35,8 +35,8 @@ from training.pyramid import (
 )
 from training.sample import Flow, guided, sample_clips
 from training.settings import SCHEDULE
-from training.train_transformer import STAGES, UNITS, TextConditioned
-from training.world import caption, sample_scene
+from training.train_transformer import STAGES, UNITS, TextConditioned, cached_clips
+from training.world import Scene, caption, sample_scene
 
 FAKE_UPDATES = 2  # for each update of the student
 LEVELS = (0.125, 0.375, 0.625, 0.875)  # local noise levels at which teacher and fake are compared
@@ -159,18 +159,23 @@ def teacher_samples(
     mode: ModeConfig,
     count: int,
     seed: int,
-    first: Tensor | None = None,
+    first: tuple[list[Scene], Tensor] | None = None,
     batch: int = 8,
 ) -> tuple[list[str], Tensor]:
-    """Captions and normalised latents [N, C, T, h, w] (half) of clips by the teacher."""
+    """Captions and normalised latents [N, C, T, h, w] (half) of clips by the teacher.
+
+    first: the clips that the teacher goes on from, their scenes and latents [N, C, T, h, w], for a
+    mode that does not generate the first unit.
+    """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    prompts = [caption(sample_scene(rng), rng) for _ in range(count)]
+    scenes = [sample_scene(rng) for _ in range(count)] if first is None else first[0]
+    prompts = [caption(scene, rng) for scene in scenes[:count]]
     clips = []
     for start in range(0, count, batch):
         part = prompts[start : start + batch]
         flow = flow_of(teacher, conditions(part), conditions([""] * len(part)))
         shape = (len(part), teacher.mmdit.config["in_channels"], UNITS, 16, 24)
-        given = None if first is None else first[start : start + batch].float()
+        given = None if first is None else first[1][start : start + len(part), :, :1].float()
         clips.append(sample_clips(flow, stages, mode, shape, generator, given).half())
     return prompts, torch.cat(clips)
 
@@ -179,6 +184,12 @@ def main() -> None:
     parser = arguments(__doc__ or "", minutes=60, batch=8, lr=2e-5)
     parser.add_argument("--teacher", type=Path, required=True, help="checkpoint to distil")
     parser.add_argument("--samples", type=int, default=400, help="clips the teacher makes as data")
+    parser.add_argument(
+        "--mode",
+        default="monolithic",
+        choices=sorted(SCHEDULE.modes),
+        help="of those clips; hybrid ones go on from the first frames of the clips in --run",
+    )
     parser.add_argument("--steps", type=int, nargs=STAGES, default=[1] * STAGES)
     parser.add_argument("--guidance", type=float, default=5.0, help="of the teacher in the loss")
     options = parser.parse_args()
@@ -190,9 +201,12 @@ def main() -> None:
     teacher.to(options.device)
     cache = options.run / "teacher_clips.pt"
     if not cache.exists():
-        mode = SCHEDULE.modes["monolithic"]
+        mode = SCHEDULE.modes[options.mode]
+        first = None if mode.first_steps else cached_clips(options.run)
         options.run.mkdir(parents=True, exist_ok=True)
-        made = teacher_samples(teacher, conditions, stages, mode, options.samples, options.seed)
+        made = teacher_samples(
+            teacher, conditions, stages, mode, options.samples, options.seed, first
+        )
         torch.save(made, cache)
     prompts, latents = torch.load(cache, weights_only=True)
     model = StudentAndFake(*(TextConditioned.from_pretrained(options.teacher) for _ in range(2)))

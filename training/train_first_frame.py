@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from training.loop import arguments, train
-from training.world import Scene, caption, pose, render, sample_scene
+from training.world import Scene, caption, pose, render, scenes_of
 
 HEIGHT, WIDTH = 128, 192
 CLIP_WIDTH = 64
@@ -155,6 +155,14 @@ def alpha_bars() -> Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
+def cached_frames(run: Path) -> tuple[list[Scene], Tensor, Tensor]:
+    """Scenes, latents and loss weights of the training set in `run`; the file says which seed drew
+    them.
+    """
+    seed, latents, weights = torch.load(run / "first_latents.pt", weights_only=True)
+    return scenes_of(seed, len(latents)), latents, weights
+
+
 def main() -> None:
     parser = arguments(__doc__, minutes=75, batch=32, lr=1e-3)
     parser.add_argument(
@@ -172,13 +180,12 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer" / "tokenizer.json"))
     length = 32
     cache = options.run / "first_latents.pt"
-    rng = np.random.default_rng(options.seed)
-    scenes = [sample_scene(rng) for _ in range(options.scenes)]
     if not cache.exists():
         vae = AutoencoderKL.from_pretrained(checkpoint / "ssd_1b_vae").float().eval()
         options.run.mkdir(parents=True, exist_ok=True)
-        torch.save(first_latents(vae, scenes), cache)
-    latents, weights = torch.load(cache, weights_only=True)
+        scenes = scenes_of(options.seed, options.scenes)
+        torch.save((options.seed, *first_latents(vae, scenes)), cache)
+    scenes, latents, weights = cached_frames(options.run)
     model = (
         FirstFrame.from_pretrained(checkpoint, tokenizer, length)
         if options.warm

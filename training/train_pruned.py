@@ -15,7 +15,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,8 +25,7 @@ from training.loop import arguments, train
 from training.prune_blocks import KEEP, BlockTokens, watched
 from training.pyramid import levels, stage_sample
 from training.settings import SCHEDULE
-from training.train_transformer import STAGES, UNITS, TextConditioned
-from training.world import sample_scene
+from training.train_transformer import STAGES, UNITS, TextConditioned, cached_clips
 
 MAPS = ("simple", "next")
 
@@ -62,9 +60,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     folder = options.checkpoint / "diffusion_transformer_320p"
     targets = teacher_blocks(json.loads((folder / KEEP).read_text()), options.map)
-    latents = torch.load(options.run / "clip_latents.pt", weights_only=True)
-    rng = np.random.default_rng(options.seed + 7)  # the scenes of train_transformer
-    scenes = [sample_scene(rng) for _ in range(len(latents))]
+    scenes, latents = cached_clips(options.run)
     conditions = Conditions(options.checkpoint, options.device)
     stages = stage_schedule(SCHEDULE)
     teacher = TextConditioned.from_pretrained(options.teacher).eval().requires_grad_(False)

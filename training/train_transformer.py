@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from training.models.mmdit import PyramidMMDiT
 from training.models.video_vae import CausalVideoVAE
 from training.pyramid import levels, stage_sample
 from training.settings import SCHEDULE
-from training.world import FRAMES, Scene, pose, render, sample_scene
+from training.world import FRAMES, Scene, pose, render, scenes_of
 
 HEIGHT, WIDTH, UNITS, STAGES = 128, 192, 7, 3
 T5 = {
@@ -70,6 +69,12 @@ def clip_latents(vae: CausalVideoVAE, scenes: list[Scene], constants: dict[str, 
         later = (latent[:, :, 1:] - constants["shift"]) * constants["scale"]
         out.append(torch.cat([first, later], 2).half())
     return torch.cat(out)
+
+
+def cached_clips(run: Path) -> tuple[list[Scene], Tensor]:
+    """Scenes and latents of the training set in `run`; the file says which seed drew them."""
+    seed, latents = torch.load(run / "clip_latents.pt", weights_only=True)
+    return scenes_of(seed, len(latents)), latents
 
 
 def subject_weights(scenes: list[Scene], times: int) -> Tensor:
@@ -139,14 +144,12 @@ def main() -> None:
     torch.manual_seed(options.seed)
     checkpoint: Path = options.checkpoint
     constants = json.loads((options.run / "video_vae" / "constants.json").read_text())
-    rng = np.random.default_rng(options.seed + 7)
-    scenes = [sample_scene(rng) for _ in range(options.scenes)]
     cache = options.run / "clip_latents.pt"
     if not cache.exists():
         vae = CausalVideoVAE.from_pretrained(checkpoint / "causal_video_vae").float().eval()
-        torch.save(clip_latents(vae, scenes, constants), cache)
-    latents = torch.load(cache, weights_only=True)
-    scenes = scenes[: len(latents)]
+        seed = options.seed + 7
+        torch.save((seed, clip_latents(vae, scenes_of(seed, options.scenes), constants)), cache)
+    scenes, latents = cached_clips(options.run)
     conditions = Conditions(checkpoint, options.device)
     stages = stage_schedule(SCHEDULE)
     weights = subject_weights(scenes, options.subject)

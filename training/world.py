@@ -163,6 +163,12 @@ def sample_scene(rng: np.random.Generator, *, held_out_pairs: bool = False) -> S
     )
 
 
+def scenes_of(seed: int, count: int) -> list[Scene]:
+    """The scenes of a training set."""
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng) for _ in range(count)]
+
+
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Word the scene: one of three orders, two wordings for each part."""
     return str(rng.choice(FORMS)).format(
