@@ -28,7 +28,7 @@ from training.conditions import Conditions
 from training.distil_steps import teacher_samples
 from training.models.mmdit import PyramidMMDiT
 from training.settings import SCHEDULE
-from training.train_transformer import TextConditioned
+from training.train_transformer import TextConditioned, cached_clips
 
 KEEP = "kept_blocks.json"  # beside the pruned transformer: the teacher's block behind each of its
 
@@ -119,14 +119,23 @@ def main() -> None:
     parser.add_argument("--remove", type=int, default=2, help="how many blocks go")
     parser.add_argument("--samples", type=int, default=16, help="clips to measure on")
     parser.add_argument("--mode", default="monolithic", choices=sorted(SCHEDULE.modes))
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs/mini"),
+        help="whose clips' first frames hybrid mode goes on from",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     conditions = Conditions(options.checkpoint, "cpu")
     model = TextConditioned.from_pretrained(options.checkpoint).eval()
     stages, mode = stage_schedule(SCHEDULE), SCHEDULE.modes[options.mode]
+    first = None if mode.first_steps else cached_clips(options.run)
     scores = importance(
         model.mmdit,
-        lambda: teacher_samples(model, conditions, stages, mode, options.samples, options.seed),
+        lambda: teacher_samples(
+            model, conditions, stages, mode, options.samples, options.seed, first
+        ),
     )
     keep = choose(scores, options.remove)
     shutil.copytree(options.checkpoint, options.out, dirs_exist_ok=True)
