@@ -10,6 +10,7 @@ so that they do not depend on its size; no adversarial loss.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -239,6 +240,15 @@ def main() -> None:
 
     def finish() -> None:
         model.student.half().save_pretrained(options.checkpoint)
+        settings = options.checkpoint / "neodragon.json"
+        values = json.loads(settings.read_text(encoding="utf-8"))
+        own = {"steps": options.steps, "guidance": 1.0}
+        first = {"first_steps": options.steps, "first_guidance": 1.0}
+        values["schedule"]["modes"] = {
+            "hybrid": {**own, "first_steps": None, "first_guidance": None},
+            "monolithic": own | first,
+        }
+        settings.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     train("steps_" + "-".join(map(str, options.steps)), model, step, options, finish=finish)
 

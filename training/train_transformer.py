@@ -139,6 +139,9 @@ def main() -> None:
     parser.add_argument(
         "--fine", type=int, default=2, help="how often a step trains the finest stage"
     )
+    parser.add_argument(
+        "--freeze-text", action="store_true", help="train the transformer alone, as after pruning"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -158,6 +161,9 @@ def main() -> None:
         if options.warm
         else TextConditioned(conditions.t5_tokenizer.get_vocab_size())
     )
+    if options.freeze_text:
+        model.text.requires_grad_(False)
+        model.adapter.requires_grad_(False)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
 
     def step(generator: torch.Generator) -> Tensor:
