@@ -1,4 +1,4 @@
-"""The command line: `nds render`, `nds frame`, `nds ui`, `nds pack`.
+"""The command line: `nds render`, `nds frame`, `nds ui`, `nds pack`; and the way to the others.
 
 It turns arguments into a `Request`, draws the engine's events and writes what comes out. Every
 expected failure is one sentence on stderr and exit code 2.
@@ -11,13 +11,14 @@ import io
 import secrets
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from engine.errors import NeodragonError
-from studio import __version__
+from studio import __version__, cli_batch, cli_queue
+from studio.console import FAILED, Bar, Parser, engine_arguments, opened, seed, shown
 
 if TYPE_CHECKING:
     from engine.config import Request
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from engine.session import Backend
     from studio.render import Meter
 
-FAILED = 2
 STOPPED = 130  # what a shell says of Ctrl+C
-BAR_WIDTH = 32
 MEGABYTE = 1e6
 
 
@@ -39,30 +38,25 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a prompt may hold what a console cannot show
     arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        code: int | None = arguments.command(arguments)
     except NeodragonError as error:
         print(f"nds: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("nds: stopped.", file=sys.stderr)
         return STOPPED
-    return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(FAILED, f"nds: {message}; see {self.prog} --help.\n")
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="nds", description="A prompt becomes a two-second clip, on this machine.")
+    parser = Parser(prog="nds", description="A prompt becomes a two-second clip, on this machine.")
     parser.add_argument("--version", action="version", version=f"Neodragon Studio {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     render = commands.add_parser("render", help="make a clip of a prompt")
     _request_arguments(render, Path("clip.mp4"))
     render.add_argument(
-        "--motion-seed", type=_seed, metavar="N", help="decides how it moves; random when absent"
+        "--motion-seed", type=seed, metavar="N", help="decides how it moves; random when absent"
     )
     render.add_argument(
         "--image", type=Path, help="picture to begin with instead of a generated one"
@@ -74,14 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     _request_arguments(frame, Path("frame.png"))
     frame.set_defaults(command=_frame)
 
+    batch = commands.add_parser("batch", help="make everything a prompt list asks for")
+    cli_batch.arguments(batch)
+    queue = commands.add_parser("queue", help="what is waiting, running and ended; arrange it")
+    cli_queue.arguments(queue)
+
     ui = commands.add_parser("ui", help="open the studio's page in the browser")
-    _engine_arguments(ui)
+    engine_arguments(ui)
     ui.add_argument("--port", type=int, help="on 127.0.0.1; a free one from 7860 up when absent")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
 
     pack = commands.add_parser("pack", help="say what a pack holds, or check every byte of it")
-    actions = pack.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
+    actions = pack.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
     for name, command, help_ in (
         ("info", _pack_info, "what a pack holds"),
         ("verify", _pack_verify, "check every file's hash and load every graph"),
@@ -105,7 +104,7 @@ def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
     parser.add_argument(
-        "--look-seed", type=_seed, metavar="N", help="decides the first frame; random when absent"
+        "--look-seed", type=seed, metavar="N", help="decides the first frame; random when absent"
     )
     parser.add_argument(
         "--mode", choices=("hybrid", "monolithic"), default="hybrid", help="hybrid when absent"
@@ -115,24 +114,7 @@ def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to avoid")
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
-    _engine_arguments(parser)
-
-
-def _engine_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pack", type=Path, help="folder or .zip; the mini pack when absent")
-    parser.add_argument(
-        "--backend",
-        choices=("cpu", "npu", "npu-emulated"),
-        help="the NPU when absent, if there is one",
-    )
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(
-            f"it should be a whole number from 0 to {2**32 - 1}, but it is {text!r}"
-        )
-    return int(text)
+    engine_arguments(parser)
 
 
 def _steps(text: str) -> tuple[int, ...]:
@@ -155,7 +137,7 @@ def _render(arguments: argparse.Namespace) -> None:
     image = None if arguments.image is None else read_picture(arguments.image)
     request = _request(arguments, image=image, upscale=not arguments.no_upscale)
     output = places.prepare(arguments.output, ".mp4")
-    with _open(arguments) as (pack, backend):
+    with opened(arguments) as (pack, backend):
         print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
         print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
@@ -169,7 +151,7 @@ def _render(arguments: argparse.Namespace) -> None:
         times["mp4"] = time.perf_counter() - encoding
     height, width = frames.shape[1:3]
     seconds = time.perf_counter() - started
-    print(f"{_shown(path)}: {len(frames)} frames, {width} x {height}, made in {seconds:.1f} s")
+    print(f"{shown(path)}: {len(frames)} frames, {width} x {height}, made in {seconds:.1f} s")
     if arguments.profile:
         _print_times(times)
 
@@ -182,7 +164,7 @@ def _frame(arguments: argparse.Namespace) -> None:
 
     request = _request(arguments)
     output = places.prepare(arguments.output, ".png")
-    with _open(arguments) as (pack, backend):
+    with opened(arguments) as (pack, backend):
         print(f"look seed {request.look_seed} ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
         with closing(
@@ -193,7 +175,7 @@ def _frame(arguments: argparse.Namespace) -> None:
         path = write_png(output, image, metadata, overwrite=arguments.overwrite)
     height, width = image.shape[:2]
     seconds = time.perf_counter() - started
-    print(f"{_shown(path)}: {width} x {height}, made in {seconds:.1f} s")
+    print(f"{shown(path)}: {width} x {height}, made in {seconds:.1f} s")
     if arguments.profile:
         _print_times(times)
 
@@ -205,7 +187,8 @@ def _watched(
     from engine.pipeline import Finished, StageDone, Truncated, generate
     from studio.render import unread
 
-    bar = _Bar()
+    bar = Bar()
+    started = time.perf_counter()
     try:
         with closing(generate(pack, request, backend)) as events:
             for event in events:
@@ -218,7 +201,8 @@ def _watched(
                     bar.clear()
                     print(unread(event), file=sys.stderr)
                 if meter.update(event):
-                    bar.draw(meter)
+                    spent = time.perf_counter() - started
+                    bar.draw(meter.words, meter.fraction, f"{spent:5.1f} s")
                 yield event
     finally:
         bar.clear()
@@ -227,7 +211,7 @@ def _watched(
 def _ui(arguments: argparse.Namespace) -> None:
     from studio import server
 
-    with _open(arguments) as (pack, backend):
+    with opened(arguments) as (pack, backend):
         server.serve(pack, backend, port=arguments.port, browser=not arguments.no_browser)
 
 
@@ -283,48 +267,9 @@ def _request(arguments: argparse.Namespace, **rest: object) -> Request:
     )
 
 
-@contextmanager
-def _open(arguments: argparse.Namespace) -> Iterator[tuple[Pack, Backend]]:
-    """The pack and the backend of the arguments, else the mini pack and the best backend."""
-    from engine.pack import open_pack
-    from engine.session import available, require
-    from studio import places
-
-    with open_pack(arguments.pack or places.default_pack()) as pack:
-        yield pack, require(arguments.backend) if arguments.backend else available()[0]
-
-
-class _Bar:
-    """A line that is drawn over itself, where stderr is a terminal."""
-
-    def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
-        self.started = time.perf_counter()
-        utf = "utf" in (sys.stderr.encoding or "").lower()
-        self.full, self.rest = ("━", "─") if utf else ("#", "-")
-
-    def draw(self, meter: Meter) -> None:
-        if self.live:
-            full = round(meter.fraction * BAR_WIDTH)
-            bar = self.full * full + self.rest * (BAR_WIDTH - full)
-            spent = time.perf_counter() - self.started
-            line = f"\r{meter.words:23} {bar} {meter.fraction:4.0%} {spent:5.1f} s"
-            print(line, end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        if self.live:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
 def _print_times(times: dict[str, float]) -> None:
     for stage, seconds in times.items():
         print(f"  {stage:16} {seconds:8.3f} s")
-
-
-def _shown(path: Path) -> Path:
-    """The path as short as it can be said from here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 if __name__ == "__main__":

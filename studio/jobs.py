@@ -10,58 +10,56 @@ estimates come from. It knows nothing of pixels or graphs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
-import statistics
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from studio.job_file import JobFile, JobsError, marks
+from studio.work import (
+    PENDING,
+    RETRIED,
+    RUNNING,
+    STATES,
+    Entry,
+    Estimate,
+    Job,
+    Kind,
+    Queue,
+    State,
+    Stop,
+    Work,
+    as_columns,
+    as_job,
+    content_key,
+    is_finished,
+)
 
-from engine.config import Mode, Request
-from engine.errors import NeodragonError, RequestError
-from engine.pack import Pack
+__all__ = [  # the table and its words
+    "ATTEMPTS",
+    "PENDING",
+    "RETRIED",
+    "RUNNING",
+    "STATES",
+    "Entry",
+    "Estimate",
+    "Job",
+    "JobTable",
+    "JobsError",
+    "Kind",
+    "Queue",
+    "State",
+    "Stop",
+    "Work",
+    "content_key",
+    "is_finished",
+]
 
-Kind = Literal["clip", "frame"]
-State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled", "skipped"]
-Stop = Literal["", "skip", "cancel"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-STATES: tuple[State, ...] = get_args(State)
-PENDING: tuple[State, ...] = ("waiting", "interrupted")  # what a worker will take
-RUNNING: tuple[State, ...] = ("running",)
-RETRIED: tuple[State, ...] = ("failed", "interrupted", "cancelled", "skipped")
 ATTEMPTS = 2  # a job that took two workers down does not get a third
-HISTORY = 31  # jobs a median is taken of
-BUSY = 30.0  # seconds to wait for another process's transaction
 LEASE_POLL = 0.1  # seconds
-VERSION = 1
-SCHEMA = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL, prompt TEXT NOT NULL, negative TEXT,
-    look_seed INTEGER NOT NULL, motion_seed INTEGER NOT NULL, mode TEXT NOT NULL, steps TEXT,
-    upscale INTEGER NOT NULL, picture TEXT, backend TEXT NOT NULL, pack TEXT NOT NULL,
-    key TEXT NOT NULL, position INTEGER NOT NULL,
-    state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0,
-    created REAL NOT NULL, started REAL, finished REAL, stages TEXT NOT NULL DEFAULT '{}',
-    fraction REAL NOT NULL DEFAULT 0, words TEXT NOT NULL DEFAULT '',
-    notice TEXT NOT NULL DEFAULT '', units INTEGER NOT NULL DEFAULT 0,
-    result TEXT, size INTEGER, error TEXT NOT NULL DEFAULT '', stop TEXT NOT NULL DEFAULT '',
-    batch TEXT, row INTEGER
-);
-CREATE INDEX jobs_by_position ON jobs (state, position);
-CREATE INDEX jobs_by_key ON jobs (key);
-CREATE TABLE queue (paused INTEGER NOT NULL, reason TEXT NOT NULL);
-INSERT INTO queue VALUES (0, '');
-"""
 CLEAN = (  # what a row says before an attempt
     "finished = NULL, stages = '{}', fraction = 0, words = '', notice = '', units = 0,"
     " result = NULL, size = NULL, error = '', stop = ''"
@@ -69,181 +67,7 @@ CLEAN = (  # what a row says before an attempt
 FRESH = f"state = 'waiting', attempts = 0, started = NULL, {CLEAN}"
 
 
-class JobsError(NeodragonError):
-    """The job table cannot do what was asked of it."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a job makes, every choice made: the same work gives the same frames.
-
-    kind: a whole clip or its first frame only. The fields of `engine.config.Request` as there;
-    negative: None for the pack's own; picture: path of a picture to begin with; backend and pack
-    (a path) as strings. Raises RequestError.
-    """
-
-    prompt: str
-    look_seed: int
-    motion_seed: int
-    pack: str
-    backend: str
-    kind: Kind = "clip"
-    mode: Mode = "hybrid"
-    steps: tuple[int, int, int] | None = None
-    negative: str | None = None
-    picture: str | None = None
-    upscale: bool = True
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise RequestError(
-                f"The kind should be {' or '.join(KINDS)}, but it is {self.kind!r};"
-                " choose one of them."
-            )
-        request = self.request()
-        for name in ("look_seed", "motion_seed", "steps"):
-            object.__setattr__(self, name, getattr(request, name))
-        for text in (self.prompt, self.negative, self.picture, self.backend, self.pack):
-            if text is not None and text.encode("utf-8", "replace").decode() != text:
-                raise RequestError(
-                    f"The words should be Unicode, but {ascii(text)[:40]} has half a character;"
-                    " type them again."
-                )
-
-    def request(self, image: NDArray[np.uint8] | None = None) -> Request:
-        """The engine's request, `image` (uint8 [H, W, 3]) being the picture's pixels."""
-        return Request(
-            prompt=self.prompt,
-            look_seed=self.look_seed,
-            motion_seed=self.motion_seed,
-            mode=self.mode,
-            steps=self.steps,
-            negative_prompt=self.negative,
-            image=image,
-            upscale=self.upscale,
-        )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides how long it takes and how large it gets, as the table stores it."""
-        row = _columns(self)
-        return {name: row[name] for name in ("kind", "backend", "pack", "mode", "steps", "upscale")}
-
-
-WORK = tuple(field.name for field in fields(Work))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A job to add: its content key and, of a batch, the line it came from."""
-
-    work: Work
-    key: str
-    row: int | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """A row of the table.
-
-    Times are seconds since 1970; stages: seconds of each that is done; fraction: 0 to 1, words:
-    what it is doing; notice: something to know about a result; units: how many previews there are;
-    result: the file, which of a running job is yet to come; size: its bytes; error: one sentence.
-    """
-
-    id: int
-    work: Work
-    key: str
-    position: int
-    state: State
-    attempts: int
-    created: float
-    started: float | None
-    finished: float | None
-    stages: Mapping[str, float]
-    fraction: float
-    words: str
-    notice: str
-    units: int
-    result: Path | None
-    size: int | None
-    error: str
-    batch: str | None
-    row: int | None
-
-    @property
-    def seconds(self) -> float | None:
-        """From claim to end, None before."""
-        if self.started is None or self.finished is None:
-            return None
-        return self.finished - self.started
-
-
-@dataclass(frozen=True)
-class Queue:
-    """Whether the worker waits although there is work, and the sentence that says why."""
-
-    paused: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Medians of what was like it, None without history: seconds in all and by stage, bytes."""
-
-    seconds: float | None
-    stages: Mapping[str, float]
-    size: int | None
-
-
-def content_key(work: Work, pack: Pack) -> str:
-    """SHA-256 in hex of everything that decides the frames; `pack` is the one at `work.pack`.
-
-    A first frame does not depend on what only moves it. Raises RequestError where there is no
-    picture at `work.picture` or the pack has no such mode.
-    """
-    if work.mode not in pack.schedule.modes:
-        raise RequestError(
-            f"The mode should be one that {pack.name} has ({', '.join(pack.schedule.modes)}), but"
-            f" it is {work.mode}; choose one of them."
-        )
-    parts = {
-        "kind": work.kind,
-        "prompt": work.prompt,
-        "negative": pack.prompt.negative if work.negative is None else work.negative,
-        "look_seed": work.look_seed,
-        "mode": work.mode,
-        "picture": None if work.picture is None else _digest(work.picture),
-        "backend": work.backend,
-        "pack": pack.pack_hash,
-    }
-    if work.kind == "clip":
-        parts |= {
-            "motion_seed": work.motion_seed,
-            "steps": work.steps or pack.schedule.modes[work.mode].steps,
-            "upscale": bool(work.upscale) and pack.has("upscaler"),
-        }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(picture: str) -> str:
-    try:
-        stat = Path(picture).stat()
-        return _digest_of(picture, stat.st_mtime_ns, stat.st_size)
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"The picture {picture} should be a file, but it cannot be read"
-            f" ({getattr(error, 'strerror', None) or error}); choose another."
-        ) from error
-
-
-@lru_cache(maxsize=256)
-def _digest_of(picture: str, _mtime: int, _size: int) -> str:
-    with Path(picture).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-class JobTable:
+class JobTable(JobFile):
     """The table in the file at `path`, made when absent; safe from threads and processes.
 
     Close it or use it as a context manager. Every method raises JobsError where the file fails it
@@ -251,124 +75,8 @@ class JobTable:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.RLock()
+        super().__init__(path)
         self._lease: sqlite3.Connection | None = None
-        with self._sentences():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                path, timeout=BUSY, isolation_level=None, check_same_thread=False
-            )
-            self._db.row_factory = sqlite3.Row
-        try:
-            self._prepare()
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _prepare(self) -> None:
-        with self._sentences():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise JobsError(
-                    f"The job table {self.path} should have the version {VERSION}, but it has"
-                    f" {version}; use the Neodragon Studio that made it or move the file away."
-                )
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
-
-    def __enter__(self) -> JobTable:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    # Looking
-
-    def jobs(
-        self,
-        states: Collection[State] = STATES,
-        *,
-        batch: str | None = None,
-        newest: int | None = None,
-    ) -> list[Job]:
-        """Jobs in those states in the queue's order; newest: only that many, from its end."""
-        of_batch, parameters = ("", []) if batch is None else (" AND batch = ?", [batch])
-        rows = self._rows(
-            f"SELECT * FROM jobs WHERE state IN ({_marks(states)}){of_batch}"
-            " ORDER BY position DESC, id DESC LIMIT ?",
-            [*states, *parameters, -1 if newest is None else newest],
-        )
-        return [_job(row) for row in reversed(rows)]
-
-    def job(self, job_id: int) -> Job:
-        """One job."""
-        rows = self._rows("SELECT * FROM jobs WHERE id = ?", [job_id])
-        if not rows:
-            raise self._unknown([job_id])
-        return _job(rows[0])
-
-    def queue(self) -> Queue:
-        """Whether it is paused, and why."""
-        (row,) = self._rows("SELECT * FROM queue")
-        return Queue(bool(row["paused"]), row["reason"])
-
-    def by_key(self, keys: Iterable[str]) -> dict[str, Job]:
-        """Of each content key its best job: done with its file there, else the latest one."""
-        found: dict[str, Job] = {}
-        wanted = list(dict.fromkeys(keys))
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
-            sql = f"SELECT * FROM jobs WHERE key IN ({_marks(part)}) ORDER BY id"
-            for job in map(_job, self._rows(sql, part)):
-                if job.key not in found or not is_finished(found[job.key]) or is_finished(job):
-                    found[job.key] = job
-        return found
-
-    def estimate(self, work: Work) -> Estimate:
-        """Medians of the last jobs with the same settings, else of the same kind on this pack."""
-        settings = work.settings
-        common = {name: settings[name] for name in ("kind", "backend", "pack")}
-        rows: list[sqlite3.Row] = []
-        for alike in (settings, common):
-            where = " AND ".join(f"{name} IS ?" for name in alike)
-            sql = f"SELECT * FROM jobs WHERE state = 'done' AND {where} ORDER BY finished DESC"
-            rows = rows or self._rows(f"{sql} LIMIT {HISTORY}", list(alike.values()))
-        stages: dict[str, list[float]] = {}
-        jobs = [_job(row) for row in rows]
-        for job in jobs:
-            for stage, seconds in job.stages.items():
-                stages.setdefault(stage, []).append(seconds)
-        durations = [job.seconds for job in jobs if job.seconds is not None]
-        sizes = [job.size for job in jobs if job.size is not None]
-        return Estimate(
-            statistics.median(durations) if durations else None,
-            {stage: statistics.median(values) for stage, values in stages.items()},
-            round(statistics.median(sizes)) if sizes else None,
-        )
-
-    def seconds_left(self, jobs: Iterable[Job] | None = None) -> float | None:
-        """Until those jobs (all of the queue) are done, None where one is unlike any before."""
-        known: dict[tuple[object, ...], float | None] = {}
-        total = 0.0
-        for job in self.jobs((*RUNNING, *PENDING)) if jobs is None else jobs:
-            settings = tuple(job.work.settings.values())
-            if settings not in known:
-                known[settings] = self.estimate(job.work).seconds
-            seconds = known[settings]
-            if seconds is None:
-                return None
-            total += seconds * (1 - job.fraction if job.state == "running" else 1)
-        return total
 
     # Arranging the queue
 
@@ -378,19 +86,20 @@ class JobTable:
             (last,) = db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
             ids = []
             for position, entry in enumerate(entries, last + 1):
-                values = _columns(entry.work) | {
+                values = as_columns(entry.work) | {
                     "key": entry.key,
                     "position": position,
                     "created": time.time(),
                     "batch": batch,
                     "row": entry.row,
+                    "folder": entry.folder,
                 }
                 ids.append(_insert(db, values))
             return ids
 
     def edit(self, job_id: int, work: Work, key: str) -> None:
         """Let a waiting job make something else."""
-        values = _columns(work) | {"key": key}
+        values = as_columns(work) | {"key": key}
         with self._transaction() as db:
             self._require(db, [job_id], PENDING, "edited")
             names = ", ".join(f"{name} = ?" for name in values)
@@ -399,7 +108,7 @@ class JobTable:
     def duplicate(self, job_id: int) -> int:
         """Add a job like this one, whatever its state, at the end of the queue; its id."""
         job = self.job(job_id)
-        return self.add([Entry(job.work, job.key, job.row)], job.batch)[0]
+        return self.add([Entry(job.work, job.key, job.row, job.folder)], job.batch)[0]
 
     def remove(self, ids: Collection[int]) -> None:
         """Take waiting jobs out of the table, all or none."""
@@ -412,7 +121,7 @@ class JobTable:
         with self._transaction() as db:
             self._require(db, [*ids, *([] if before is None else [before])], PENDING, "moved")
             waiting = db.execute(
-                f"SELECT id, position FROM jobs WHERE state IN ({_marks(PENDING)})"
+                f"SELECT id, position FROM jobs WHERE state IN ({marks(PENDING)})"
                 " ORDER BY position, id",
                 PENDING,
             ).fetchall()
@@ -464,6 +173,12 @@ class JobTable:
             db.execute("UPDATE queue SET paused = 1, reason = ''")
             db.execute("UPDATE jobs SET stop = 'cancel' WHERE state = 'running'")
 
+    def interrupt(self, reason: str) -> None:
+        """Pause, and ask the worker to put the running job back, which is interrupted then."""
+        with self._transaction() as db:
+            db.execute("UPDATE queue SET paused = 1, reason = ?", [reason])
+            db.execute("UPDATE jobs SET stop = 'interrupt' WHERE state = 'running'")
+
     # The worker's side
 
     @contextmanager
@@ -507,8 +222,10 @@ class JobTable:
                 probe.close()
             return False
 
-    def recover(self, whole: Callable[[Job], bool] = lambda job: False) -> list[Job]:
-        """See to the running rows of a dead worker, and pause the queue if there were any.
+    def recover(
+        self, whole: Callable[[Job], bool] = lambda job: False, *, pause: bool = True
+    ) -> list[Job]:
+        """See to the running rows of a dead worker, and `pause` the queue if there were any.
 
         A job whose file is `whole` is done; the others are interrupted, or failed after their
         second attempt. Returns them as they were. Needs the lease.
@@ -527,7 +244,7 @@ class JobTable:
                     f"The job should survive its worker, but {ATTEMPTS} of them ended in the"
                     " middle of it; change something about it or retry it.",
                 )
-        if dead:
+        if dead and pause:
             self.pause("The last run ended in the middle of a job; resume the queue to go on.")
         return dead
 
@@ -540,11 +257,11 @@ class JobTable:
         with self._transaction() as db:
             row = db.execute(
                 f"UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ?, {CLEAN}"
-                f" WHERE id = (SELECT id FROM jobs WHERE state IN ({_marks(PENDING)})"
+                f" WHERE id = (SELECT id FROM jobs WHERE state IN ({marks(PENDING)})"
                 " ORDER BY position, id LIMIT 1) AND NOT (SELECT paused FROM queue) RETURNING *",
                 [time.time(), *PENDING],
             ).fetchone()
-        return None if row is None else _job(row)
+        return None if row is None else as_job(row)
 
     def progress(
         self, job_id: int, fraction: float, words: str, stages: Mapping[str, float], units: int = 0
@@ -594,16 +311,19 @@ class JobTable:
         self._end(job_id, "failed", sentence)
 
     def stopped(self, job_id: int, stop: Stop) -> None:
-        """The running job was given up as asked."""
-        self._end(job_id, "skipped" if stop == "skip" else "cancelled", "")
+        """The running job was given up as asked; an interruption counts as no attempt."""
+        if stop == "interrupt":
+            self.release(job_id, "interrupted")
+        else:
+            self._end(job_id, "skipped" if stop == "skip" else "cancelled", "")
 
-    def release(self, job_id: int) -> None:
+    def release(self, job_id: int, state: State = "waiting") -> None:
         """Let the running job wait again where it was, as if it had not been claimed."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE jobs SET state = 'waiting', attempts = attempts - 1, started = NULL,"
+                "UPDATE jobs SET state = ?, attempts = attempts - 1, started = NULL,"
                 f" {CLEAN} WHERE id = ?",
-                [job_id],
+                [state, job_id],
             )
 
     def _end(self, job_id: int, state: State, error: str) -> None:
@@ -620,32 +340,6 @@ class JobTable:
     def _lease_path(self) -> Path:
         return self.path.with_name(f"{self.path.name}-worker")
 
-    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
-        with self._lock, self._sentences():
-            return self._db.execute(sql, parameters).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._sentences():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.rollback()
-                raise
-            self._db.commit()
-
-    @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """Turn what SQLite and the file system raise into JobsError."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise JobsError(
-                f"The job table {self.path} should be readable and writable, but it is not"
-                f" ({error}); free some space, or move the file away if it is damaged."
-            ) from error
-
     def _require(
         self, db: sqlite3.Connection, ids: Collection[int], states: Collection[State], verb: str
     ) -> None:
@@ -660,46 +354,10 @@ class JobTable:
                     f" {row['state']}; look at the queue again."
                 )
 
-    def _unknown(self, ids: Collection[int]) -> JobsError:
-        return JobsError(
-            f"Job {', '.join(map(str, ids))} should be in the table, but it is not;"
-            " look at the queue again."
-        )
-
-
-def is_finished(job: Job) -> bool:
-    """Whether a job is done and its file still where it was put."""
-    return job.state == "done" and job.result is not None and job.result.is_file()
-
-
-def _marks(values: Collection[object]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _columns(work: Work) -> dict[str, Any]:
-    """The work as the table stores it."""
-    values = {name: getattr(work, name) for name in WORK}
-    return values | {
-        "steps": None if work.steps is None else json.dumps(work.steps),
-        "upscale": int(work.upscale),
-    }
-
 
 def _insert(db: sqlite3.Connection, values: Mapping[str, Any]) -> int:
     cursor = db.execute(
-        f"INSERT INTO jobs ({', '.join(values)}) VALUES ({_marks(values)})", list(values.values())
+        f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks(values)})", list(values.values())
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
-
-
-def _job(row: sqlite3.Row) -> Job:
-    values = dict(row)
-    work = {name: values.pop(name) for name in WORK}
-    steps = work["steps"]
-    work["steps"] = None if steps is None else tuple(json.loads(steps))
-    work["upscale"] = bool(work["upscale"])
-    values["stages"] = json.loads(values["stages"])
-    values["result"] = None if values["result"] is None else Path(values["result"])
-    del values["stop"]
-    return Job(work=Work(**work), **values)

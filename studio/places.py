@@ -22,6 +22,8 @@ _INSTALLED = Path(__file__).parent / "assets"
 ASSETS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "assets"
 
 PACK_VARIABLE = "NEODRAGON_PACK"
+DATA_VARIABLE = "NEODRAGON_DATA"
+APPLICATION = "Neodragon Studio"
 WORDS_LENGTH = 40  # characters of the prompt in a file name
 
 
@@ -36,7 +38,25 @@ def default_pack() -> Path:
 
 def clips_folder() -> Path:
     """The folder for finished clips, in the user's Videos; not created here."""
-    return platformdirs.user_videos_path() / "Neodragon Studio"
+    return platformdirs.user_videos_path() / APPLICATION
+
+
+def data_folder() -> Path:
+    """The studio's own folder: `$NEODRAGON_DATA`, else among the user's application data."""
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named) if named else platformdirs.user_data_path(APPLICATION, appauthor=False)
+
+
+def jobs_file() -> Path:
+    """The job table that the page and the command line share."""
+    return data_folder() / "jobs.sqlite"
+
+
+def cache_folder() -> Path:
+    """The folder for previews, which may be deleted at any time."""
+    named = os.environ.get(DATA_VARIABLE)
+    cache = platformdirs.user_cache_path(APPLICATION, appauthor=False)
+    return Path(named) / "cache" if named else cache
 
 
 def clip_name(prompt: str, look_seed: int, motion_seed: int, when: datetime) -> str:

@@ -44,7 +44,7 @@ from engine.pipeline import (
     generate,
 )
 from engine.session import require
-from studio.jobs import PENDING, Job, JobsError, JobTable, Stop, content_key
+from studio.jobs import PENDING, RUNNING, Job, JobsError, JobTable, Stop, content_key
 from studio.pictures import read_picture, write_png
 from studio.places import OutputError, clip_name, partial
 from studio.render import Meter, record, sidecar, unread
@@ -67,17 +67,25 @@ FAULTS = (
 
 
 def start(
-    jobs: Path, clips: Path, cache: Path, *, threads: int | None = None, floor: int = FLOOR
+    jobs: Path,
+    clips: Path,
+    cache: Path,
+    *,
+    threads: int | None = None,
+    floor: int = FLOOR,
+    kept: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a worker process that lives as long as this one, and the job it is at.
 
-    It waits for a worker that is still there to end. What it has to say goes to `FILE.log` beside
-    the table. Raises OSError.
+    It waits for a worker that is still there to end; with `kept` it does not pause the queue when
+    that one was killed. What it has to say goes to `FILE.log` beside the table. Raises OSError.
     """
     command = [sys.executable, "-m", "studio.worker", "--attached", "--floor", str(floor)]
     command += ["--jobs", str(jobs), "--clips", str(clips), "--cache", str(cache)]
     if threads is not None:
         command += ["--threads", str(threads)]
+    if kept:
+        command.append("--kept")
     jobs.parent.mkdir(parents=True, exist_ok=True)
     with jobs.with_name(f"{jobs.name}.log").open("ab") as log:
         return subprocess.Popen(
@@ -119,14 +127,15 @@ class Worker:
         self._pack: Pack | None = None
         self._stamp = ""
 
-    def run(self, *, drain: bool = False, wait: float = 0) -> None:
+    def run(self, *, drain: bool = False, wait: float = 0, kept: bool = False) -> None:
         """Work until `leaving` is set or, with `drain`, until there is nothing to take.
 
-        wait: seconds for another worker to end. Raises JobsError where it does not.
+        wait: seconds for another worker to end; kept: a killed one is no reason to pause. Raises
+        JobsError where the other does not end.
         """
         with self.table.lease(wait, self.leaving.is_set):
             self._sweep()
-            self.table.recover(self._is_whole)
+            self.table.recover(self._is_whole, pause=not kept)
             try:
                 while not self.leaving.is_set():
                     job = self.table.claim()
@@ -142,10 +151,11 @@ class Worker:
     def _do(self, job: Job) -> None:
         """Make a job, and see that its row says what became of it."""
         try:
-            if not self._has_room():
+            folder = self._home(job)
+            if not self._has_room(folder):
                 self.table.release(job.id)
                 self.table.pause(
-                    f"The disk of {self.clips} should have {self.floor / 1e9:.1f} GB free, but it"
+                    f"The disk of {folder} should have {self.floor / 1e9:.1f} GB free, but it"
                     " has less; free some space and resume the queue."
                 )
                 return
@@ -200,7 +210,7 @@ class Worker:
                     units.append(event.frames)
 
         encoding = time.perf_counter()
-        target = self._target(work.prompt, request, work.kind)
+        target = self._target(job, request)
         self.table.announce(job.id, target, metadata["key"])
         # Nothing was there a moment ago: with `overwrite` the name appears with the whole file.
         if work.kind == "frame":
@@ -265,27 +275,31 @@ class Worker:
             Image.fromarray(strip).save(part, format="JPEG", quality=85)
             part.replace(path)
 
-    def _target(self, prompt: str, request: Request, kind: str) -> Path:
-        """A name in the folder of the clips that neither a file nor a sidecar has."""
-        name = clip_name(prompt, request.look_seed, request.motion_seed, datetime.now())
-        if kind == "frame":
+    def _home(self, job: Job) -> Path:
+        """The folder that the job's file goes to."""
+        return self.clips if job.folder is None else Path(job.folder)
+
+    def _target(self, job: Job, request: Request) -> Path:
+        """A name in the job's folder that neither a file nor a sidecar has."""
+        name = clip_name(request.prompt, request.look_seed, request.motion_seed, datetime.now())
+        if job.work.kind == "frame":
             name = name.replace(f"_motion{request.motion_seed}", "", 1)
-        path = self.clips.absolute() / name
-        path = path.with_suffix(SUFFIXES[kind])
+        path = self._home(job).absolute() / name
+        path = path.with_suffix(SUFFIXES[job.work.kind])
         stem, number = path.stem, 2
         while path.exists() or path.with_suffix(".json").exists():
             path = path.with_stem(f"{stem}-{number}")
             number += 1
         return path
 
-    def _has_room(self) -> bool:
-        """Whether the disk has more than the floor free; raises OutputError without a folder."""
+    def _has_room(self, folder: Path) -> bool:
+        """Whether its disk has more than the floor free; raises OutputError without a folder."""
         try:
-            self.clips.mkdir(parents=True, exist_ok=True)
-            return shutil.disk_usage(self.clips).free >= self.floor
+            folder.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(folder).free >= self.floor
         except OSError as error:
             raise OutputError(
-                f"The folder {self.clips} should be there for the clips, but it is not"
+                f"The folder {folder} should be there for the clips, but it is not"
                 f" ({error.strerror}); choose another and resume the queue."
             ) from error
 
@@ -306,7 +320,9 @@ class Worker:
 
     def _sweep(self) -> None:
         """Remove what workers that were killed left behind: previews, and parts of files."""
-        parts = [*self.clips.glob(".????????????.part"), *self.cache.glob("*/.*.part")]
+        homes = {self._home(job) for job in self.table.jobs((*RUNNING, *PENDING))} | {self.clips}
+        parts = [part for home in homes for part in home.glob(".????????????.part")]
+        parts += self.cache.glob("*/.*.part")
         for path in [*parts, *self.cache.glob("*/unit-*.jpg")]:
             with suppress(OSError):
                 if path.suffix == ".jpg" or time.time() - path.stat().st_mtime > DAY:
@@ -372,6 +388,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--attached", action="store_true", help="end when stdin does; wait for another worker"
     )
+    parser.add_argument("--kept", action="store_true", help="go on where another worker was killed")
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -380,8 +397,10 @@ def main(argv: list[str] | None = None) -> int:
                 table, arguments.clips, arguments.cache, arguments.threads, arguments.floor
             )
             if arguments.attached:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for whoever started it
                 threading.Thread(target=_watch, args=[worker], daemon=True).start()
-            worker.run(drain=arguments.drain, wait=STANDBY if arguments.attached else 0)
+            wait = STANDBY if arguments.attached else 0
+            worker.run(drain=arguments.drain, wait=wait, kept=arguments.kept)
             if worker.leaving.is_set() and table.jobs(PENDING):
                 table.pause(
                     "The studio was closed while jobs were waiting; resume the queue to go on."

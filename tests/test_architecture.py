@@ -109,7 +109,8 @@ def definitions(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["render", "--help"], ["render", "x", "--steps", "x"]]
+    "arguments",
+    [["--help"], *([name, "--help"] for name in ("render", "batch", "queue")), ["queue", "x"]],
 )
 def test_a_start_loads_nothing_it_does_not_use(arguments: list[str]) -> None:
     script = (

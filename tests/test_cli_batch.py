@@ -1,0 +1,245 @@
+"""`nds batch` with the real engine: what it makes, says, skips, survives and refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.pack import Pack
+from studio import batch, places
+from studio.cli import main
+from studio.jobs import Job, JobTable
+from studio.video import read_metadata
+
+PATIENCE = 900.0  # seconds, on a machine that is busy with other things
+HEADER = "prompt,look_seed,steps,upscale,kind\n"
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command runs in an empty folder, on a job table of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
+    return tmp_path
+
+
+def write(rows: str) -> bytes:
+    Path("list.csv").write_text(HEADER + rows)
+    return Path("list.csv").read_bytes()
+
+
+def run(*more: str) -> int:
+    return main(["batch", "list.csv", "--out", "clips", *more])
+
+
+def jobs() -> list[Job]:
+    with JobTable(places.jobs_file()) as table:
+        return table.jobs()
+
+
+def clips() -> list[Path]:
+    return sorted(Path("clips").glob("*.mp4"))
+
+
+def filled(path: str) -> list[dict[str, str]]:
+    with Path(path).open(encoding="utf-8-sig", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@contextmanager
+def started() -> Iterator[subprocess.Popen[str]]:
+    """The command in a process group of its own, its worker in it too."""
+    command = [sys.executable, "-m", "studio.cli", "batch", "list.csv", "--out", "clips"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def until(process: subprocess.Popen[str], reached: Callable[[list[Job]], bool]) -> None:
+    """Until the jobs are so, or the command has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and not reached(jobs()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_list_becomes_files(elsewhere: Path, capsys: Said) -> None:
+    source = write('a ball,1,"1,1,1",no,\na house,,,,frame\nx,-1,,,\n')
+    assert run() == 1
+    said, complaints = capsys.readouterr()
+    assert said.startswith(
+        "2 rows = 1 clips and 1 frames, time unknown, size unknown,"
+        " 0 already exist, 0 already queued, 1 bad rows\n"
+    )
+    assert re.search(r"^1 of 2, line 2: clips.\S+\.mp4 \(\d+\.\d s\)$", said, re.MULTILINE)
+    assert said.endswith("2 of 2 are made; the list filled in is list-filled.csv\n")
+    assert complaints.startswith("line 4: The look seed should be ") and complaints.count("\n") == 1
+    assert Path("list.csv").read_bytes() == source
+    assert [row["status"] for row in filled("list-filled.csv")] == ["done", "done", "bad"]
+    assert read_metadata(Path(filled("list-filled.csv")[0]["file"]))["look_seed"] == 1
+    assert len(clips()) == len(list(Path("clips").glob("*.png"))) == 1
+    assert len(list(Path("clips").iterdir())) == 4  # with their sidecars
+
+    # What is made is not made again, only what has changed; an earlier answer is kept.
+    write('a ball,1,"1,1,1",no,\na house,,,,frame\na star,1,,,frame\n')
+    assert run("--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["existing"], told["bad"]) == (3, 2, [])
+    assert [job["line"] for job in told["jobs"]] == [2, 3, 4]
+    assert all(Path(job["file"]).is_file() for job in told["jobs"])
+    assert told["filled"] == str(elsewhere / "list-filled-2.csv")
+    assert len(jobs()) == 3
+    # The filled-in list is the same work.
+    assert main(["batch", "list-filled-2.csv"]) == 0
+    assert len(jobs()) == 3 and Path("list-filled-3.csv").is_file()
+
+
+def test_a_dry_run_makes_nothing(elsewhere: Path, capsys: Said) -> None:
+    Path("list.txt").write_text("a {red|blue} ball\n# a comment\na house\n")
+    arguments = ["batch", "list.txt", "--dry-run"]
+    assert main([*arguments, "--look-seeds", "1..3", "--repeats", "2"]) == 0
+    assert capsys.readouterr().out.startswith("2 rows = 18 clips, ")
+    assert main([*arguments, "--motion-seeds", "7", "--look-seeds", "1..3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["clips"], told["jobs"], told["filled"]) == (9, [], None)
+    Path("list.txt").write_text("a {red|blue ball\na house\n")
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("line 1: The prompt should have its braces in pairs")
+    assert not jobs() and {path.name for path in elsewhere.iterdir()} == {"data", "list.txt"}
+
+
+def test_a_list_draws_the_same_seeds_again(pack: Pack) -> None:
+    """A list that is changed keeps what its other rows drew."""
+
+    def seeds(words: str, name: str = "list.csv") -> list[list[tuple[int, int]]]:
+        Path(name).write_text(words)
+        rows = batch.read(Path(name), pack, "cpu").rows
+        return [[(e.work.look_seed, e.work.motion_seed) for e in row.entries] for row in rows]
+
+    first, second, third = before = seeds("prompt,look_seed,repeats\na,,2\na,,2\nb,5,2\n")
+    assert len({*first, *second, *third}) == 6
+    again = seeds("repeats,prompt,# mine,look_seed\n3,b,x,5\n1,a,,\n3,a,,\nz,,,\n")
+    assert again == [[*third, again[0][2]], first[:1], [*second, again[2][2]]]
+    assert seeds("prompt,look_seed,repeats\na,,2\na,,2\nb,5,2\n", "other.csv") != before
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "words"),
+    [
+        ("", [], "should have a prompt in some line"),
+        ("a,-1,,,\n", [], "line 2: The look seed should be"),
+        ("a,,,,\n", ["--look-seeds", "3..1"], "The look seed should be whole numbers"),
+        ("a,,,,\n", ["--motion-seeds", "x"], "The motion seed should be whole numbers"),
+        ("a,,,,\n", ["--repeats", "0"], "whole number from 1"),
+        ("a,,,,\n", ["--out", "list.csv"], "choose another folder"),
+        ("a,,,,\n", ["--pack", "missing"], "missing should be a pack's folder or .zip"),
+        ("a,,,,\n", ["--backend", "npu"], "--backend cpu"),
+        (None, [], "list.csv should be a file"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    rows: str | None, arguments: list[str], words: str, elsewhere: Path, capsys: Said
+) -> None:
+    if rows is not None:
+        write(rows)
+    try:
+        code = main(["batch", "list.csv", *arguments])
+    except SystemExit as exit_:  # argparse
+        code = int(exit_.code or 0)
+    assert code == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and said.endswith(".\n")
+    assert {path.name for path in elsewhere.iterdir()} <= {"list.csv", "data"}
+    assert not jobs()
+
+
+def test_a_failing_row_ends_nothing(capsys: Said) -> None:
+    """A picture that is none, and then a folder that is gone."""
+    Path("no.png").write_text("no picture")
+    Path("list.csv").write_text(f"{HEADER.strip()},picture\na,,,,,no.png\nb,,,,frame,\n")
+    assert run() == 1
+    assert [job.state for job in jobs()] == ["failed", "done"]
+    assert "line 2: failed. " in capsys.readouterr().out
+    rows = filled("list-filled.csv")
+    assert rows[0]["error"] and rows[1]["status"] == "done"
+
+
+@POSIX
+def test_ctrl_c_interrupts_and_a_rerun_goes_on(capsys: Said) -> None:
+    write('a,,"1,1,1",no,\nb,,"100,100,100",no,\nc,,,,frame\n')
+    with started() as process:
+        until(process, lambda jobs: len(jobs) == 3 and jobs[1].fraction > 0.25)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.stderr is not None
+        assert process.stderr.read() == "nds: stopped.\n"
+        assert process.wait() == 130
+    assert [job.state for job in jobs()] == ["done", "interrupted", "waiting"]
+    assert jobs()[1].attempts == 0
+    with JobTable(places.jobs_file()) as table:
+        assert table.queue().paused and not table.has_worker()
+        table.remove([jobs()[1].id])  # too long for a test
+    write('a,,"1,1,1",no,\nc,,,,frame\n')
+    assert run() == 0
+    assert "1 already exist, 1 already queued" in capsys.readouterr().out
+    assert [job.state for job in jobs()] == ["done", "done"]
+
+
+@POSIX
+def test_ten_kills_lose_nothing() -> None:
+    """Of app and worker at once, at random moments of a clip, or of the next."""
+    source = write("".join(f'a ball {n},,"1,1,1",no,\n' for n in range(5)))
+    chance = random.Random(5)
+    # In clips: seven times on the way, or as one is being written; three times it is the second.
+    moments = [*(chance.random() for _ in range(5)), 1.0, 1.0]
+    moments += [chance.uniform(1, 2) for _ in range(3)]
+    chance.shuffle(moments)
+    whole: dict[Path, bytes] = {}
+    for moment in moments:
+        made = len(whole)
+        old = {(job.id, job.attempts) for job in jobs() if job.state == "running"}
+
+        def far_enough(jobs: list[Job]) -> bool:
+            running = [job for job in jobs if job.state == "running"]
+            now = [job.fraction for job in running if (job.id, job.attempts) not in old]  # noqa: B023
+            done = sum(job.state == "done" for job in jobs) - made  # noqa: B023
+            return bool(now) and done + now[0] >= moment  # noqa: B023
+
+        with started() as process:
+            until(process, far_enough)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        for path in clips():
+            assert whole.setdefault(path, path.read_bytes()) == path.read_bytes()
+            assert read_metadata(path)["prompt"].startswith("a ball")
+        finished = {job.result.name for job in jobs() if job.state == "done" and job.result}
+        assert finished <= {path.name for path in whole}
+    assert 0 in (run(), run())  # a clip that was killed twice needs to be asked for again
+    assert {path: path.read_bytes() for path in whole} == whole
+    assert sorted(read_metadata(path)["prompt"] for path in clips()) == [
+        f"a ball {n}" for n in range(5)
+    ]
+    assert all(path.with_suffix(".json").is_file() for path in clips())
+    assert Path("list.csv").read_bytes() == source

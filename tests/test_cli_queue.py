@@ -1,0 +1,168 @@
+"""`nds queue` on the table that the page shares, with and without somebody at work on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.pack import Pack
+from studio import places
+from studio.cli import main
+from studio.jobs import Entry, Job, JobTable, State, Work, content_key
+
+PATIENCE = 900.0  # seconds, on a machine that is busy with other things
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobTable]:
+    """The one that the command finds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
+    with JobTable(places.jobs_file()) as table:
+        yield table
+
+
+def add(table: JobTable, *states: State) -> list[int]:
+    """Jobs that came to be so, without an engine."""
+    work = Work("a ball", 1, 2, "pack", "cpu")
+    ids = []
+    for seed, state in enumerate(states):
+        ids += table.add([Entry(replace(work, look_seed=seed), f"{seed}", seed)])
+        if state != "waiting":
+            with table.lease():
+                table.claim()
+                if state == "failed":
+                    table.fail(ids[-1], "It went wrong.")
+    return ids
+
+
+def listed(capsys: Said, *more: str) -> dict[str, object]:
+    capsys.readouterr()
+    assert main(["queue", "list", *more, "--json"]) == 0
+    told: dict[str, object] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def waiting(table: JobTable) -> list[int]:
+    return [job.id for job in table.jobs(("waiting",))]
+
+
+def test_the_queue_is_listed(table: JobTable, capsys: Said) -> None:
+    assert main(["queue"]) == 0
+    assert capsys.readouterr().out == "not paused\n"
+    failed, running, next_ = add(table, "failed", "running", "waiting")
+    table.progress(running, 0.5, "Animating", {})
+    table.pause("The disk is full.")
+    assert main(["queue"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        [str(failed), "failed", "clip", "It", "went", "wrong."],
+        [str(running), "running", "50%", "clip", "a", "ball"],
+        [str(next_), "waiting", "clip", "a", "ball"],
+        ["paused.", "The", "disk", "is", "full."],
+    ]
+    told = listed(capsys)
+    assert (told["paused"], told["reason"]) == (True, "The disk is full.")
+    assert isinstance(told["jobs"], list)
+    assert [job["state"] for job in told["jobs"]] == ["failed", "running", "waiting"]
+    path = places.data_folder() / "clip.mp4"
+    path.touch()
+    table.finish(running, path, {})
+    assert len(listed(capsys)["jobs"]) == 2  # type: ignore[arg-type]
+    assert str(path) in json.dumps(listed(capsys, "--all"))
+
+
+def test_the_queue_is_arranged(table: JobTable, capsys: Said) -> None:
+    failed, a, b, c = add(table, "failed", "waiting", "waiting", "waiting")
+    assert main(["queue", "move", str(c), "1"]) == 0
+    assert waiting(table) == [c, a, b]
+    assert main(["queue", "move", str(c), "2", "--json"]) == 0
+    assert waiting(table) == [a, c, b]
+    assert main(["queue", "--json", "move", str(a), "99"]) == 0
+    assert waiting(table) == [c, b, a]
+    assert main(["queue", "remove", str(a), str(b)]) == 0
+    assert waiting(table) == [c]
+    assert main(["queue", "retry"]) == 0  # every one that failed
+    assert waiting(table) == [c, failed]
+    assert main(["queue", "pause"]) == 0 and table.queue().paused
+    with table.lease():  # somebody is at work
+        assert main(["queue", "resume"]) == 0
+    assert not table.queue().paused and waiting(table) == [c, failed]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["remove", "99"], "Job 99 should be in the table"),
+        (["move", "99", "1"], "Job 99 should be in the table"),
+        (["retry", "1"], "Job 1 should be failed or interrupted"),
+        (["move", "1", "0"], "whole number from 1"),
+        (["remove", "x"], "whole number from 1"),
+        (["remove", "9" * 30], "whole number from 1"),
+        (["remove"], "ID"),
+        (["juggle"], "juggle"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], words: str, table: JobTable, capsys: Said
+) -> None:
+    before = [table.job(job_id) for job_id in add(table, "waiting")]
+    try:
+        code = main(["queue", *arguments])
+    except SystemExit as exit_:  # argparse
+        code = int(exit_.code or 0)
+    assert code == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and said.endswith(".\n")
+    assert table.jobs() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_another_terminal_stops_what_runs(
+    table: JobTable, pack: Pack, tmp_path: Path, capsys: Said
+) -> None:
+    slow = Work("a ball", 1, 2, str(pack.path), "cpu", steps=(100, 100, 100), upscale=False)
+    works = [slow, replace(slow, look_seed=9), replace(slow, kind="frame")]
+    folder = str(tmp_path / "clips")
+    first, second, third = table.add(
+        Entry(work, content_key(work, pack), folder=folder) for work in works
+    )
+    table.pause()
+
+    def until(job_id: int, reached: Callable[[Job], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not reached(table.job(job_id)):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+
+    command = [sys.executable, "-m", "studio.cli", "queue", "resume"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            until(first, lambda job: job.fraction > 0.25)
+            assert main(["queue", "skip"]) == 0
+            until(second, lambda job: job.fraction > 0.25)
+            assert main(["queue", "stop"]) == 0
+            said, _ = process.communicate(timeout=PATIENCE)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 1  # not all of it was made
+    assert f"2 of 3, job {second}: cancelled\n1 are still waiting: " in said
+    assert [job.state for job in table.jobs()] == ["skipped", "cancelled", "waiting"]
+    assert not table.has_worker()
+    capsys.readouterr()
+    assert main(["queue", "resume"]) == 0
+    assert f"1 of 1, job {third}: clips" in capsys.readouterr().out
+    assert [job.state for job in table.jobs()] == ["skipped", "cancelled", "done"]
