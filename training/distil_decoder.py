@@ -29,7 +29,7 @@ from training.train_video_vae import WINDOW, moments, window_pool
 PIXEL, PERCEPTUAL = 10.0, 1.0
 NATIVE = {
     "latent_channels": 12,
-    "block_out_channels": [64, 96, 128, 160],
+    "block_out_channels": [32, 64, 96, 112],
     "layers_per_block": 2,
     "norm_num_groups": 16,
 }

@@ -142,6 +142,11 @@ def main() -> None:
     parser.add_argument(
         "--freeze-text", action="store_true", help="train the transformer alone, as after pruning"
     )
+    parser.add_argument(
+        "--freeze-transformer",
+        action="store_true",
+        help="train the text side alone, best with --fine 0: motion is decided in coarse stages",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -164,6 +169,8 @@ def main() -> None:
     if options.freeze_text:
         model.text.requires_grad_(False)
         model.adapter.requires_grad_(False)
+    if options.freeze_transformer:
+        model.mmdit.requires_grad_(False)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
 
     def step(generator: torch.Generator) -> Tensor:
