@@ -135,6 +135,30 @@ def marks(scene: Scene, frames: NDArray[np.uint8]) -> dict[str, bool]:
     return right
 
 
+def table(report: dict[str, Any]) -> str:
+    """Markdown of a report."""
+    head = (
+        "row | parameters, M | evaluations | GMACs | time | colour | subject | backdrop | motion"
+        " | shape kept | flicker | consistency"
+    )
+    lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
+    for row in report["rows"]:
+        cells = [
+            row["name"],
+            f"{row['parameters']['all'] / 1e6:.2f}",
+            str(row["evaluations"]),
+            f"{row['macs'] / 1e9:.0f}",
+            f"{row['time_ratio']:.3f}",
+            *(
+                f"{row['percent'][name]:.1f}"
+                for name in ("colour", "subject", "backdrop", "motion", "keeps_shape")
+            ),
+            *(f"{row['means'][name]:.3f}" for name in ("flicker", "consistency")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,7 +168,13 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--seed", type=int, default=2026, help="as of training.evaluate")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--table", action="store_true", help="print a saved report, given as ROWS.json, as Markdown"
+    )
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.rows.read_text(encoding="utf-8"))))
+        return
     torch.set_num_threads(options.threads)
     with open_pack(options.pack) as pack:
         rows = [Row(given, pack) for given in json.loads(options.rows.read_text(encoding="utf-8"))]

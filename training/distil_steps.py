@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from engine.config import ModeConfig
 from engine.scheduler import Stage, stage_schedule
-from training.conditions import Conditions
+from training.conditions import Conditions, captions
 from training.loop import arguments, train
 from training.pyramid import (
     GRID,
@@ -191,6 +191,11 @@ def main() -> None:
         choices=sorted(SCHEDULE.modes),
         help="of those clips; hybrid ones go on from the first frames of the clips in --run",
     )
+    parser.add_argument(
+        "--real",
+        action="store_true",
+        help="learn from the clips in --run instead: a small teacher's own wear out in time",
+    )
     parser.add_argument("--steps", type=int, nargs=STAGES, default=[1] * STAGES)
     parser.add_argument("--guidance", type=float, default=5.0, help="of the teacher in the loss")
     options = parser.parse_args()
@@ -201,7 +206,9 @@ def main() -> None:
     teacher = TextConditioned.from_pretrained(options.teacher).eval().requires_grad_(False)
     teacher.to(options.device)
     cache = options.run / "teacher_clips.pt"
-    if not cache.exists():
+    if options.real:
+        scenes, latents = cached_clips(options.run)
+    elif not cache.exists():
         mode = SCHEDULE.modes[options.mode]
         first = None if mode.first_steps else cached_clips(options.run)
         options.run.mkdir(parents=True, exist_ok=True)
@@ -209,7 +216,8 @@ def main() -> None:
             teacher, conditions, stages, mode, options.samples, options.seed, first
         )
         torch.save(made, cache)
-    prompts, latents = torch.load(cache, weights_only=True)
+    if not options.real:
+        prompts, latents = torch.load(cache, weights_only=True)
     model = StudentAndFake(*(TextConditioned.from_pretrained(options.teacher) for _ in range(2)))
     for part in (model.student, model.fake):  # the text side stays the teacher's
         part.text.requires_grad_(False)
@@ -218,7 +226,11 @@ def main() -> None:
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
         clips = latents[pick].float().to(options.device)
-        inputs = conditions([prompts[i] for i in pick.tolist()])
+        if options.real:
+            words = captions([scenes[i] for i in pick.tolist()], generator, dropped=0)
+        else:
+            words = [prompts[i] for i in pick.tolist()]
+        inputs = conditions(words)
         empty = conditions([""] * options.batch)
         losses = []
         with torch.autocast(options.device, torch.bfloat16):
