@@ -114,5 +114,10 @@ def publish(part: Path, path: Path, overwrite: bool) -> Path:
                 break
             except FileExistsError:
                 target = path.with_stem(f"{path.stem}-{number}")
-    part.replace(target)
+    try:
+        part.replace(target)
+    except OSError:
+        if not overwrite:
+            target.unlink()  # the claim
+        raise
     return target

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
+import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +32,8 @@ COLOURS = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp,"
     "format=yuv420p,setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 )
+PICTURES = "scale=in_color_matrix=bt709:in_range=tv:flags=accurate_rnd+full_chroma_int"
+SAFE = {"PYTHON_DOTENV_DISABLED": "1", "FFMPEG_BINARY": "ffmpeg-imageio"}  # for moviepy
 TAGS = "-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv".split()
 BOXES_TO_COMMENT = (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data")
 
@@ -51,10 +55,23 @@ def write_mp4(
         raise ValueError(f"expected frames uint8 [T, H, W, 3], got {frames.dtype} {frames.shape}")
     if 0 in frames.shape or frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"expected an even height and width, got {frames.shape}")
+    return stream_mp4(path, frames, frames.shape[1:3], fps, metadata, overwrite=overwrite)
+
+
+def stream_mp4(
+    path: Path,
+    frames: Iterable[Bytes],
+    size: tuple[int, int],
+    fps: int,
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """The same with frames, uint8 [H, W, 3] of one even `size` (H, W), that come one by one."""
     path = prepare(path, ".mp4")
     part = partial(path)
     try:
-        _encode(part, frames, fps, json.dumps(metadata, ensure_ascii=False))
+        _encode(part, frames, size, fps, json.dumps(metadata, ensure_ascii=False))
         return publish(part, path, overwrite)
     except OSError as error:
         raise OutputError(
@@ -83,6 +100,39 @@ def read_metadata(path: Path) -> dict[str, Any]:
         f"{path.name} should be a clip with its settings inside, but {problem};"
         " choose one made by Neodragon Studio."
     )
+
+
+def read_mp4(path: Path) -> tuple[Bytes, int]:
+    """The frames of a clip, uint8 [T, H, W, 3], and how many are shown in a second.
+
+    Raises OutputError.
+    """
+    with tempfile.TemporaryFile() as log:
+        frames = b""
+        try:
+            command = [ffmpeg(), "-nostdin", "-hide_banner", "-i", str(path.absolute())]
+            command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-vf", PICTURES]
+            command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+            frames = subprocess.run(command, stdout=subprocess.PIPE, stderr=log).stdout
+        except OSError as error:
+            log.write(str(error).encode())
+        log.seek(0)
+        said = log.read().decode("utf-8", "replace")
+    shown = re.search(r"Video: rawvideo.*?, (\d+)x(\d+).*?, (\d+) fps", said)
+    if not frames or shown is None:
+        raise OutputError(
+            f"{path.name} should be a clip, but it cannot be read"
+            f" ({_last_line(OSError(said or 'it has no pictures'))}); choose another."
+        )
+    width, height, fps = map(int, shown.groups())
+    return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3), fps
+
+
+def ffmpeg() -> str:
+    """The program that imageio-ffmpeg carries and moviepy uses."""
+    with _environment(**SAFE):
+        from moviepy.config import FFMPEG_BINARY  # noqa: PLC0415
+    return str(FFMPEG_BINARY)
 
 
 def boxes(stream: IO[bytes], end: int) -> Iterator[tuple[bytes, int]]:
@@ -116,10 +166,12 @@ def _find(stream: IO[bytes], names: tuple[bytes, ...], end: int) -> bytes | None
     return None
 
 
-def _encode(part: Path, frames: Bytes, fps: int, comment: str) -> None:
+def _encode(
+    part: Path, frames: Iterable[Bytes], size: tuple[int, int], fps: int, comment: str
+) -> None:
     """Run moviepy's writer; raises OSError with ffmpeg's words."""
     writer_class = _moviepy_writer()
-    height, width = frames.shape[1:3]
+    height, width = size
     timescale = str(fps * 1000)  # a multiple of fps: every time stamp is exact
     with (
         tempfile.TemporaryDirectory(prefix="neodragon-") as folder,
@@ -144,7 +196,7 @@ def _encode(part: Path, frames: Bytes, fps: int, comment: str) -> None:
 
 def _moviepy_writer() -> Any:
     """moviepy's writer, imported so that it reads no `.env` file and takes no other ffmpeg."""
-    with _environment(PYTHON_DOTENV_DISABLED="1", FFMPEG_BINARY="ffmpeg-imageio"):
+    with _environment(**SAFE):
         from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # noqa: PLC0415
     return FFMPEG_VideoWriter
 
