@@ -1,0 +1,502 @@
+"""The graphs of the full-size model as torch modules on the meta device, and what a run of each is.
+
+No weight is ever allocated. A function per graph, in our form or, where they differ, in the paper's
+(`paper_...`, `published`); `remembering_transformer` is a form that nobody has built yet.
+Configurations are the published ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from engine.config import Geometry
+from training.export import PUBLISHED, collapse_
+from training.models.context_adapter import ContextAdapter
+from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
+from training.models.mmdit import AdaLN, JointAttention, PyramidMMDiT
+from training.models.quicksrnet import QuickSRNet
+from training.models.video_vae import CausalConv, CausalVideoVAE, TGrow, fold, unfold
+
+# facts/neodragon.md 1.3: T5 and CLIP token counts, and the widths that CLIP hands over.
+TEXT, CLIP_TEXT, CLIP_HIDDEN, CLIP_G_POOLED, POOLED, T5_STATES = 128, 77, 2048, 1280, 2048, 4096
+# OpenAI CLIP ViT-L/14 and OpenCLIP bigG/14 as SDXL has them. The parameters are those of
+# facts/neodragon.md 8.4: 123.06 M (and a projection of 0.59 M), 694.66 M.
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768}
+CLIP_L |= {"num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "projection_dim": 1280}
+CLIP_G |= {"num_hidden_layers": 32, "num_attention_heads": 20}
+# T5 1.1 base, whose names and shapes are those of the published state dict.
+T5 = {
+    "vocab_size": 32128,
+    "d_model": 768,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 12,
+    "num_heads": 12,
+    "feed_forward_proj": "gated-gelu",
+}
+# SSD-1B: SDXL's UNet with fewer layers (facts/neodragon.md 6), a middle without attention. Its
+# 1331.33 M parameters are what the pipeline's 2232.7 M leave for it.
+UNET = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+    "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": CLIP_HIDDEN,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": CLIP_G_POOLED + 6 * 256,
+}
+# SDXL's image autoencoder.
+IMAGE_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+# Which QuickSRNet the paper runs is not known (facts/neodragon.md 7); Small, as we train it.
+UPSCALER = {"num_channels": 32, "num_intermediate_layers": 2}
+
+GEOMETRY = Geometry(
+    **PUBLISHED["geometry"],
+    spatial_stride=8,
+    temporal_stride=8,
+    latent_channels=16,
+    first_frame_stride=8,
+    first_frame_channels=4,
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One run of a graph; bytes are those of the precision asked for, activations 16 bits each.
+
+    macs: of matrix products and convolutions, nothing else counted.
+    weights: bytes held; tables: those of them in embedding tables, of which a run reads a few rows.
+    activations: written by all operators, nothing fused, views free.
+    live: most of them held at once with the inputs, in the order the module computes them.
+    """
+
+    macs: int
+    weights: int
+    tables: int
+    activations: int
+    live: int
+
+    @property
+    def moved(self) -> int:
+        """Bytes of weights read and activations written."""
+        return self.weights - self.tables + self.activations
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of activations under it: written in all, and most at once; 2 bytes per element."""
+
+    def __init__(self, weights: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata for tensor in weights}
+        self.written = self.live = self.peak = 0
+        for tensor in inputs:
+            self._add(tensor)
+        self.written = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.known:  # a view, or changed in place
+            return
+        size = 2 * storage.nbytes() // tensor.element_size()
+        self.known.add(storage._cdata)
+        self.written += size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, storage._cdata, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+@torch.no_grad()
+def count(
+    modules: Sequence[nn.Module], run: Callable[..., Any], inputs: Sequence[Any], eight_bit: bool
+) -> Cost:
+    """What `run(*inputs)` with the weights of `modules`, all on the meta device, costs.
+
+    eight_bit: weights of linear layers and convolutions are 8-bit, all others 16-bit. Scales of
+    the quantisation and the graph's code are not counted.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as flops:
+        tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        held = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        with Ledger(held, tensors) as ledger, sdpa_kernel(SDPBackend.MATH):
+            run(*inputs)
+    return Cost(
+        flops.get_total_flops() // 2, *weight_bytes(modules, eight_bit), ledger.written, ledger.peak
+    )
+
+
+def weight_bytes(modules: Sequence[nn.Module], eight_bit: bool) -> tuple[int, int]:
+    """Bytes of the weights of `modules`, and those of them in embedding tables."""
+    parts = [part for module in modules for part in module.modules()]
+    small = {
+        id(part.weight)
+        for part in parts
+        if eight_bit and isinstance(part, nn.Linear | nn.Conv2d | nn.Conv3d)
+    }
+    looked_up = {id(part.weight) for part in parts if isinstance(part, nn.Embedding)}
+    weights = {id(weight): weight for module in modules for weight in module.parameters()}
+    sizes = {key: weight.numel() * (1 if key in small else 2) for key, weight in weights.items()}
+    return sum(sizes.values()), sum(size for key, size in sizes.items() if key in looked_up)
+
+
+def parameters(*modules: nn.Module) -> int:
+    """Parameters, shared ones once."""
+    return sum({id(w): w.numel() for m in modules for w in m.parameters()}.values())
+
+
+def meta(*shape: int) -> Tensor:
+    """A tensor without values."""
+    return torch.empty(shape, device="meta")
+
+
+def ids(length: int) -> Tensor:
+    """Token ids [1, length] without values."""
+    return torch.empty((1, length), dtype=torch.int64, device="meta")
+
+
+def clip(config: dict[str, int]) -> nn.Module:
+    """A CLIP text encoder with its projection."""
+    return CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=49408, **config))
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "clip_l": lambda: clip(CLIP_L),
+    "clip_g": lambda: clip(CLIP_G),
+    "t5": lambda: T5EncoderWithProjection(T5ProjectionConfig(**T5)),
+    "adapter": ContextAdapter,
+    "unet": lambda: UNet2DConditionModel(**UNET),
+    "image_vae": lambda: AutoencoderKL(**IMAGE_VAE),
+    "video_vae": CausalVideoVAE,
+    "transformer": PyramidMMDiT,
+    "upscaler": lambda: QuickSRNet(**UPSCALER),
+}
+
+
+@cache
+def built(name: str) -> Any:
+    """A full-size module on the meta device, as it is published."""
+    with torch.device("meta"):
+        return MODULES[name]().eval()
+
+
+@cache
+def exported() -> PyramidMMDiT:
+    """The transformer rearranged for export."""
+    with torch.device("meta"):
+        return PyramidMMDiT().half_split_().eval()
+
+
+def adaptive(net: PyramidMMDiT) -> list[nn.Module]:
+    """The parts of the transformer that depend on prompt and timestep only."""
+    return [net.time_text_embed, *(m for m in net.modules() if isinstance(m, AdaLN))]
+
+
+def dense(net: PyramidMMDiT) -> list[nn.Module]:
+    """All other parts of the transformer, which every step runs."""
+    blocks = [
+        part
+        for block in net.transformer_blocks
+        for part in (block.attn, block.ff, block.ff_context)
+        if part is not None
+    ]
+    return [net.pos_embed, *blocks, net.proj_out]
+
+
+def transformer_inputs(
+    net: PyramidMMDiT, image: int, text: int, past: int = 0
+) -> tuple[Tensor, ...]:
+    """Patches, positions, rotary cosines and sines, and the mask of so many tokens."""
+    config = net.token_config
+    rope = (image + text, config.head_dim // 2)
+    patches = meta(image, GEOMETRY.latent_channels * config.patch_size**2)
+    mask = meta(image + text, past + image + text)
+    return patches, meta(image, config.width), meta(*rope), meta(*rope), mask
+
+
+@cache
+def transformer(tokens: int) -> Cost:
+    """The transformer over `tokens` image and all text tokens, modulation given."""
+    net = exported()
+    inputs = transformer_inputs(net, tokens, TEXT)
+    inputs += (meta(TEXT, net.token_config.width),)
+    inputs += (meta(net.modulation_rows, net.token_config.width),)
+    return count(dense(net), net.forward_tokens, inputs, eight_bit=True)
+
+
+def levels(unit: int, stage: int) -> list[int]:
+    """The pyramid level of every frame that `unit` reads at `stage`, itself last.
+
+    As `engine.latents.history` chooses them.
+    """
+    past = [max(0, stage - max(0, age)) for age in range(unit - 1, -1, -1)]
+    return [*past, stage]
+
+
+def frame_tokens(level: int) -> int:
+    """Image tokens of a latent frame at a pyramid level."""
+    height, width = GEOMETRY.stage_size(level)
+    return height * width // exported().token_config.patch_size ** 2
+
+
+def image_tokens(unit: int, stage: int) -> int:
+    """Image tokens of `unit` at `stage`, its history included."""
+    return sum(map(frame_tokens, levels(unit, stage)))
+
+
+def remembered(unit: int, stage: int) -> int:
+    """Frames whose tokens went through the transformer unchanged for the unit before.
+
+    With one step a stage they meet the same timestep, and no token sees a later frame or, being
+    text, more than the first one. So it is those that have kept their level, and all before them.
+    """
+    if unit == 1:
+        return 0
+    before, now = levels(unit - 1, stage)[:-1], levels(unit, stage)
+    same = [a == b for a, b in zip(before, now, strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def past_tokens(unit: int, stage: int) -> int:
+    """Text and image tokens whose keys and values `unit` finds at `stage`."""
+    frames = remembered(unit, stage)
+    return sum(map(frame_tokens, levels(unit, stage)[:frames])) + TEXT * bool(frames)
+
+
+@cache
+def remembering_transformer(stage: int, first: bool) -> Cost:
+    """The transformer over only the tokens that a unit does not remember, in two static graphs.
+
+    first: the graph of the units that remember nothing; the other is that of all later ones. Each
+    is padded to the largest of its units.
+    """
+    own = [u for u in range(1, GEOMETRY.units) if first != bool(remembered(u, stage))]
+    past = max(past_tokens(unit, stage) for unit in own)
+    text = TEXT if first else 0
+    fresh = max(image_tokens(u, stage) + TEXT - text - past_tokens(u, stage) for u in own)
+    net = copy.copy(exported())
+    net._modules = net._modules | {"transformer_blocks": nn.ModuleList()}
+    for block in exported().transformer_blocks:
+        twin, attention = copy.copy(block), RememberingAttention(block.attn)
+        shape = (block.attn.heads, past, block.attn.head_dim)
+        attention.past = (meta(*shape), meta(*shape))
+        twin._modules = block._modules | {"attn": attention}
+        net.transformer_blocks.append(twin)
+    kept = [tensor for block in net.transformer_blocks for tensor in block.attn.past]
+    inputs = transformer_inputs(net, fresh, text, past)
+    inputs += (meta(text, net.token_config.width),)
+    inputs += (meta(net.modulation_rows, net.token_config.width),)
+
+    def run(*given: Any) -> Tensor:
+        return net.forward_tokens(*given[: len(inputs)])
+
+    return count(dense(net), run, (*inputs, *kept), eight_bit=True)
+
+
+class RememberingAttention(nn.Module):
+    """Attention that also sees tokens whose keys and values `past` were computed before.
+
+    past: keys and values [..., heads, tokens, head_dim]. `seen` is the same with the tokens of the
+    last call behind them.
+    """
+
+    past: tuple[Tensor, Tensor]
+    seen: tuple[Tensor, Tensor]
+
+    def __init__(self, inner: JointAttention) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(
+        self, image: Tensor, text: Tensor, cos: Tensor, sin: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `JointAttention` after `half_split_`; mask [..., fresh tokens, all tokens]."""
+        a, heads, count = self.inner, self.inner._heads, text.shape[-2]
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+        streams = ((a.add_q_proj, a.add_k_proj, a.add_v_proj, a.norm_add_q, a.norm_add_k, text),)
+        streams += ((a.to_q, a.to_k, a.to_v, a.norm_q, a.norm_k, image),)
+        q = torch.cat([heads(s[0], s[5], s[3]) for s in streams], -3)
+        k = torch.cat([heads(s[1], s[5], s[4]) for s in streams], -3)
+        v = torch.cat([heads(s[2], s[5]) for s in streams], -3).transpose(-3, -2)
+        q, k = (a._rotate(x, cos, sin).transpose(-3, -2) for x in (q, k))
+        self.seen = torch.cat([self.past[0], k], -2), torch.cat([self.past[1], v], -2)
+        out = (q @ self.seen[0].transpose(-2, -1) + mask).softmax(-1) @ self.seen[1]
+        out = out.transpose(-3, -2).flatten(-2)
+        text_out = None if a.to_add_out is None else a.to_add_out(out[..., :count, :])
+        return a.to_out[0](out[..., count:, :]), text_out
+
+
+def modulation(timesteps: int = 1) -> Cost:
+    """The modulation of the transformer at so many timesteps."""
+    net = exported()
+    inputs = (meta(timesteps), meta(timesteps, POOLED))
+    return count(adaptive(net), net.modulate, inputs, eight_bit=True)
+
+
+def text_encoder(adapter: bool = True) -> Cost:
+    """DistilT5, and the context adapter behind it, in 16 bits."""
+    parts = [built("t5"), *([built("adapter")] if adapter else [])]
+    return count(parts, nn.Sequential(*parts), (ids(TEXT),), eight_bit=False)
+
+
+def clip_encoder(name: str) -> Cost:
+    """One of the CLIP encoders, in 16 bits."""
+    net = built(name)
+    return count([net], net, (ids(CLIP_TEXT),), eight_bit=False)
+
+
+def unet() -> Cost:
+    """One step of the first frame."""
+    net = built("unet")
+    height, width = first_frame_latent()
+    latent = meta(1, GEOMETRY.first_frame_channels, height, width)
+    conditions = {"text_embeds": meta(1, CLIP_G_POOLED), "time_ids": meta(1, 6)}
+    inputs = (latent, meta(1), meta(1, CLIP_TEXT, CLIP_HIDDEN))
+
+    def run(sample: Tensor, timestep: Tensor, hidden: Tensor) -> Any:
+        return net(sample, timestep, hidden, added_cond_kwargs=conditions)
+
+    return count([net], run, inputs, eight_bit=True)
+
+
+def first_frame_latent() -> tuple[int, int]:
+    """Height and width of the first frame's latent."""
+    stride = GEOMETRY.first_frame_stride
+    return GEOMETRY.first_frame_height // stride, GEOMETRY.first_frame_width // stride
+
+
+def first_frame_decoder() -> Cost:
+    """The decoder of the first frame."""
+    vae = built("image_vae")
+    latent = meta(1, GEOMETRY.first_frame_channels, *first_frame_latent())
+    parts = [vae.post_quant_conv, vae.decoder]
+    return count(parts, lambda z: vae.decode(z).sample, (latent,), eight_bit=True)
+
+
+def video_encoder() -> Cost:
+    """The encoder of one frame, collapsed to 2-D convolutions."""
+    with torch.device("meta"):
+        vae = collapse_(CausalVideoVAE()).eval()
+    return count([vae.encoder, vae.quant_conv], vae.encode_image, (frame(),), eight_bit=True)
+
+
+def frame() -> Tensor:
+    """A frame of the clip before it is enlarged, [1, 3, H, W]."""
+    return meta(1, 3, GEOMETRY.height, GEOMETRY.width)
+
+
+def video_decoder(published: bool = False) -> Cost:
+    """One unit of the streaming decoder; `published` enlarges before a TGrow's 1x1 convolution."""
+    with torch.device("meta"):
+        vae = collapse_(CausalVideoVAE()).eval()
+        latent = meta(1, GEOMETRY.latent_channels, GEOMETRY.latent_height, GEOMETRY.latent_width)
+        states = vae.zero_states(latent)
+        for i, block in enumerate(vae.decoder.blocks):
+            if published and isinstance(block, TGrow):
+                grown = EnlargeFirst(block.conv.in_channels, block.time, block.space)
+                vae.decoder.blocks[i] = grown
+    return count([vae.decoder, vae.post_quant_conv], vae.step, (latent, states), eight_bit=True)
+
+
+def upscaler() -> Cost:
+    """One frame."""
+    return count([built("upscaler")], built("upscaler"), (frame(),), eight_bit=True)
+
+
+class EnlargeFirst(TGrow):
+    """The published order: the 1x1 convolution runs at the enlarged size."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x [N, C, h, w] -> the frames in its place, in order."""
+        return list(self.conv(self.enlarge(x)).chunk(self.time, 1))
+
+
+class PaddedConv(nn.Module):
+    """A causal convolution over the padded video, though it is one frame long."""
+
+    def __init__(self, causal: CausalConv) -> None:
+        super().__init__()
+        self.conv = causal.conv
+
+    def forward(self, x: Tensor, length: int) -> Tensor:
+        taps, edge = self.conv.kernel_size[0], self.conv.kernel_size[1] // 2
+        video = F.pad(unfold(x, length), (0, 0, 0, 0, taps - 1, 0))
+        stride = self.conv.stride
+        return fold(F.conv3d(video, self.conv.weight, self.conv.bias, stride, (0, edge, edge)))
+
+
+def paper_video_encoder() -> Cost:
+    """The encoder of one frame in its 3-D form, two frames of zeros before every convolution."""
+    with torch.device("meta"):
+        vae = CausalVideoVAE().eval()
+        for parent in list(vae.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, CausalConv):
+                    setattr(parent, name, PaddedConv(child))
+    return count([vae.encoder, vae.quant_conv], vae.encode_image, (frame(),), eight_bit=True)
+
+
+@cache
+def paper_net() -> PyramidMMDiT:
+    """The transformer without the layers of the timestep's embedding."""
+    with torch.device("meta"):
+        net = PyramidMMDiT().half_split_().eval()
+    del net.time_text_embed.timestep_embedder
+    return net
+
+
+def paper_transformer(tokens: int) -> Cost:
+    """The paper's "MMDiT+CA": text states in, context adapter and modulation in every step.
+
+    The embedded timestep is an input (its section 4.1).
+    """
+    net, adapter = paper_net(), built("adapter")
+    inputs = transformer_inputs(net, tokens, TEXT)
+    inputs += (meta(TEXT, T5_STATES), meta(1, net.token_config.width), meta(1, POOLED))
+
+    def run(
+        patches: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, *text: Tensor
+    ) -> Tensor:
+        states, time, pooled = text
+        x = F.silu(time + net.time_text_embed.text_embedder(pooled))
+        rows = [row for block in net.transformer_blocks for row in block.modulate(x)]
+        made = torch.cat([*rows, *net.norm_out(x)])
+        return net.forward_tokens(patches, positions, cos, sin, mask, adapter(states), made)
+
+    return count([net, adapter], run, inputs, eight_bit=True)
