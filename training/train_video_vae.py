@@ -136,6 +136,12 @@ def main() -> None:
     parser.add_argument(
         "--anchor", type=float, default=0.1, help="weight of the pull of latents to thumbnails"
     )
+    parser.add_argument(
+        "--chroma",
+        type=float,
+        default=3,
+        help="extra weight of colour: small areas of it are learned last without",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -148,6 +154,7 @@ def main() -> None:
     if options.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
+    vae.decoder.to(memory_format=torch.channels_last)  # a fifth faster
     pool = window_pool(options.windows, options.seed)
 
     def step(generator: torch.Generator) -> Tensor:
@@ -172,12 +179,10 @@ def main() -> None:
             )
             error = vae.decode(latent).float() - video
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(video)
-        chroma = error - error.mean(
-            1, keepdim=True
-        )  # small areas of strong colour are learned last without it
+        chroma = error - error.mean(1, keepdim=True)
         return (
             error.square().mean()
-            + 3 * chroma.square().mean()
+            + options.chroma * chroma.square().mean()
             + 0.2 * error.abs().mean()
             + 1e-6 * kl / mean.shape[2]
             + options.anchor * (mean - thumbnail(video)).square().mean()
