@@ -20,7 +20,7 @@ def _table() -> dict[str, dict[str, str]]:
 
 
 def words(key: str, language: str, **values: object) -> str:
-    """The string `key` in `language`, its `{places}` filled in; raises KeyError for an unknown one."""
+    """The string `key` in `language`, its `{places}` filled in; raises KeyError."""
     return _table()[key][language].format(**values)
 
 
