@@ -5,7 +5,8 @@ ROWS.json is a list of objects: `name`, `checkpoint` (published layout), `decode
 `first_steps`, `first_guidance`. Each row's clips of the same held-out prompts and seeds are made by
 plain PyTorch in float32, in one process, in turns, so that the times can be compared; times are
 medians, as ratios to the first row's. Prints JSON; parameters and MACs are those of what a clip
-runs, measured on its first one.
+runs, measured on its first one. `truth` is the PSNR in dB of the last eight frames to those of the
+world's own clip, where its first frame is given: what a unit loses adds up there.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.clip import psnr
 from benchmarks.torch_clip import TorchClip
 from engine.config import Mode, ModeConfig, Request
 from engine.pack import Pack, open_pack
 from engine.sampler import evaluations
 from training.detect import read
 from training.measures import temporal_flickering
-from training.world import Scene, caption, sample_scene
+from training.world import FRAMES, Scene, caption, render, sample_scene
 
 MODE: Mode = "hybrid"  # the name a row's mode goes by, whatever it does
 # Parts of a clip beside those that depend on the mode or the decoder.
@@ -97,7 +99,11 @@ class Row:
         for name, mark in marks(scene, frames).items():
             self.right[name] = self.right.get(name, 0) + mark
         reading = read(frames)
+        geometry = self.clip.pack.geometry
+        truth = render(scene, geometry.height, geometry.width, (0, *range(FRAMES - 8, FRAMES)))
+        drawn = self.clip(replace(request, image=truth[0]))[-8:]
         measured = {
+            "truth": psnr(drawn, truth[1:]),
             "flicker": temporal_flickering(frames),
             "consistency": reading.consistency,
             "travel": reading.travel,
@@ -139,7 +145,7 @@ def table(report: dict[str, Any]) -> str:
     """Markdown of a report."""
     head = (
         "row | parameters, M | evaluations | GMACs | time | colour | subject | backdrop | motion"
-        " | shape kept | flicker | consistency"
+        " | shape kept | flicker | consistency | last frames, dB"
     )
     lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
     for row in report["rows"]:
@@ -154,6 +160,7 @@ def table(report: dict[str, Any]) -> str:
                 for name in ("colour", "subject", "backdrop", "motion", "keeps_shape")
             ),
             *(f"{row['means'][name]:.3f}" for name in ("flicker", "consistency")),
+            f"{row['means']['truth']:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -64,7 +64,7 @@ class TorchClip:
 
     @torch.inference_mode()
     def __call__(self, request: Request) -> NDArray[np.uint8]:
-        """uint8 [T, H, W, 3] of a request without a picture."""
+        """uint8 [T, H, W, 3] of a request; its picture, if any, has the size of the frame."""
         pack, geometry = self.pack, self.pack.geometry
         mode, stages = pack.schedule.modes[request.mode], stage_schedule(pack.schedule)
         prompts = [self.tokenize(request.prompt), self.tokenize(pack.prompt.negative)]
@@ -73,7 +73,9 @@ class TorchClip:
         noise = SeededNoise(request.look_seed, request.motion_seed, shape, pack.schedule.gamma)
         first = None
         if mode.first_steps is None:
-            image = self.first_frame(clips, request.look_seed)
+            image = request.image
+            if image is None:
+                image = self.first_frame(clips, request.look_seed)
             picture = torch.from_numpy(to_floats(fit(image, geometry.height, geometry.width)))
             moments = self.vae.encode(picture[:, :, None])[0].numpy()
             first = normalise(sample_posterior(moments, noise.posterior()), pack.vae)

@@ -115,7 +115,7 @@ def pruned(model: PyramidMMDiT, keep: Sequence[int]) -> PyramidMMDiT:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--out", type=Path, help="checkpoint to write")
     parser.add_argument("--remove", type=int, default=2, help="how many blocks go")
     parser.add_argument("--samples", type=int, default=16, help="clips to measure on")
     parser.add_argument("--mode", default="monolithic", choices=sorted(SCHEDULE.modes))
@@ -126,7 +126,14 @@ def main() -> None:
         help="whose clips' first frames hybrid mode goes on from",
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="print the error of clips for every number of removed blocks; hybrid mode only",
+    )
     options = parser.parse_args()
+    if not options.out and not options.curve:
+        parser.error("--out should name the checkpoint to write.")
     conditions = Conditions(options.checkpoint, "cpu")
     model = TextConditioned.from_pretrained(options.checkpoint).eval()
     stages, mode = stage_schedule(SCHEDULE), SCHEDULE.modes[options.mode]
@@ -137,6 +144,21 @@ def main() -> None:
             model, conditions, stages, mode, options.samples, options.seed, first
         ),
     )
+    if options.curve:
+        if first is None:
+            parser.error("--curve needs --mode hybrid, whose clips are known.")
+        truth = first[1][: options.samples].float()
+        whole, curve = model.mmdit, []
+        for remove in range(len(whole.transformer_blocks)):
+            keep = choose(scores, remove)
+            model.mmdit = pruned(whole, keep).eval()
+            _, made = teacher_samples(
+                model, conditions, stages, mode, options.samples, options.seed, first
+            )
+            errors = (made.float() - truth).square().mean((0, 1, 3, 4)).sqrt()
+            curve.append({"kept": keep, "error": [round(float(e), 4) for e in errors]})
+        print(json.dumps({"importance": scores, "rms_by_unit": curve}, indent=1))
+        return
     keep = choose(scores, options.remove)
     shutil.copytree(options.checkpoint, options.out, dirs_exist_ok=True)
     folder = options.out / "diffusion_transformer_320p"
