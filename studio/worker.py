@@ -46,8 +46,10 @@ from engine.pipeline import (
 from engine.session import require
 from studio.jobs import PENDING, RUNNING, Job, JobsError, JobTable, Stop, content_key
 from studio.pictures import read_picture, write_png
-from studio.places import OutputError, clip_name, partial
+from studio.places import APPLICATION, OutputError, clip_name, partial
+from studio.power import Awake, low_battery, tell
 from studio.render import Meter, record, sidecar, unread
+from studio.settings import load, settings_file
 from studio.video import read_metadata, write_mp4
 
 Bytes = NDArray[np.uint8]
@@ -126,6 +128,8 @@ class Worker:
         self.leaving = threading.Event()  # set: no further job
         self._pack: Pack | None = None
         self._stamp = ""
+        self._awake = Awake()
+        self._ended = 0  # jobs since the queue was done
 
     def run(self, *, drain: bool = False, wait: float = 0, kept: bool = False) -> None:
         """Work until `leaving` is set or, with `drain`, until there is nothing to take.
@@ -141,16 +145,32 @@ class Worker:
                     job = self.table.claim()
                     if job is not None:
                         self._do(job)
-                    elif drain:
+                        continue
+                    self._rest()
+                    if drain:
                         return
-                    else:
-                        self.leaving.wait(POLL)
+                    self.leaving.wait(POLL)
             finally:
+                self._awake.release()
                 self._close_pack()
+
+    def _rest(self) -> None:
+        """Let the machine sleep, and say once that the queue is done."""
+        self._awake.release()
+        ended, self._ended = self._ended, 0
+        if ended and not self.table.jobs(PENDING) and load(settings_file())[0].notify:
+            tell(APPLICATION, f"The queue is done: {ended} {'job' if ended == 1 else 'jobs'}.")
 
     def _do(self, job: Job) -> None:
         """Make a job, and see that its row says what became of it."""
+        settings, _ = load(settings_file())
+        if settings.awake:
+            self._awake.hold()
         try:
+            if low := low_battery(settings.battery):
+                self.table.release(job.id)
+                self.table.pause(low)
+                return
             folder = self._home(job)
             if not self._has_room(folder):
                 self.table.release(job.id)
@@ -159,6 +179,7 @@ class Worker:
                     " has less; free some space and resume the queue."
                 )
                 return
+            self._ended += 1
             self._make(job)
         except _Stopped as stopped:
             self.table.stopped(job.id, stopped.stop)
