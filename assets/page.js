@@ -1,8 +1,10 @@
-// Ctrl+Enter animates, Ctrl+Shift+Enter makes a first frame, Esc stops; the tab's title shows how far it is.
+// Ctrl+Enter animates, Ctrl+Shift+Enter makes a first frame, Esc stops all; 1 to 9 pick on the wall.
 document.addEventListener("keydown", (event) => {
   const enter = event.key === "Enter" && (event.ctrlKey || event.metaKey);
   const id = event.key === "Escape" ? "stop" : enter && (event.shiftKey ? "draw" : "animate");
-  const button = id && document.getElementById(id);
+  const typing = event.target.closest("input:not([type=checkbox], [type=radio]), textarea, select");
+  const cell = !typing && /^[1-9]$/.test(event.key) && `.cell[data-key="${event.key}"]`;
+  const button = id ? document.getElementById(id) : cell && document.querySelector(cell);
   if (button && !button.disabled) {
     event.preventDefault();
     event.stopPropagation();
@@ -14,3 +16,37 @@ setInterval(() => {
   const percent = document.querySelector("#progress [aria-valuenow]")?.getAttribute("aria-valuenow");
   document.title = (percent ? `${percent} % · ` : "") + "Neodragon Studio";
 }, 500);
+
+// A clip that is being made plays as far as it is: each unit is a picture of its frames below each other.
+const units = new Map();
+const unit = (source) => {
+  if (!units.has(source)) {
+    const image = new Image();
+    image.src = source;
+    units.set(source, image);
+  }
+  return units.get(source);
+};
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const grow = () => {
+  const canvases = document.querySelectorAll("canvas.growing");
+  if (!canvases.length) units.clear();
+  for (const canvas of canvases) {
+    const stride = +canvas.dataset.stride;
+    const frames = [];
+    for (let k = 0; k < +canvas.dataset.units; k += 1) {
+      const image = unit(`${canvas.dataset.folder}/unit-${k}.jpg`);
+      if (!image.complete || !image.naturalWidth) break;
+      const count = k ? stride : 1;
+      for (let row = 0; row < count; row += 1) frames.push([image, row, count]);
+    }
+    if (!frames.length) continue;
+    const now = calm.matches ? frames.length - 1 : Math.floor(performance.now() / 1000 * 24) % frames.length;
+    const [image, row, count] = frames[now];
+    const height = image.naturalHeight / count;
+    if (canvas.width !== image.naturalWidth) [canvas.width, canvas.height] = [image.naturalWidth, height];
+    canvas.getContext("2d").drawImage(image, 0, row * height, canvas.width, height, 0, 0, canvas.width, height);
+  }
+  requestAnimationFrame(grow);
+};
+requestAnimationFrame(grow);

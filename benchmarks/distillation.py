@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from dataclasses import replace
@@ -160,7 +161,7 @@ def table(report: dict[str, Any]) -> str:
                 for name in ("colour", "subject", "backdrop", "motion", "keeps_shape")
             ),
             *(f"{row['means'][name]:.3f}" for name in ("flicker", "consistency")),
-            f"{row['means']['truth']:.1f}",
+            f"{row['means'].get('truth', math.nan):.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

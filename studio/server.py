@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from engine.errors import NeodragonError
 from engine.pack import Pack
 from engine.session import Backend
-from studio.places import ASSETS, clips_folder
+from studio.desk import Desk
+from studio.places import ASSETS, cache_folder, clips_folder, data_folder
+from studio.settings import load, settings_file
+from studio.strings import system_language
 
 if TYPE_CHECKING:
     import gradio as gr
 
 HOST = "127.0.0.1"
+OURS = [HOST, "localhost"]
 
 
 class ServerError(NeodragonError):
@@ -24,9 +29,17 @@ class ServerError(NeodragonError):
 
 def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: bool = True) -> None:
     """Serve the page until Ctrl+C; raises ServerError where the port is taken."""
-    with tempfile.TemporaryDirectory(prefix="neodragon-page-") as temporary:
-        blocks, address = launch(pack, backend, clips_folder(), Path(temporary), port)
-        print(f"Neodragon Studio is at {address} (Ctrl+C ends it); clips go to {clips_folder()}")
+    settings, problem = load(settings_file())
+    if problem:
+        print(problem)
+    clips = Path(settings.clips) if settings.clips else clips_folder()
+    language = system_language() if settings.language == "system" else settings.language
+    with (
+        tempfile.TemporaryDirectory(prefix="neodragon-page-") as temporary,
+        Desk(pack, backend, clips, data_folder(), cache_folder()) as desk,
+    ):
+        blocks, address = launch(desk, Path(temporary), port, language)
+        print(f"Neodragon Studio is at {address} (Ctrl+C ends it); clips go to {clips}")
         if browser:
             import webbrowser  # noqa: PLC0415
 
@@ -38,20 +51,25 @@ def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: boo
 
 
 def launch(
-    pack: Pack, backend: Backend, clips: Path, temporary: Path, port: int | None = None
+    desk: Desk, temporary: Path, port: int | None = None, language: str = "en"
 ) -> tuple[gr.Blocks, str]:
     """Start the page in threads of its own; the blocks (close them) and the page's address."""
     prepare_environment(temporary)
+    from starlette.middleware import Middleware  # noqa: PLC0415
+    from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: PLC0415
+
     from studio import page  # noqa: PLC0415  Gradio reads the environment when it is imported
 
-    blocks = page.build(pack, backend, clips)
-    geometry = pack.geometry
+    blocks = page.build(desk, language)
+    geometry = desk.pack.geometry
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=OURS), Middleware(SameOrigin)]
     try:
         _, address, _ = blocks.launch(
             server_name=HOST,
             server_port=port,
-            allowed_paths=[str(clips)],
+            allowed_paths=[str(desk.clips), str(desk.cache), str(desk.data / "pictures")],
+            app_kwargs={"middleware": guards},
             theme=page.theme(),
             css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
             css_paths=ASSETS / "page.css",
@@ -70,6 +88,23 @@ def launch(
             " choose another with --port."
         ) from error
     return blocks, address
+
+
+class SameOrigin:
+    """Refuses a request that a page from elsewhere made this browser send."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer 403 where the Origin header names another host than this machine."""
+        origin = dict(scope.get("headers") or ()).get(b"origin", b"").decode("latin-1")
+        if origin and urlsplit(origin).hostname not in OURS:
+            from starlette.responses import PlainTextResponse  # noqa: PLC0415
+
+            refusal = PlainTextResponse("Only the studio's own page may ask.", 403)
+            return await refusal(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 def prepare_environment(temporary: Path) -> None:

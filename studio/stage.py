@@ -1,20 +1,38 @@
-"""What stands on the page's stage and around it, as HTML; words from elsewhere are escaped."""
+"""What the page shows of jobs, as HTML; words from elsewhere are escaped.
+
+What can be clicked carries `data-do` and `data-id`, which `SEND` hands to the page's handlers.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
+import math
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from studio.desk import Ruler
+from studio.jobs import Job, Queue
+from studio.work import PENDING, is_finished
 
-from studio.render import Meter
+Say = Callable[..., str]  # words(key, **values) in the page's language
 
-Bytes = NDArray[np.uint8]
+# The clicks on anything with `data-do` in an HTML component.
+SEND = """element.addEventListener('click', event => {
+  const target = event.target.closest('[data-do]');
+  if (!target) return;
+  event.preventDefault();
+  trigger('click', {verb: target.dataset.do, id: +target.dataset.id});
+});"""
+
+
+# What can be done to a job that does not wait; all others can be retried.
+STRIP = {"running": ["skip"], "done": ["again"]}
+
+
+def address(path: Path) -> str:
+    """Where the page's server has a file."""
+    return f"/gradio_api/file={quote(path.as_posix())}"
 
 
 def header(words: str) -> str:
@@ -24,56 +42,146 @@ def header(words: str) -> str:
     )
 
 
-def empty() -> str:
+def empty(say: Say) -> str:
     """Before anything was made."""
-    return _box(
-        '<div class="hint"><div class="eye"></div>'
-        "<p>Describe a clip, try first frames until one is right, then animate it.</p>"
-        "<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> animates</p></div>"
+    return (
+        '<div class="stage"><div class="hint"><div class="eye"></div>'
+        f"<p>{escape(say('stage.empty'))}</p>"
+        f"<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> {escape(say('stage.enter'))}</p></div></div>"
     )
 
 
-def picture(image: Bytes, label: str) -> str:
-    """A first frame or the newest frame of a clip that is being made, uint8 [H, W, 3]."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="JPEG", quality=92, subsampling=0)
-    data = base64.b64encode(file.getvalue()).decode()
-    return _box(f'<img src="data:image/jpeg;base64,{data}" alt="{escape(label)}">')
+def wall(
+    jobs: Sequence[Job], cache: Path, stride: int, say: Say, picked: Collection[int] = ()
+) -> str:
+    """One job large, or several side by side, first frames to be picked among."""
+    if not jobs:
+        return empty(say)
+    if len(jobs) == 1:
+        return f'<div class="stage">{picture(jobs[0], cache, stride, say)}</div>'
+    cells = []
+    for number, job in enumerate(jobs, 1):
+        inside = picture(job, cache, stride, say, alone=False)
+        on = job.id in picked
+        verb = "pick" if job.work.kind == "frame" else "show"
+        cells.append(
+            f'<button class="cell" data-do="{verb}" data-id="{job.id}" data-key="{number}"'
+            f' aria-pressed="{str(on).lower()}" aria-label="{number}, {job.work.look_seed}">'
+            f"{inside}<b>{number}</b></button>"
+        )
+    columns = math.ceil(math.sqrt(len(jobs)))
+    return f'<div class="stage wall" style="--columns: {columns}">{"".join(cells)}</div>'
 
 
-def clip(path: Path, prompt: str) -> str:
-    """A finished clip, looped."""
-    return _box(
-        f'<video src="{_address(path)}" aria-label="{escape(prompt)}"'
-        " autoplay loop muted playsinline controls></video>"
-    )
+def picture(
+    job: Job, cache: Path, stride: int, say: Say, *, still: bool = False, alone: bool = True
+) -> str:
+    """A job as far as it is: its clip (or first frame, where `still`), what grows, or a word.
+
+    alone: with the controls of a player.
+    """
+    label = escape(job.work.prompt)
+    first = cache / str(job.id) / "first.png"
+    if is_finished(job) and job.result is not None:
+        if job.work.kind == "frame":
+            return f'<img src="{address(job.result)}" alt="{label}" loading="lazy">'
+        if not still:
+            return (
+                f'<video src="{address(job.result)}" aria-label="{label}"'
+                f" autoplay loop muted playsinline{' controls' if alone else ''}></video>"
+            )
+    if job.state == "running" and job.units and not still:
+        return (
+            f'<canvas class="growing" role="img" aria-label="{label}" data-units="{job.units}"'
+            f' data-stride="{stride}" data-folder="{address(first.parent)}"></canvas>'
+        )
+    if first.is_file():
+        return f'<img src="{address(first)}" alt="{label}" loading="lazy">'
+    return f'<p class="word">{escape(say(f"state.{job.state}"))}</p>'
 
 
-def progress(meter: Meter) -> str:
-    """How far the work is."""
-    percent = round(100 * meter.fraction)
+def progress(job: Job | None, seconds: float | None, say: Say) -> str:
+    """How far the running job is, what it does and how long it still takes."""
+    if job is None:
+        return ""
+    percent = round(100 * job.fraction)
+    words = say(f"doing.{job.words.lower().replace(' ', '_')}") if job.words else ""
+    left = "" if seconds is None else say("doing.left", seconds=max(1, round(seconds)))
     return (
         f'<div class="progress" role="progressbar" aria-valuenow="{percent}"'
-        f' aria-label="{meter.words}"><div style="width: {percent}%"></div></div>'
-        f'<p class="doing">{meter.words}<span>{percent} %</span></p>'
+        f' aria-label="{escape(words)}"><div style="width: {percent}%"></div></div>'
+        f'<p class="doing">{escape(words)}<span>{percent} % {escape(left)}</span></p>'
     )
 
 
-def waiting() -> str:
-    """Between the click and the work: another tab may be rendering."""
-    return '<div class="progress waiting"><div></div></div><p class="doing">Starting</p>'
-
-
-def caption(chips: dict[str, str], words: str, path: Path | None = None) -> str:
-    """The facts of what is on the stage, a sentence and, of a clip, where to get it."""
+def caption(job: Job, say: Say) -> str:
+    """The facts of a job that ended, where its file is, and what to do with it."""
+    chips = {say("seed.look"): str(job.work.look_seed)}
+    if job.work.kind == "clip":
+        chips[say("seed.motion")] = str(job.work.motion_seed)
+    if job.seconds is not None and job.state == "done":
+        chips[say("caption.seconds")] = f"{job.seconds:.1f} s"
     facts = "".join(
         f"<li><span>{escape(name)}</span>{escape(value)}</li>" for name, value in chips.items()
     )
-    link = ""
-    if path is not None:
-        name = escape(path.name)
-        link = f'<a class="download" href="{_address(path)}" download="{name}">Download</a>'
-    return f'<div class="caption"><ul>{facts}</ul>{link}<p>{escape(words)}</p></div>'
+    verbs, words = [], job.error or job.notice
+    if is_finished(job) and job.result is not None:
+        name = escape(job.result.name)
+        verbs = ["remix", "reuse"] if job.work.kind == "frame" else ["extend", "remix", "reuse"]
+        link = f'<a class="download" href="{address(job.result)}" download="{name}">'
+        link += f"{escape(say('caption.download'))}</a>"
+        saved = say("caption.saved", name=job.result.name, folder=job.result.parent)
+        words = f"{words} {saved}".strip()
+    else:
+        link = ""
+    buttons = "".join(_button(verb, job.id, say(f"verb.{verb}")) for verb in verbs)
+    return f'<div class="caption"><ul>{facts}</ul>{buttons}{link}<p>{escape(words)}</p></div>'
+
+
+def strip(
+    jobs: Sequence[Job], cache: Path, shown: Collection[int], say: Say, *, verbs: bool = True
+) -> str:
+    """The filmstrip: every job given, in that order, each with what can be done to it."""
+    if not jobs:
+        return f'<p class="aside">{escape(say("queue.empty"))}</p>'
+    tiles = []
+    for job in jobs:
+        named = ["earlier", "later", "remove"] if job.state in PENDING else STRIP.get(job.state)
+        buttons = "".join(
+            _button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"]) if verbs
+        )
+        percent = f"{job.fraction:.0%}" if job.state == "running" else ""
+        state = say(f"state.{job.state}")
+        inside = picture(job, cache, 0, say, still=True)
+        tiles.append(
+            f'<li class="{job.state}{" shown" if job.id in shown else ""}">'
+            f'<button class="film" data-do="show" data-id="{job.id}"'
+            f' title="{escape(job.error or job.work.prompt)}">{inside}'
+            f"<span>{escape(state)} {percent}</span></button>{buttons}</li>"
+        )
+    return f'<ul class="strip">{"".join(tiles)}</ul>'
+
+
+def banner(queue: Queue, waiting: int, trouble: str, say: Say) -> str:
+    """Why nothing goes on, with the button that lets it."""
+    if trouble:
+        return failure(trouble)
+    if not queue.paused or not waiting:
+        return ""
+    words = f"{say('queue.paused', count=waiting)} {queue.reason}".strip()
+    button = _button("resume", 0, say("verb.resume"))
+    return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{button}</div>'
+
+
+def ruler(rulers: Sequence[Ruler], say: Say) -> str:
+    """How much of the prompt each encoder reads, and the words that none will see."""
+    parts = []
+    for part in rulers:
+        over = ' class="over"' if part.cut else ""
+        cut = f" <s>{escape(part.cut)}</s>" if part.cut else ""
+        name = escape(say(f"ruler.{part.encoder.lower()}"))
+        parts.append(f"<li{over}>{name} {part.tokens}/{part.limit}{cut}</li>")
+    return f'<ul class="ruler" aria-live="polite">{"".join(parts)}</ul>'
 
 
 def notice(sentence: str) -> str:
@@ -86,9 +194,5 @@ def failure(sentence: str) -> str:
     return f'<p class="failure" role="alert">{escape(sentence)}</p>'
 
 
-def _box(content: str) -> str:
-    return f'<div class="stage">{content}</div>'
-
-
-def _address(path: Path) -> str:
-    return f"/gradio_api/file={quote(path.as_posix())}"
+def _button(verb: str, number: int, label: str) -> str:
+    return f'<button class="verb" data-do="{verb}" data-id="{number}">{escape(label)}</button>'

@@ -1,0 +1,103 @@
+"""Pictures of the page for the docs: `python -m benchmarks.screenshots docs/screenshots`.
+
+The real page, worker and mini pack, in a real Chromium; made in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+from engine.pack import open_pack
+from studio import server
+from studio.desk import Desk
+from studio.places import default_pack
+
+PATIENCE = 600_000  # ms
+LIST = """a {red|blue} boat sails to the right at night
+a yellow star rises above the sand, count=2
+a green house stands still in the snow
+"""
+
+
+def shoot(page: Page, folder: Path, name: str) -> None:
+    page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=80)
+    print(folder / f"{name}.jpg", flush=True)
+
+
+def create(page: Page, folder: Path) -> None:
+    shoot(page, folder, "create-idle")
+    page.fill("#prompt textarea", "a red rocket rises above the meadow in daylight")
+    page.fill("#look input", "7")
+    page.click("#cast")
+    expect(page.locator(".cell > img")).to_have_count(9, timeout=PATIENCE)
+    for key in "269":
+        page.keyboard.press("Escape")  # leaves the number field; nothing runs
+        page.locator("header").click()
+        page.keyboard.press(key)
+    expect(page.locator(".cell[aria-pressed=true]")).to_have_count(3)
+    shoot(page, folder, "create-casting")
+    page.click("#animate")
+    for _ in range(3):  # until one is caught growing
+        page.locator("canvas.growing").wait_for(timeout=PATIENCE)
+        page.wait_for_timeout(300)
+        shoot(page, folder, "create-running")
+    expect(page.locator(".cell > video")).to_have_count(3, timeout=PATIENCE)
+    page.locator(".cell").first.click()
+    page.locator(".stage > video").wait_for(timeout=PATIENCE)
+    page.wait_for_function("document.querySelector('.stage > video')?.currentTime > 1")
+    shoot(page, folder, "create-done")
+    page.fill("#prompt textarea", "")
+    page.click("#animate")
+    page.locator("#message .failure").wait_for()
+    shoot(page, folder, "error")
+
+
+def batch(page: Page, folder: Path) -> None:
+    page.get_by_role("tab", name="Batch").click()
+    page.fill("#rows textarea", LIST)
+    page.click("#enqueue")
+    expect(page.locator("#sheet .strip .done")).to_have_count(4, timeout=PATIENCE)
+    shoot(page, folder, "batch")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--language", default="en")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with (
+        tempfile.TemporaryDirectory() as home,
+        open_pack(default_pack()) as pack,
+        Desk(pack, "cpu", Path(home, "Videos"), Path(home, "data"), Path(home, "cache")) as desk,
+        sync_playwright() as playwright,
+    ):
+        blocks, address = server.launch(desk, Path(home), language=options.language)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for scheme in ("light", "dark"):
+            page = browser.new_page(
+                viewport={"width": 1280, "height": 800},
+                color_scheme=scheme,  # type: ignore[arg-type]
+            )
+            page.set_default_timeout(PATIENCE)
+            page.goto(address)
+            page.locator("#animate").wait_for()
+            if scheme == "light":
+                create(page, options.folder)
+                batch(page, options.folder)
+            else:
+                page.locator(".stage video").first.wait_for()
+                shoot(page, options.folder, "dark")
+            page.close()
+        browser.close()
+        blocks.close()
+
+
+if __name__ == "__main__":
+    main()
