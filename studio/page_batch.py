@@ -70,12 +70,12 @@ class BatchView:
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the tab show the batch it was left with."""
-        blocks.load(
-            lambda: (self.desk.draft().get("batch"), self.desk.draft().get("list")),
-            None,
-            [self.batch, self.listed],
-            **QUICK,
-        )
+        blocks.load(self._load, None, [self.batch, self.listed, self.download], **QUICK)
+
+    def _load(self) -> tuple[Any, ...]:
+        draft = self.desk.draft()
+        listed = draft.get("list")
+        return draft.get("batch"), listed, gr.update(visible=listed is not None)
 
     def _kept(self, text: str, file: str | None) -> Path:
         """The list as a file of ours: the same list again draws the same seeds."""

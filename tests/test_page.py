@@ -190,7 +190,9 @@ def test_a_reload_keeps_draft_and_stage_and_a_second_tab_has_them_too(
     page.locator(".stage > video").wait_for(timeout=MINUTE)  # the last take
     second = browser.new_page()
     second.goto(address)
-    expect(second.locator("#prompt textarea")).to_have_value("a blue boat on the sea", timeout=MINUTE)
+    expect(second.locator("#prompt textarea")).to_have_value(
+        "a blue boat on the sea", timeout=MINUTE
+    )
     second.close()
     page.uncheck("#motion-lock input")
 
