@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import secrets
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import NeodragonError
-from studio import __version__, cli_batch, cli_queue
+from studio import __version__, cli_batch, cli_library, cli_queue
 from studio.console import FAILED, Bar, Parser, engine_arguments, opened, seed, shown
 
 if TYPE_CHECKING:
@@ -39,12 +40,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int | None = arguments.command(arguments)
+        sys.stdout.flush()
     except NeodragonError as error:
         print(f"nds: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("nds: stopped.", file=sys.stderr)
         return STOPPED
+    except BrokenPipeError:  # `nds queue | head` has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  or Python complains once more at its end
+        return 0
     return code or 0
 
 
@@ -72,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     cli_batch.arguments(batch)
     queue = commands.add_parser("queue", help="what is waiting, running and ended; arrange it")
     cli_queue.arguments(queue)
+    library = commands.add_parser("library", help="find, mark and put aside what was made")
+    cli_library.library_arguments(library)
+    verify = commands.add_parser("verify", help="make clips again and compare every pixel")
+    cli_library.verify_arguments(verify)
+    export = commands.add_parser("export", help="clips in other formats, looped or joined")
+    cli_library.export_arguments(export)
 
     ui = commands.add_parser("ui", help="open the studio's page in the browser")
     engine_arguments(ui)

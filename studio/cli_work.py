@@ -9,6 +9,7 @@ from studio import places
 from studio.console import Bar, shown
 from studio.jobs import PENDING, RUNNING, Job, JobsError, JobTable
 from studio.keeper import Keeper
+from studio.settings import clips_folder
 
 LOOK = 0.2  # seconds between looks at the table
 STOPPED = "You stopped the run; resume the queue or run the list again to go on."
@@ -24,7 +25,7 @@ def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool) -> None:
         return
     bar = Bar()
     ended = 0
-    with Keeper(table, places.clips_folder(), places.cache_folder()) as keeper:
+    with Keeper(table, clips_folder(), places.cache_folder()) as keeper:
         others = [job for job in table.jobs((*RUNNING, *PENDING)) if job.id not in ids]
         if others and not quiet:
             print(f"{len(others)} other jobs are in the queue too", flush=True)

@@ -12,8 +12,8 @@ from engine.errors import NeodragonError
 from engine.pack import Pack
 from engine.session import Backend
 from studio.desk import Desk
-from studio.places import ASSETS, cache_folder, clips_folder, data_folder
-from studio.settings import load, settings_file
+from studio.places import ASSETS, cache_folder, data_folder
+from studio.settings import clips_folder, load, settings_file
 from studio.strings import system_language
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: boo
     settings, problem = load(settings_file())
     if problem:
         print(problem)
-    clips = Path(settings.clips) if settings.clips else clips_folder()
+    clips = clips_folder()
     language = system_language() if settings.language == "system" else settings.language
     with (
         tempfile.TemporaryDirectory(prefix="neodragon-page-") as temporary,

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from engine.config import MODES, Mode
 from engine.errors import NeodragonError
+from studio import places
 from studio.places import data_folder, partial, publish
 
 Theme = Literal["system", "light", "dark"]
@@ -89,6 +90,12 @@ KNOWN = tuple(part.name for part in fields(Settings) if part.name != "rest")
 def settings_file() -> Path:
     """The file of this user's settings."""
     return data_folder() / "settings.json"
+
+
+def clips_folder() -> Path:
+    """The folder for finished clips: the user's choice, else the one in Videos."""
+    chosen = load(settings_file())[0].clips
+    return places.clips_folder() if chosen is None else Path(chosen)
 
 
 def load(path: Path) -> tuple[Settings, str]:
