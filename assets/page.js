@@ -1,10 +1,11 @@
-// Ctrl+Enter animates, Ctrl+Shift+Enter makes a first frame, Esc stops all; 1 to 9 pick on the wall.
+// Ctrl+Enter animates, Ctrl+Shift+Enter makes a first frame, Esc stops all; what has a data-key is clicked by it.
 document.addEventListener("keydown", (event) => {
   const enter = event.key === "Enter" && (event.ctrlKey || event.metaKey);
   const id = event.key === "Escape" ? "stop" : enter && (event.shiftKey ? "draw" : "animate");
   const typing = event.target.closest("input:not([type=checkbox], [type=radio]), textarea, select");
-  const cell = !typing && /^[1-9]$/.test(event.key) && `.cell[data-key="${event.key}"]`;
-  const button = id ? document.getElementById(id) : cell && document.querySelector(cell);
+  const keys = typing ? [] : document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`);
+  const shown = [...keys].find((key) => key.offsetParent);  // on the tab that is open
+  const button = shown ?? (id && document.getElementById(id));
   if (button && !button.disabled) {
     event.preventDefault();
     event.stopPropagation();
@@ -50,3 +51,14 @@ const grow = () => {
   requestAnimationFrame(grow);
 };
 requestAnimationFrame(grow);
+
+// Clips in the library play while pointed at; those that are compared play in step.
+for (const [event, verb] of [["mouseover", "play"], ["mouseout", "pause"]]) {
+  document.addEventListener(event, ({target}) => target.closest?.("#grid .film")?.querySelector("video")?.[verb]());
+}
+setInterval(() => {
+  const [first, ...others] = document.querySelectorAll(".sync video");
+  for (const video of others) {
+    if (Math.abs(video.currentTime - first.currentTime) > 1 / 24) video.currentTime = first.currentTime;
+  }
+}, 100);

@@ -12,6 +12,7 @@ from studio.cli_queue import told
 from studio.desk import Desk
 from studio.page_batch import BatchView
 from studio.page_create import Create
+from studio.page_library import LibraryView
 from studio.page_queue import QueueView
 from studio.strings import words
 
@@ -41,6 +42,8 @@ def build(desk: Desk, language: str) -> gr.Blocks:
                     QueueView(desk, create, say)
             with gr.Tab(say("tab.batch"), id="batch"):
                 batch = BatchView(desk, say)
+            with gr.Tab(say("tab.library"), id="library") as tab:
+                LibraryView(desk, say).open(tab)
         create.load(blocks)
         batch.load(blocks)
         _endpoints(desk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from engine.config import SEED_LIMIT
 from engine.pack import open_pack
-from studio import server, stage
+from studio import server, sidecars, stage
 from studio.cli import main
 from studio.desk import Desk, Ruler
 from studio.jobs import Entry, JobTable, Queue, Work
@@ -70,7 +71,10 @@ def desk(mini_pack: Path, clips: Path, contacted: list[str]) -> Iterator[Desk]:
 @pytest.fixture(scope="module")
 def address(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a page that is being served."""
-    blocks, address = server.launch(desk, tmp_path_factory.mktemp("temporary"))
+    with socket.socket() as probe:  # Gradio leaves sockets open where it looks for a port itself
+        probe.bind((server.HOST, 0))
+        port = probe.getsockname()[1]
+    blocks, address = server.launch(desk, tmp_path_factory.mktemp("temporary"), port)
     yield address
     blocks.close()
 
@@ -271,6 +275,55 @@ def test_a_dropped_clip_restores_every_control(page: Page, clips: Path) -> None:
     expect(page.locator("#look input")).to_have_value(str(metadata["look_seed"]))
     expect(page.locator("#motion input")).to_have_value(str(metadata["motion_seed"]))
     expect(page.locator("#upscale input")).to_be_checked(checked=metadata["upscale"])
+
+
+def test_the_library_is_searched_and_culled_by_keyboard(page: Page, clips: Path) -> None:
+    here = made(clips)
+    page.get_by_role("tab", name="Library").click()
+    page.check("#kind input[value=clip]")
+    expect(page.locator("#grid li")).to_have_count(len(here), timeout=MINUTE)
+    page.fill("#words textarea, #words input", "green star")
+    expect(page.locator("#grid li")).to_have_count(1)
+    (clip,) = [path for path in here if "green star" in read_metadata(path)["prompt"]]
+    page.locator("#viewer video").wait_for()
+    page.locator("header").click()
+    page.keyboard.press("4")
+    expect(page.locator("#grid .film span")).to_contain_text("★★★★")
+    assert sidecars.read(clip)["marks"]["stars"] == 4
+    page.keyboard.press("x")
+    expect(page.locator("#grid li")).to_have_count(0)
+    assert not clip.exists() and list((clips / "Bin").rglob(clip.name))
+    page.check("#bin input")
+    expect(page.locator("#grid li")).to_have_count(1)
+    page.keyboard.press("p")
+    expect(page.locator("#grid li")).to_have_count(0)
+    assert clip.is_file()
+    page.uncheck("#bin input")
+    page.fill("#words textarea, #words input", "")
+    expect(page.locator("#grid li")).to_have_count(len(here))
+
+
+def test_clips_are_compared_in_step_and_taken_along(page: Page, desk: Desk, clips: Path) -> None:
+    pack = str(desk.pack.path)
+    ids = desk.ask([Work("a blue star", seed, 2, pack, "cpu", upscale=False) for seed in (1, 2)])
+    deadline = time.monotonic() + MINUTE / 100
+    while any(job.state != "done" for job in desk.jobs(ids)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    page.get_by_role("tab", name="Library").click()
+    page.check("#kind input[value=clip]")
+    for number in (0, 1):
+        page.locator("#grid [data-do=choose]").nth(number).click()
+        expect(page.locator("#grid [aria-pressed=true]")).to_have_count(number + 1)
+    expect(page.locator(".sync video")).to_have_count(2)
+    apart = """() => {
+      const [one, two] = document.querySelectorAll('.sync video');
+      return one.currentTime > 0.2 && Math.abs(one.currentTime - two.currentTime) < 0.1;
+    }"""
+    page.wait_for_function(apart)
+    page.check("#taking input[value=webp]")
+    page.click("#export")
+    expect(page.locator("#library-message .notice")).to_contain_text("Exported", timeout=MINUTE)
+    assert len(list((clips / "Exports").glob("*.webp"))) == 2
 
 
 def test_other_programs_ask_and_watch(address: str, desk: Desk) -> None:
