@@ -1,12 +1,13 @@
 """What each distillation cost and kept: `python -m benchmarks.distillation ROWS.json`.
 
-ROWS.json is a list of objects: `name`, `checkpoint` (published layout), `decoder` (`native` or
-`streaming`), and, where they are not the checkpoint's own, `mode` with `steps`, `guidance`,
-`first_steps`, `first_guidance`. Each row's clips of the same held-out prompts and seeds are made by
-plain PyTorch in float32, in one process, in turns, so that the times can be compared; times are
-medians, as ratios to the first row's. Prints JSON; parameters and MACs are those of what a clip
-runs, measured on its first one. `truth` is the PSNR in dB of the last eight frames to those of the
-world's own clip, where its first frame is given: what a unit loses adds up there.
+ROWS.json is a list of objects: `name`, `checkpoint` (published layout), `transformer` (another
+checkpoint to take that from, if any), `decoder` (`native` or `streaming`), and, where they are not
+the checkpoint's own, `mode` with `steps`, `guidance`, `first_steps`, `first_guidance`. Each row's
+clips of the same held-out prompts and seeds are made by plain PyTorch in float32, in one process,
+in turns, so that the times can be compared; times are medians, as ratios to the first row's. Prints
+JSON; parameters and MACs are those of what a clip runs, measured on its first one. `truth` is the
+PSNR in dB of the last eight frames to those of the world's own clip, where its first frame is
+given: what a unit loses adds up there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from engine.config import Mode, ModeConfig, Request
 from engine.pack import Pack, open_pack
 from engine.sampler import evaluations
 from training.detect import read
+from training.export import Source
 from training.measures import temporal_flickering
+from training.models.mmdit import PyramidMMDiT
 from training.world import FRAMES, Scene, caption, render, sample_scene
 
 MODE: Mode = "hybrid"  # the name a row's mode goes by, whatever it does
@@ -60,6 +63,9 @@ class Row:
         own = replace(pack, schedule=schedule, first_frame=first_frame)
         self.native = given.get("decoder", "streaming") == "native"
         self.clip = TorchClip(checkpoint, own, self.native)
+        if "transformer" in given:
+            other = Source(Path(given["transformer"]))
+            self.clip.mmdit = other.load(PyramidMMDiT, "diffusion_transformer_320p")
         self.seconds: list[float] = []
         self.right: dict[str, int] = {}
         self.means: dict[str, float] = {}

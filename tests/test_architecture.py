@@ -39,6 +39,8 @@ ALONE = {
     "engine/session.py": {"onnxruntime"},
     "engine/text.py": {"tokenizers"},
     "engine/vae.py": {"PIL"},
+    "studio/power.py": {"psutil", "wakepy"},
+    "studio/server.py": {"starlette"},
 }
 # tokenizers raises nothing narrower than Exception.
 BROAD = {"engine/text.py"}
