@@ -65,6 +65,22 @@ def batch(page: Page, folder: Path) -> None:
     shoot(page, folder, "batch")
 
 
+def library(page: Page, folder: Path) -> None:
+    page.get_by_role("tab", name="Library").click()
+    page.check("#kind input[value=clip]")
+    page.locator("#viewer video").wait_for()
+    page.locator("header").click()
+    page.keyboard.press("4")
+    page.locator("#grid .shown", has_text="★★★★").wait_for()
+    page.wait_for_timeout(1500)
+    shoot(page, folder, "library-cull")
+    for number in range(4):
+        page.locator("#grid [data-do=choose]").nth(number).click()
+        expect(page.locator("#grid [aria-pressed=true]")).to_have_count(number + 1)
+    page.wait_for_timeout(2000)
+    shoot(page, folder, "library-compare")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -91,6 +107,7 @@ def main() -> None:
             if scheme == "light":
                 create(page, options.folder)
                 batch(page, options.folder)
+                library(page, options.folder)
             else:
                 page.locator(".stage video").first.wait_for()
                 shoot(page, options.folder, "dark")
