@@ -1,0 +1,196 @@
+"""The commands that look after clips, on what the real engine makes with the mini pack."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.pack import Pack
+from studio import places, sidecars
+from studio.cli import main
+from studio.library import BIN, Library
+from studio.restore import restore
+from studio.video import read_mp4, write_mp4
+from studio.work import Work, content_key
+
+Said = pytest.CaptureFixture[str]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+
+PROMPT = "a red ball bounces on the meadow"
+REQUEST = [PROMPT, "--look-seed", "3", "--steps", "1,1,1"]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory, mini_pack: Path) -> Path:
+    """A folder with a clip and a first frame, and what the commands said of them."""
+    folder = tmp_path_factory.mktemp("shelf")
+    for name, arguments in (
+        ("clip.mp4", ["render", *REQUEST, "--motion-seed", "4", "--no-upscale"]),
+        ("frame.png", ["frame", *REQUEST]),
+    ):
+        command = [sys.executable, "-m", "studio.cli", *arguments, "-o", str(folder / name)]
+        command += ["--pack", str(mini_pack), "--backend", "cpu", "--json"]
+        done = subprocess.run(command, capture_output=True, check=True)
+        (folder / f"{name}.said").write_bytes(done.stdout)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's videos, with a copy of what was made; every command runs elsewhere."""
+    videos = tmp_path / "videos"
+    shutil.copytree(shelf, videos, ignore=shutil.ignore_patterns("*.said"))
+    monkeypatch.setattr("studio.places.clips_folder", lambda: videos)
+    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return videos
+
+
+def listed(capsys: Said, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == code
+    told = json.loads(capsys.readouterr().out)
+    assert isinstance(told, list)
+    return told
+
+
+def names(capsys: Said, *arguments: str) -> list[str]:
+    return sorted(Path(item["file"]).name for item in listed(capsys, "library", *arguments))
+
+
+def refused(capsys: Said, *arguments: str) -> str:
+    """What a command says that has nothing to begin with."""
+    capsys.readouterr()
+    try:
+        code = main(list(arguments))
+    except SystemExit as exit_:  # argparse
+        code = int(exit_.code or 0)
+    said = capsys.readouterr()
+    assert code == 2 and said.out == ""
+    assert said.err.startswith("nds: ") and said.err.endswith(".\n") and said.err.count("\n") == 1
+    return said.err
+
+
+def test_what_is_made_has_a_sidecar_as_a_job_has(shelf: Path, pack: Pack) -> None:
+    asked = Work(PROMPT, 3, 4, str(pack.path), "cpu", steps=(1, 1, 1), upscale=False)
+    for name, kind in (("clip.mp4", "clip"), ("frame.png", "frame")):
+        said = json.loads((shelf / f"{name}.said").read_bytes())
+        beside = json.loads((shelf / name).with_suffix(".json").read_bytes())
+        assert said["file"] == str(shelf / name) and said["stages"]["first_frame"] > 0
+        assert {n: v for n, v in said.items() if n not in ("file", "stages")} == {
+            n: v for n, v in beside.items() if n != "file"
+        }
+        assert (beside["file"], beside["kind"]) == (name, kind) and beside["seconds"] > 0
+        assert sidecars.inside(shelf / name).items() <= beside.items()
+        assert restore(shelf / name).request.look_seed == 3
+    assert json.loads((shelf / "clip.json").read_bytes())["key"] == content_key(asked, pack)
+
+
+def test_the_library_is_searched(capsys: Said, folder: Path) -> None:
+    (folder / "other.mp4").write_bytes(b"not ours")
+    clip, frame = sorted(listed(capsys, "library"), key=lambda item: str(item["file"]))
+    assert (clip["file"], clip["kind"]) == (str(folder / "clip.mp4"), "clip")
+    assert (clip["prompt"], clip["look_seed"], clip["motion_seed"]) == (PROMPT, 3, 4)
+    assert (clip["stars"], clip["verdict"], clip["note"]) == (0, "", "")
+    assert frame["kind"] == "frame"
+    assert names(capsys, "BALL", "red") == ["clip.mp4", "frame.png"]
+    assert names(capsys, "house") == names(capsys, "--since", "2999-01-01") == []
+    assert names(capsys, "--seed", "4", "ball") == ["clip.mp4"]
+    assert names(capsys, "--since", clip["created"][:10], "--until", clip["created"][:10])
+    assert names(capsys, "--kind", "frame") == ["frame.png"]
+    assert len(names(capsys, "--limit", "1")) == 1
+    assert main(["library"]) == 0
+    assert f"{folder / 'clip.mp4'}  {PROMPT}" in capsys.readouterr().out
+
+
+def test_marks_and_the_bin(capsys: Said, folder: Path) -> None:
+    (item,) = listed(
+        capsys, "library", "mark", "clip.mp4", "--star", "4", "--note", "best", "--keep"
+    )
+    assert (item["stars"], item["note"], item["verdict"]) == (4, "best", "keep")
+    assert names(capsys, "--star", "3") == names(capsys, "best") == ["clip.mp4"]
+    (item,) = listed(capsys, "library", "mark", str(folder / "clip.mp4"), "--no-keep")
+    assert (item["stars"], item["note"], item["verdict"]) == (4, "best", "")
+    both = listed(capsys, "library", "reject", "clip.mp4", "frame.png")
+    assert [item["verdict"] for item in both] == ["reject", "reject"]
+    assert (folder / BIN / "clip.json").is_file() and not (folder / "clip.mp4").exists()
+    assert names(capsys) == [] and names(capsys, "--rejected") == ["clip.mp4", "frame.png"]
+    assert main(["library", "bring-back", "clip.mp4", str(folder / BIN / "frame.png")]) == 0
+    assert f"****          {folder / 'clip.mp4'}" in capsys.readouterr().out
+    assert names(capsys) == ["clip.mp4", "frame.png"]
+    with Library(places.jobs_file(), folder) as library:
+        assert library.item(folder / "clip.mp4").stars == 4
+
+
+def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None:
+    bad, good = listed(capsys, "library", "mark", "none.mp4", "clip.mp4", "--star", "1", code=1)
+    assert "none.mp4 should be a clip" in bad["error"] and good["stars"] == 1
+    assert "none.mp4 should be a clip" in refused(capsys, "library", "reject", "none.mp4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["library", "mark"], "should have clips after it"),
+        (["library", "reject", "clip.mp4", "--star", "3"], "should go without --star"),
+        (["library", "mark", "clip.mp4", "--since", "2026-11-22"], "should go without --since"),
+        (["library", "ball", "--note", "x"], "should go without --note"),
+        (["library", "--star", "6"], "it should be 0 to 5"),
+        (["library", "--since", "yesterday"], "a day such as 2026-11-22"),
+        (["verify"], "CLIP"),
+        (["verify", "none.mp4"], "none.mp4"),
+        (["verify", "none.mp4", "--pack", "none"], "none should be a pack's folder or .zip"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], words: str, capsys: Said) -> None:
+    assert words in refused(capsys, *arguments)
+
+
+def test_verify_says_identical_close_different(capsys: Said, folder: Path) -> None:
+    clip = folder / "clip.mp4"
+    frames, fps = read_mp4(clip)
+    inside = sidecars.inside(clip)
+    rounded = frames ^ 1  # each value off by one: 48 dB, and what the encoder adds
+    write_mp4(folder / "close.mp4", rounded, fps, inside)
+    write_mp4(folder / "different.mp4", frames[::-1], fps, inside)
+    (folder / "none.mp4").write_bytes(b"no clip")
+    said = listed(capsys, "verify", *(str(folder / f"{n}.mp4") for n in ("clip", "close")))
+    assert [result["outcome"] for result in said] == ["identical", "close"]
+    assert said[0]["psnr"] is None and 35 < said[1]["psnr"] < 60 and said[0]["notes"] == []
+    capsys.readouterr()
+    assert main(["verify", str(folder / "different.mp4"), str(folder / "none.mp4")]) == 1
+    out, err = capsys.readouterr()
+    assert f"{folder / 'different.mp4'}: Different (" in out and "none.mp4 should be" in err
+
+
+def test_a_frame_verifies(capsys: Said, folder: Path) -> None:
+    (said,) = listed(capsys, "verify", str(folder / "frame.png"))
+    assert said["outcome"] == "identical"
+
+
+@POSIX
+@pytest.mark.parametrize("arguments", [["--help"], ["library"], ["library", "--json"]])
+def test_nobody_reads_to_the_end(arguments: list[str], folder: Path, tmp_path: Path) -> None:
+    """As `| head -0` is, of which the reader has left before anything is written."""
+    videos = tmp_path / "Videos"
+    shutil.copytree(folder, videos / places.APPLICATION)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "studio.cli", *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"XDG_VIDEOS_DIR": str(videos)},
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
