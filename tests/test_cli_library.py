@@ -7,20 +7,27 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
+from xml.etree import ElementTree as xml
 
+import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from engine.pack import Pack
 from studio import places, sidecars
 from studio.cli import main
-from studio.library import BIN, Library
+from studio.library import BIN, EXPORTS, Library
 from studio.restore import restore
+from studio.verify import psnr
 from studio.video import read_mp4, write_mp4
 from studio.work import Work, content_key
 
 Said = pytest.CaptureFixture[str]
+Ffmpeg = Callable[..., tuple[bytes, str]]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 
 PROMPT = "a red ball bounces on the meadow"
@@ -146,6 +153,15 @@ def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None
         (["library", "--star", "6"], "it should be 0 to 5"),
         (["library", "--since", "yesterday"], "a day such as 2026-11-22"),
         (["verify"], "CLIP"),
+        (["export"], "CLIP"),
+        (["export", "none.mp4"], "none.mp4"),
+        (["export", "none.mp4", "--format", "avi"], "avi"),
+        (["export", "none.mp4", "--loop", "0"], "whole number from 1"),
+        (["export", "none.mp4", "--loop", "101"], "1 to 100 times"),
+        (["export", "none.mp4", "-o", "none.gif"], "named *.mp4"),
+        (["export", "none.mp4", "--fcpxml"], "add --join"),
+        (["export", "--join", "none.mp4"], "none.mp4"),
+        (["export", "--join", "none.mp4", "--format", "gif"], "leave one of them out"),
         (["verify", "none.mp4"], "none.mp4"),
         (["verify", "none.mp4", "--pack", "none"], "none should be a pack's folder or .zip"),
     ],
@@ -189,8 +205,114 @@ def test_nobody_reads_to_the_end(arguments: list[str], folder: Path, tmp_path: P
             [sys.executable, "-m", "studio.cli", *arguments],
             stdout=writer,
             stderr=subprocess.PIPE,
-            env=os.environ | {"XDG_VIDEOS_DIR": str(videos)},
+            env=os.environ | {"XDG_VIDEOS_DIR": str(videos), "PYTHONUNBUFFERED": ""},
         )
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("format", "codec", "least"),
+    [("mp4", "h264", 99.0), ("webm", "vp9", 35), ("prores", "prores", 38), ("gif", "gif", 25)],
+)
+def test_exports_show_the_clip(
+    format: str, codec: str, least: float, capsys: Said, folder: Path, ffmpeg: Ffmpeg
+) -> None:
+    clip = folder / "clip.mp4"
+    (said,) = listed(capsys, "export", str(clip), "--format", format)
+    export = Path(said["export"])
+    assert export == folder / EXPORTS / f"clip.{'mov' if format == 'prores' else format}"
+    _, words = ffmpeg("-i", export)
+    assert f"Video: {codec}" in words and "192x128" in words
+    before, _ = read_mp4(clip)
+    if format == "gif":  # which counts in hundredths of a second
+        with Image.open(export) as picture:
+            after = np.stack(
+                [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(picture)]
+            )
+            assert picture.info["loop"] == 0
+    else:
+        after, fps = read_mp4(export)
+        assert fps == 24
+    assert psnr(before, after) >= least
+    assert names(capsys) == ["clip.mp4", "frame.png"]  # an export is a copy
+
+
+def test_webp_and_png_show_the_clip(capsys: Said, folder: Path) -> None:
+    clip = folder / "clip.mp4"
+    before, _ = read_mp4(clip)
+    (said,) = listed(capsys, "export", str(clip), "--format", "webp", "-o", "a.webp")
+    with Image.open("a.webp") as picture:
+        assert (said["export"], picture.format) == (str(Path("a.webp").absolute()), "WEBP")
+        after = np.stack([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(picture)])
+        assert picture.info["loop"] == 0 and psnr(before, after) > 30
+    for name in ("pictures", "pictures-2"):
+        (said,) = listed(
+            capsys, "export", str(clip), "--format", "png", "-o", "pictures.d/pictures"
+        )
+        files = sorted(Path(said["export"]).iterdir())
+        assert Path(said["export"]).name == name
+        assert [file.name for file in files] == [f"{n:04}.png" for n in range(1, 50)]
+        assert np.array_equal(before, [np.asarray(Image.open(file)) for file in files])
+
+
+def test_several_times_there_and_back(capsys: Said, folder: Path) -> None:
+    clip = folder / "clip.mp4"
+    arguments = ["export", str(clip), "--loop", "2", "--ping-pong"]
+    (said,) = listed(capsys, *arguments)
+    export = Path(said["export"])
+    assert export.name == "clip_ping-pong_x2.mp4"
+    before, _ = read_mp4(clip)
+    after, fps = read_mp4(export)
+    once = [*range(49), *range(47, 0, -1)]
+    assert fps == 24 and psnr(before[once * 2], after) > 35
+    assert sidecars.inside(export)["export"] == {"of": "clip.mp4", "loops": 2, "ping_pong": True}
+    whole = export.read_bytes()
+    (said,) = listed(capsys, *arguments, "-o", str(export))
+    assert Path(said["export"]).name == "clip_ping-pong_x2-2.mp4" and export.read_bytes() == whole
+    assert "is an export" in refused(capsys, "verify", str(export))
+
+
+def test_several_go_into_a_folder(capsys: Said, folder: Path) -> None:
+    shutil.copy(folder / "clip.mp4", "b.mp4")
+    clips = [str(folder / "clip.mp4"), "none.mp4", "b.mp4"]
+    said = listed(capsys, "export", *clips, "-o", "out", code=1)
+    assert "none.mp4" in said[1]["error"]
+    for result in (said[0], said[2]):
+        assert Path(result["export"]).read_bytes() == (folder / "clip.mp4").read_bytes()
+    assert sorted(path.name for path in Path("out").iterdir()) == ["b.mp4", "clip.mp4"]
+
+
+def test_clips_are_joined_and_are_a_timeline(capsys: Said, folder: Path) -> None:
+    second = folder / "second & last.mp4"
+    frames, fps = read_mp4(folder / "clip.mp4")
+    write_mp4(second, frames[:25], fps, sidecars.inside(folder / "clip.mp4"))
+    shots = [folder / "clip.mp4", second, folder / "clip.mp4"]
+    (said,) = listed(capsys, "export", "--join", *map(str, shots), "--fcpxml", "--no-numbers")
+    joined, joined_fps = read_mp4(Path(said["export"]))
+    assert said["export"] == str(folder / EXPORTS / "clip_joined.mp4") and joined_fps == 24
+    assert psnr(np.concatenate([frames, frames[:25], frames]), joined) > 35
+    assert said["files"] == [str(shot) for shot in shots]
+
+    root = xml.parse(said["timeline"]).getroot()
+    assert (root.tag, root.get("version")) == ("fcpxml", "1.10")
+    (format_,) = root.findall("resources/format")
+    assert (format_.get("frameDuration"), format_.get("width")) == ("1/24s", "192")
+    paths = {
+        asset.get("id"): unquote(urlparse(asset.find("media-rep").get("src")).path)  # type: ignore[union-attr, arg-type]
+        for asset in root.findall("resources/asset")
+    }
+    clips = root.findall("library/event/project/sequence/spine/asset-clip")
+    assert [paths[clip.get("ref")] for clip in clips] == [shot.as_posix() for shot in shots]
+    assert [clip.get("offset") for clip in clips] == ["0/24s", "49/24s", "74/24s"]
+    assert [clip.get("duration") for clip in clips] == ["49/24s", "25/24s", "49/24s"]
+    assert [clip.findtext("note") for clip in clips] == [PROMPT] * 3
+    (sequence,) = root.iter("sequence")
+    assert sequence.get("duration") == "123/24s" and sequence.get("format") == format_.get("id")
+
+    (numbered,) = listed(capsys, "export", "--join", *map(str, shots[:2]), "-o", "numbered.mp4")
+    pictures, _ = read_mp4(Path(numbered["export"]))
+    corner = np.abs(pictures.astype(int) - joined[:74])[:, -24:, :40].mean()
+    rest = np.abs(pictures.astype(int) - joined[:74])[:, :96].mean()
+    assert corner > 10 > 4 > rest and "timeline" not in numbered
