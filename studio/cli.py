@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import NeodragonError
-from studio import __version__, cli_batch, cli_export, cli_library, cli_queue
+from studio import __version__, cli_batch, cli_export, cli_library, cli_queue, cli_settings
 from studio.console import FAILED, Bar, Parser, engine_arguments, opened, print_json, seed, shown
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_library.verify_arguments(verify)
     export = commands.add_parser("export", help="clips in other formats, looped or joined")
     cli_export.arguments(export)
+    settings = commands.add_parser("settings", help="what you prefer; change it")
+    cli_settings.arguments(settings)
 
     ui = commands.add_parser("ui", help="open the studio's page in the browser")
     engine_arguments(ui)

@@ -22,6 +22,7 @@ from studio import places, sidecars
 from studio.cli import main
 from studio.library import BIN, EXPORTS, Library
 from studio.restore import restore
+from studio.settings import KNOWN, Settings, load, settings_file
 from studio.verify import psnr
 from studio.video import read_mp4, write_mp4
 from studio.work import Work, content_key
@@ -30,6 +31,10 @@ Said = pytest.CaptureFixture[str]
 Ffmpeg = Callable[..., tuple[bytes, str]]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 
+DAMAGED = (
+    "The settings in settings.json should be readable, but it is damaged: the last good ones were"
+    " taken and the file is kept as settings.damaged.json.\n"
+)
 PROMPT = "a red ball bounces on the meadow"
 REQUEST = [PROMPT, "--look-seed", "3", "--steps", "1,1,1"]
 
@@ -153,6 +158,11 @@ def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None
         (["library", "--star", "6"], "it should be 0 to 5"),
         (["library", "--since", "yesterday"], "a day such as 2026-11-22"),
         (["verify"], "CLIP"),
+        (["settings", "colour"], "'colour'"),
+        (["settings", "colour", "red"], "'colour'"),
+        (["settings", "battery", "101"], "battery should be a percentage"),
+        (["settings", "notify", "1"], "notify should be true or false"),
+        (["settings", "clips", ""], "clips should be a path"),
         (["export"], "CLIP"),
         (["export", "none.mp4"], "none.mp4"),
         (["export", "none.mp4", "--format", "avi"], "avi"),
@@ -316,3 +326,31 @@ def test_clips_are_joined_and_are_a_timeline(capsys: Said, folder: Path) -> None
     corner = np.abs(pictures.astype(int) - joined[:74])[:, -24:, :40].mean()
     rest = np.abs(pictures.astype(int) - joined[:74])[:, :96].mean()
     assert corner > 10 > 4 > rest and "timeline" not in numbered
+
+
+def test_settings_are_shown_and_changed(capsys: Said, tmp_path: Path) -> None:
+    def told(*arguments: str) -> dict[str, object]:
+        assert main(["settings", *arguments, "--json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        assert isinstance(content, dict)
+        return content
+
+    assert told() == {name: getattr(Settings(), name) for name in KNOWN}
+    assert not settings_file().exists()
+    for name, value, stored in (
+        ("battery", "35", 35),
+        ("notify", "false", False),
+        ("theme", "dark", "dark"),
+        ("threads", "2", 2),
+        ("threads", "null", None),
+        ("clips", "my clips", str(tmp_path / "here" / "my clips")),
+        ("pack", "7", str(tmp_path / "here" / "7")),
+        ("pack", "null", None),
+    ):
+        assert told(name, value) == told(name) == {name: stored}
+    assert (load(settings_file())[0].battery, told()["theme"]) == (35, "dark")
+    assert main(["settings", "theme"]) == 0
+    assert capsys.readouterr().out == "dark\n"
+    settings_file().write_text("{trunc")
+    assert main(["settings", "battery"]) == 0
+    assert capsys.readouterr() == ("35\n", "nds: " + DAMAGED)
