@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import secrets
 import sys
@@ -164,7 +165,7 @@ def _render(arguments: argparse.Namespace) -> None:
 
     image = None if arguments.image is None else read_picture(arguments.image)
     request = _request(arguments, image=image, upscale=not arguments.no_upscale)
-    output = places.prepare(arguments.output, ".mp4")
+    output = _free(places.prepare(arguments.output, ".mp4"), arguments.overwrite)
     with opened(arguments) as (pack, backend):
         metadata = _metadata(pack, request, backend, "clip", arguments.image)
         if not arguments.json:
@@ -192,7 +193,7 @@ def _frame(arguments: argparse.Namespace) -> None:
     from studio.pictures import write_png
 
     request = _request(arguments)
-    output = places.prepare(arguments.output, ".png")
+    output = _free(places.prepare(arguments.output, ".png"), arguments.overwrite)
     with opened(arguments) as (pack, backend):
         metadata = _metadata(pack, request, backend, "frame")
         if not arguments.json:
@@ -209,6 +210,18 @@ def _frame(arguments: argparse.Namespace) -> None:
         *(arguments, path, f"{width} x {height}"),
         *(metadata, times, time.perf_counter() - started),
     )
+
+
+def _free(path: Path, overwrite: bool) -> Path:
+    """`path`, or the next `name-2`, `name-3`.. that has neither a file nor the marks of one."""
+    from studio import sidecars
+
+    target = path
+    for number in itertools.count(2):
+        if overwrite or not (target.exists() or sidecars.beside(target)):
+            break
+        target = path.with_stem(f"{path.stem}-{number}")
+    return target
 
 
 def _metadata(
@@ -243,15 +256,15 @@ def _made(
     from studio import render, sidecars
     from studio.places import OutputError
 
-    content = render.sidecar(
-        metadata,
-        file=path.name,
-        created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
-        seconds=seconds,
-        key=metadata["key"],
-        kind=metadata["kind"],
-    )
     try:
+        content = render.sidecar(
+            metadata,
+            file=path.name,
+            created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
+            seconds=seconds,
+            key=metadata["key"],
+            kind=metadata["kind"],
+        )
         sidecars.write(path, content)
     except OSError as error:
         raise OutputError(

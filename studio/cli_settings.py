@@ -54,6 +54,6 @@ def _value(name: str, text: str) -> object:
         return str(Path(text).absolute())
     try:
         value: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value

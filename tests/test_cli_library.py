@@ -106,6 +106,18 @@ def test_what_is_made_has_a_sidecar_as_a_job_has(shelf: Path, pack: Pack) -> Non
     assert json.loads((shelf / "clip.json").read_bytes())["key"] == content_key(asked, pack)
 
 
+def test_marks_of_a_clip_that_is_gone_are_kept(folder: Path) -> None:
+    assert main(["library", "mark", "frame.png", "--note", "mine"]) == 0
+    before = (folder / "frame.json").read_bytes()
+    (folder / "frame.png").unlink()
+    for name in ("frame-2", "frame-3"):
+        assert main(["frame", *REQUEST, "-o", str(folder / "frame.png")]) == 0
+        assert sidecars.read(folder / f"{name}.json")["file"] == f"{name}.png"
+    assert (folder / "frame.json").read_bytes() == before
+    assert main(["frame", *REQUEST, "-o", str(folder / "frame.png"), "--overwrite"]) == 0
+    assert "marks" not in sidecars.read(folder / "frame.png")
+
+
 def test_the_library_is_searched(capsys: Said, folder: Path) -> None:
     (folder / "other.mp4").write_bytes(b"not ours")
     clip, frame = sorted(listed(capsys, "library"), key=lambda item: str(item["file"]))
