@@ -86,6 +86,11 @@ def _library(arguments: argparse.Namespace) -> int:
         raise LibraryError(
             f"`nds library {action}` should have clips after it, but has none; name some."
         )
+    if action == "mark" and all(getattr(arguments, name) is None for name in ACTIONS["mark"]):
+        raise LibraryError(
+            "`nds library mark` should have --star, --keep, --no-keep or --note, but has none; say"
+            " what to change."
+        )
     with Library(places.jobs_file(), places.clips_folder()) as library:
         if action is None:
             library.scan()

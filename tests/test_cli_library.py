@@ -164,6 +164,7 @@ def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None
     ("arguments", "words"),
     [
         (["library", "mark"], "should have clips after it"),
+        (["library", "mark", "clip.mp4"], "should have --star, --keep"),
         (["library", "reject", "clip.mp4", "--star", "3"], "should go without --star"),
         (["library", "mark", "clip.mp4", "--since", "2026-11-22"], "should go without --since"),
         (["library", "ball", "--note", "x"], "should go without --note"),
