@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import secrets
 import sys
 import time
 from collections.abc import Generator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import NeodragonError
-from studio import __version__, cli_batch, cli_library, cli_queue
-from studio.console import FAILED, Bar, Parser, engine_arguments, opened, seed, shown
+from studio import __version__, cli_batch, cli_export, cli_library, cli_queue, cli_settings
+from studio.console import FAILED, Bar, Parser, engine_arguments, opened, print_json, seed, shown
 
 if TYPE_CHECKING:
     from engine.config import Request
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from engine.pipeline import Event
     from engine.session import Backend
     from studio.render import Meter
+    from studio.work import Kind
 
 STOPPED = 130  # what a shell says of Ctrl+C
+UNREAD = 141  # and of a pipe that nobody reads any more
 MEGABYTE = 1e6
 
 
@@ -37,19 +41,30 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a prompt may hold what a console cannot show
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # what is left goes nowhere, and says nothing when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return UNREAD
+
+
+def _run(argv: list[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int | None = arguments.command(arguments)
-        sys.stdout.flush()
     except NeodragonError as error:
         print(f"nds: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("nds: stopped.", file=sys.stderr)
         return STOPPED
-    except BrokenPipeError:  # `nds queue | head` has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  or Python complains once more at its end
-        return 0
     return code or 0
 
 
@@ -77,12 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     cli_batch.arguments(batch)
     queue = commands.add_parser("queue", help="what is waiting, running and ended; arrange it")
     cli_queue.arguments(queue)
-    library = commands.add_parser("library", help="find, mark and put aside what was made")
+    library = commands.add_parser("library", help="find clips, mark them, put them aside")
     cli_library.library_arguments(library)
-    verify = commands.add_parser("verify", help="make clips again and compare every pixel")
+    verify = commands.add_parser("verify", help="make clips again and compare")
     cli_library.verify_arguments(verify)
     export = commands.add_parser("export", help="clips in other formats, looped or joined")
-    cli_library.export_arguments(export)
+    cli_export.arguments(export)
+    settings = commands.add_parser("settings", help="what you prefer; change it")
+    cli_settings.arguments(settings)
 
     ui = commands.add_parser("ui", help="open the studio's page in the browser")
     engine_arguments(ui)
@@ -125,6 +142,7 @@ def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to avoid")
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
+    parser.add_argument("--json", action="store_true", help="what was made, as JSON on stdout")
     engine_arguments(parser)
 
 
@@ -147,24 +165,25 @@ def _render(arguments: argparse.Namespace) -> None:
 
     image = None if arguments.image is None else read_picture(arguments.image)
     request = _request(arguments, image=image, upscale=not arguments.no_upscale)
-    output = places.prepare(arguments.output, ".mp4")
+    output = _free(places.prepare(arguments.output, ".mp4"), arguments.overwrite)
     with opened(arguments) as (pack, backend):
-        print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
-        print(f" ({pack.name} {pack.version}, {backend})", flush=True)
+        metadata = _metadata(pack, request, backend, "clip", arguments.image)
+        if not arguments.json:
+            print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
+            print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
         with closing(_watched(pack, request, backend, render.Meter(), times)) as events:
             frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
         encoding = time.perf_counter()
-        metadata = render.record(pack, request, backend, arguments.image and arguments.image.name)
         path = video.write_mp4(
             output, frames, pack.geometry.fps, metadata, overwrite=arguments.overwrite
         )
         times["mp4"] = time.perf_counter() - encoding
     height, width = frames.shape[1:3]
-    seconds = time.perf_counter() - started
-    print(f"{shown(path)}: {len(frames)} frames, {width} x {height}, made in {seconds:.1f} s")
-    if arguments.profile:
-        _print_times(times)
+    _made(
+        *(arguments, path, f"{len(frames)} frames, {width} x {height}"),
+        *(metadata, times, time.perf_counter() - started),
+    )
 
 
 def _frame(arguments: argparse.Namespace) -> None:
@@ -174,19 +193,89 @@ def _frame(arguments: argparse.Namespace) -> None:
     from studio.pictures import write_png
 
     request = _request(arguments)
-    output = places.prepare(arguments.output, ".png")
+    output = _free(places.prepare(arguments.output, ".png"), arguments.overwrite)
     with opened(arguments) as (pack, backend):
-        print(f"look seed {request.look_seed} ({pack.name} {pack.version}, {backend})", flush=True)
+        metadata = _metadata(pack, request, backend, "frame")
+        if not arguments.json:
+            print(f"look seed {request.look_seed}", end="")
+            print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
         with closing(
             _watched(pack, request, backend, render.Meter("first_frame"), times)
         ) as events:
             image = next(event.image for event in events if isinstance(event, FirstFrame))
-        metadata = render.record(pack, request, backend)
         path = write_png(output, image, metadata, overwrite=arguments.overwrite)
     height, width = image.shape[:2]
-    seconds = time.perf_counter() - started
-    print(f"{shown(path)}: {width} x {height}, made in {seconds:.1f} s")
+    _made(
+        *(arguments, path, f"{width} x {height}"),
+        *(metadata, times, time.perf_counter() - started),
+    )
+
+
+def _free(path: Path, overwrite: bool) -> Path:
+    """`path`, or the next `name-2`, `name-3`.. that has neither a file nor the marks of one."""
+    from studio import sidecars
+
+    target = path
+    for number in itertools.count(2):
+        if overwrite or not (target.exists() or sidecars.beside(target)):
+            break
+        target = path.with_stem(f"{path.stem}-{number}")
+    return target
+
+
+def _metadata(
+    pack: Pack, request: Request, backend: Backend, kind: Kind, picture: Path | None = None
+) -> dict[str, Any]:
+    """What goes into the file, as the worker puts it there."""
+    from studio.render import record
+    from studio.work import Work, content_key
+
+    work = Work(
+        *(request.prompt, request.look_seed, request.motion_seed, str(pack.path), backend),
+        kind=kind,
+        mode=request.mode,
+        steps=request.steps,
+        negative=request.negative_prompt,
+        picture=None if picture is None else str(picture.absolute()),
+        upscale=request.upscale,
+    )
+    metadata = record(pack, request, backend, None if picture is None else picture.name)
+    return metadata | {"key": content_key(work, pack), "kind": kind}
+
+
+def _made(
+    arguments: argparse.Namespace,
+    path: Path,
+    size: str,
+    metadata: dict[str, Any],
+    times: dict[str, float],
+    seconds: float,
+) -> None:
+    """Write the sidecar and say what was made; raises OutputError."""
+    from studio import render, sidecars
+    from studio.places import OutputError
+
+    try:
+        content = render.sidecar(
+            metadata,
+            file=path.name,
+            created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
+            seconds=seconds,
+            key=metadata["key"],
+            kind=metadata["kind"],
+        )
+        sidecars.write(path, content)
+    except OSError as error:
+        raise OutputError(
+            f"The settings should be written beside {path}, but they are not ({error.strerror});"
+            " free some space, the file itself has them inside."
+        ) from error
+    if arguments.json:
+        stages = {name: round(spent, 3) for name, spent in times.items()}
+        print_json(content | {"file": str(path), "stages": stages})
+        return
+    print(f"{shown(path)}: {size}, made in {seconds:.1f} s")
     if arguments.profile:
         _print_times(times)
 

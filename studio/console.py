@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from engine.errors import NeodragonError
 
 if TYPE_CHECKING:
     from engine.pack import Pack
@@ -57,10 +60,11 @@ def opened(arguments: argparse.Namespace) -> Iterator[tuple[Pack, Backend]]:
     """The pack and the backend of the arguments, else the mini pack and the best backend."""
     from engine.pack import open_pack
     from engine.session import available, require
-    from studio import places
+    from studio import settings
 
-    with open_pack(arguments.pack or places.default_pack()) as pack:
-        yield pack, require(arguments.backend) if arguments.backend else available()[0]
+    backend = arguments.backend or settings.load(settings.settings_file())[0].backend
+    with open_pack(arguments.pack or settings.pack_path()) as pack:
+        yield pack, require(backend) if backend else available()[0]
 
 
 class Bar:
@@ -89,3 +93,26 @@ def shown(path: Path) -> Path:
     """The path as short as it can be said from here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def print_json(content: object) -> None:
+    """Print it for other programs."""
+    print(json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def each(
+    files: Iterable[Path], do: Callable[[Path], dict[str, object]]
+) -> tuple[list[dict[str, object]], int]:
+    """What was done to each file, and the exit code: 1 where some failed, 2 where all did.
+
+    Each failure is said on stderr, and is `{"file": .., "error": ..}` among the results.
+    """
+    results = []
+    for file in files:
+        try:
+            results.append(do(file))
+        except NeodragonError as error:
+            print(f"nds: {error}", file=sys.stderr)
+            results.append({"file": str(file.absolute()), "error": str(error)})
+    failed = sum("error" in result for result in results)
+    return results, 0 if not failed else FAILED if failed == len(results) else SOME_FAILED

@@ -32,7 +32,7 @@ class LibraryView:
 
     def __init__(self, desk: Desk, say: Say) -> None:
         self.desk, self.say = desk, say
-        self.library = Library(desk.data / "library.sqlite", desk.clips)
+        self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
         self.state = gr.State(SEEN)
         with gr.Row(elem_id="search"):

@@ -98,6 +98,12 @@ def clips_folder() -> Path:
     return places.clips_folder() if chosen is None else Path(chosen)
 
 
+def pack_path() -> Path:
+    """The pack to use when none is named: `$NEODRAGON_PACK`, the user's choice, the mini pack."""
+    chosen = None if places.PACK_VARIABLE in os.environ else load(settings_file())[0].pack
+    return places.default_pack() if chosen is None else Path(chosen)
+
+
 def load(path: Path) -> tuple[Settings, str]:
     """The settings in a file, and a sentence where something was wrong with it, else "".
 

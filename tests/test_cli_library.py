@@ -1,179 +1,369 @@
-"""`nds library`, `nds verify` and `nds export` on real files; every export is probed back."""
+"""The commands that look after clips, on what the real engine makes with the mini pack."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 from xml.etree import ElementTree as xml
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from studio import places, settings
+from engine.pack import Pack
+from studio import places, sidecars
 from studio.cli import main
-from studio.exports import order
-from studio.video import read_metadata, read_mp4, write_mp4
+from studio.library import BIN, EXPORTS, Library
+from studio.restore import restore
+from studio.settings import KNOWN, Settings, load, settings_file
+from studio.verify import psnr
+from studio.video import read_mp4, write_mp4
+from studio.work import Work, content_key
 
 Said = pytest.CaptureFixture[str]
-Probe = Callable[..., tuple[bytes, str]]
-FRAMES = 49
+Ffmpeg = Callable[..., tuple[bytes, str]]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+
+DAMAGED = (
+    "The settings in settings.json should be readable, but it is damaged: the last good ones were"
+    " taken and the file is kept as settings.damaged.json.\n"
+)
+PROMPT = "a red ball bounces on the meadow"
+REQUEST = [PROMPT, "--look-seed", "3", "--steps", "1,1,1"]
 
 
-def moving() -> np.ndarray:
-    """A grey square that goes right: every frame is another, uint8 [49, 64, 96, 3]."""
-    frames = np.full((FRAMES, 64, 96, 3), 40, np.uint8)
-    for number, frame in enumerate(frames):
-        frame[20:44, number : number + 24] = 200
-    return frames
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory, mini_pack: Path) -> Path:
+    """A folder with a clip and a first frame, and what the commands said of them."""
+    folder = tmp_path_factory.mktemp("shelf")
+    for name, arguments in (
+        ("clip.mp4", ["render", *REQUEST, "--motion-seed", "4", "--no-upscale"]),
+        ("frame.png", ["frame", *REQUEST]),
+    ):
+        command = [sys.executable, "-m", "studio.cli", *arguments, "-o", str(folder / name)]
+        command += ["--pack", str(mini_pack), "--backend", "cpu", "--json"]
+        done = subprocess.run(command, capture_output=True, check=True)
+        (folder / f"{name}.said").write_bytes(done.stdout)
+    return folder
 
 
-def recorded(prompt: str, look: int) -> dict[str, Any]:
-    return {
-        "software": "Neodragon Studio 0.1.0",
-        "prompt": prompt,
-        "negative_prompt": "",
-        "look_seed": look,
-        "motion_seed": 2,
-        "mode": "hybrid",
-        "steps": [1, 1, 1],
-        "upscale": False,
-        "picture": None,
-        "pack": {"name": "neodragon-mini", "version": "0.1.0", "hash": "ab" * 32},
-        "backend": "cpu",
-    }
-
-
-@pytest.fixture
-def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Two clips in the folder that the settings name."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def folder(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's videos, with a copy of what was made; every command runs elsewhere."""
+    videos = tmp_path / "videos"
+    shutil.copytree(shelf, videos, ignore=shutil.ignore_patterns("*.said"))
+    monkeypatch.setattr("studio.places.clips_folder", lambda: videos)
     monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
-    folder = tmp_path / "Videos é"
-    settings.change(settings.settings_file(), clips=str(folder))
-    return [
-        write_mp4(folder / f"{name}.mp4", moving(), 24, recorded(f"a {name} ball", seed))
-        for seed, name in enumerate(("red", "blue"))
-    ]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return videos
 
 
-def listed(capsys: Said, *more: str) -> list[dict[str, Any]]:
+def listed(capsys: Said, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     capsys.readouterr()
-    assert main(["library", *more, "--json"]) == 0
-    items: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
-    return items
+    assert main([*arguments, "--json"]) == code
+    told = json.loads(capsys.readouterr().out)
+    assert isinstance(told, list)
+    return told
 
 
-def test_the_library_is_searched_marked_and_culled(clips: list[Path], capsys: Said) -> None:
-    assert {item["file"] for item in listed(capsys)} == set(map(str, clips))
-    assert [item["prompt"] for item in listed(capsys, "search", "blue")] == ["a blue ball"]
-    assert listed(capsys, "mark", str(clips[0]), "--stars", "4", "--note", "x")[0]["stars"] == 4
-    assert [i["file"] for i in listed(capsys, "search", "--stars", "3")] == [str(clips[0])]
-    assert [i["file"] for i in listed(capsys, "search", "--seed", "1")] == [str(clips[1])]
-    assert listed(capsys, "search", "--until", "2020-01-01") == []
-    (gone,) = listed(capsys, "reject", str(clips[1]))
-    assert Path(gone["file"]).is_file() and not clips[1].exists()
-    assert [item["file"] for item in listed(capsys)] == [str(clips[0])]
-    assert [item["file"] for item in listed(capsys, "search", "--bin")] == [gone["file"]]
-    listed(capsys, "bring-back", gone["file"])
-    assert clips[1].is_file()
+def names(capsys: Said, *arguments: str) -> list[str]:
+    return sorted(Path(item["file"]).name for item in listed(capsys, "library", *arguments))
+
+
+def refused(capsys: Said, *arguments: str) -> str:
+    """What a command says that has nothing to begin with."""
     capsys.readouterr()
+    try:
+        code = main(list(arguments))
+    except SystemExit as exit_:  # argparse
+        code = int(exit_.code or 0)
+    said = capsys.readouterr()
+    assert code == 2 and said.out == ""
+    assert said.err.startswith("nds: ") and said.err.endswith(".\n") and said.err.count("\n") == 1
+    return said.err
+
+
+def test_what_is_made_has_a_sidecar_as_a_job_has(shelf: Path, pack: Pack) -> None:
+    asked = Work(PROMPT, 3, 4, str(pack.path), "cpu", steps=(1, 1, 1), upscale=False)
+    for name, kind in (("clip.mp4", "clip"), ("frame.png", "frame")):
+        said = json.loads((shelf / f"{name}.said").read_bytes())
+        beside = json.loads((shelf / name).with_suffix(".json").read_bytes())
+        assert said["file"] == str(shelf / name) and said["stages"]["first_frame"] > 0
+        assert {n: v for n, v in said.items() if n not in ("file", "stages")} == {
+            n: v for n, v in beside.items() if n != "file"
+        }
+        assert (beside["file"], beside["kind"]) == (name, kind) and beside["seconds"] > 0
+        assert sidecars.inside(shelf / name).items() <= beside.items()
+        assert restore(shelf / name).request.look_seed == 3
+    assert json.loads((shelf / "clip.json").read_bytes())["key"] == content_key(asked, pack)
+
+
+def test_marks_of_a_clip_that_is_gone_are_kept(folder: Path) -> None:
+    assert main(["library", "mark", "frame.png", "--note", "mine"]) == 0
+    before = (folder / "frame.json").read_bytes()
+    (folder / "frame.png").unlink()
+    for name in ("frame-2", "frame-3"):
+        assert main(["frame", *REQUEST, "-o", str(folder / "frame.png")]) == 0
+        assert sidecars.read(folder / f"{name}.json")["file"] == f"{name}.png"
+    assert (folder / "frame.json").read_bytes() == before
+    assert main(["frame", *REQUEST, "-o", str(folder / "frame.png"), "--overwrite"]) == 0
+    assert "marks" not in sidecars.read(folder / "frame.png")
+
+
+def test_the_library_is_searched(capsys: Said, folder: Path) -> None:
+    (folder / "other.mp4").write_bytes(b"not ours")
+    clip, frame = sorted(listed(capsys, "library"), key=lambda item: str(item["file"]))
+    assert (clip["file"], clip["kind"]) == (str(folder / "clip.mp4"), "clip")
+    assert (clip["prompt"], clip["look_seed"], clip["motion_seed"]) == (PROMPT, 3, 4)
+    assert (clip["stars"], clip["verdict"], clip["note"]) == (0, "", "")
+    assert frame["kind"] == "frame"
+    assert names(capsys, "BALL", "red") == ["clip.mp4", "frame.png"]
+    assert names(capsys, "house") == names(capsys, "--since", "2999-01-01") == []
+    assert names(capsys, "--seed", "4", "ball") == ["clip.mp4"]
+    assert names(capsys, "--since", clip["created"][:10], "--until", clip["created"][:10])
+    assert names(capsys, "--kind", "frame") == ["frame.png"]
+    assert len(names(capsys, "--limit", "1")) == 1
     assert main(["library"]) == 0
-    assert "****" in capsys.readouterr().out
+    assert f"{folder / 'clip.mp4'}  {PROMPT}" in capsys.readouterr().out
+
+
+def test_marks_and_the_bin(capsys: Said, folder: Path) -> None:
+    (item,) = listed(
+        capsys, "library", "mark", "clip.mp4", "--star", "4", "--note", "best", "--keep"
+    )
+    assert (item["stars"], item["note"], item["verdict"]) == (4, "best", "keep")
+    assert names(capsys, "--star", "3") == names(capsys, "best") == ["clip.mp4"]
+    (item,) = listed(capsys, "library", "mark", str(folder / "clip.mp4"), "--no-keep")
+    assert (item["stars"], item["note"], item["verdict"]) == (4, "best", "")
+    both = listed(capsys, "library", "reject", "clip.mp4", "frame.png")
+    assert [item["verdict"] for item in both] == ["reject", "reject"]
+    assert (folder / BIN / "clip.json").is_file() and not (folder / "clip.mp4").exists()
+    assert names(capsys) == [] and names(capsys, "--rejected") == ["clip.mp4", "frame.png"]
+    assert main(["library", "bring-back", "clip.mp4", str(folder / BIN / "frame.png")]) == 0
+    assert f"****          {folder / 'clip.mp4'}" in capsys.readouterr().out
+    assert names(capsys) == ["clip.mp4", "frame.png"]
+    with Library(places.jobs_file(), folder) as library:
+        assert library.item(folder / "clip.mp4").stars == 4
+
+
+def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None:
+    bad, good = listed(capsys, "library", "mark", "none.mp4", "clip.mp4", "--star", "1", code=1)
+    assert "none.mp4 should be a clip" in bad["error"] and good["stars"] == 1
+    assert "none.mp4 should be a clip" in refused(capsys, "library", "reject", "none.mp4")
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        ["library", "reject", "/etc/hosts"],
-        ["library", "mark", "no.mp4", "--stars", "3"],
-        ["library", "mark", "{clip}", "--stars", "9"],
-        ["export", "no.mp4"],
-        ["export", "{clip}", "--loop", "1000"],
-        ["verify", "no.mp4"],
+        (["library", "mark"], "should have clips after it"),
+        (["library", "mark", "clip.mp4"], "should have --star, --keep"),
+        (["library", "reject", "clip.mp4", "--star", "3"], "should go without --star"),
+        (["library", "mark", "clip.mp4", "--since", "2026-11-22"], "should go without --since"),
+        (["library", "ball", "--note", "x"], "should go without --note"),
+        (["library", "--star", "6"], "it should be 0 to 5"),
+        (["library", "--since", "yesterday"], "a day such as 2026-11-22"),
+        (["verify"], "CLIP"),
+        (["settings", "colour"], "'colour'"),
+        (["settings", "colour", "red"], "'colour'"),
+        (["settings", "battery", "101"], "battery should be a percentage"),
+        (["settings", "notify", "1"], "notify should be true or false"),
+        (["settings", "clips", ""], "clips should be a path"),
+        (["export"], "CLIP"),
+        (["export", "none.mp4"], "none.mp4"),
+        (["export", "none.mp4", "--format", "avi"], "avi"),
+        (["export", "none.mp4", "--loop", "0"], "whole number from 1"),
+        (["export", "none.mp4", "--loop", "101"], "1 to 100 times"),
+        (["export", "none.mp4", "-o", "none.gif"], "named *.mp4"),
+        (["export", "none.mp4", "--fcpxml"], "add --join"),
+        (["export", "--join", "none.mp4"], "none.mp4"),
+        (["export", "--join", "none.mp4", "--format", "gif"], "leave one of them out"),
+        (["verify", "none.mp4"], "none.mp4"),
+        (["verify", "none.mp4", "--pack", "none"], "none should be a pack's folder or .zip"),
     ],
 )
-def test_mistakes_are_one_sentence(clips: list[Path], capsys: Said, arguments: list[str]) -> None:
-    assert main([part.format(clip=clips[0]) for part in arguments]) == 2
-    said = capsys.readouterr()
-    words = (said.err or said.out).strip()
-    assert words.endswith(".") and len(words.splitlines()) == 1
+def test_a_mistake_is_one_sentence(arguments: list[str], words: str, capsys: Said) -> None:
+    assert words in refused(capsys, *arguments)
+
+
+def test_verify_says_identical_close_different(capsys: Said, folder: Path) -> None:
+    clip = folder / "clip.mp4"
+    frames, fps = read_mp4(clip)
+    inside = sidecars.inside(clip)
+    rounded = frames ^ 1  # each value off by one: 48 dB, and what the encoder adds
+    write_mp4(folder / "close.mp4", rounded, fps, inside)
+    write_mp4(folder / "different.mp4", frames[::-1], fps, inside)
+    (folder / "none.mp4").write_bytes(b"no clip")
+    said = listed(capsys, "verify", *(str(folder / f"{n}.mp4") for n in ("clip", "close")))
+    assert [result["outcome"] for result in said] == ["identical", "close"]
+    assert said[0]["psnr"] is None and 35 < said[1]["psnr"] < 60 and said[0]["notes"] == []
+    capsys.readouterr()
+    assert main(["verify", str(folder / "different.mp4"), str(folder / "none.mp4")]) == 1
+    out, err = capsys.readouterr()
+    assert f"{folder / 'different.mp4'}: Different (" in out and "none.mp4 should be" in err
+
+
+def test_a_frame_verifies(capsys: Said, folder: Path) -> None:
+    (said,) = listed(capsys, "verify", str(folder / "frame.png"))
+    assert said["outcome"] == "identical"
+
+
+@POSIX
+@pytest.mark.parametrize("arguments", [["--help"], ["library"], ["library", "--json"]])
+def test_nobody_reads_to_the_end(arguments: list[str], folder: Path, tmp_path: Path) -> None:
+    """As `| head -0` is, of which the reader has left before anything is written."""
+    videos = tmp_path / "Videos"
+    shutil.copytree(folder, videos / places.APPLICATION)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "studio.cli", *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"XDG_VIDEOS_DIR": str(videos), "PYTHONUNBUFFERED": ""},
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(
-    ("format", "codec"),
-    [("gif", "gif"), ("webp", "webp"), ("webm", "vp9"), ("mov", "prores"), ("mp4", "h264")],
+    ("format", "codec", "least"),
+    [("mp4", "h264", 99.0), ("webm", "vp9", 35), ("prores", "prores", 38), ("gif", "gif", 25)],
 )
-def test_every_format_is_what_it_says(
-    clips: list[Path], capsys: Said, ffmpeg: Probe, format: str, codec: str
+def test_exports_show_the_clip(
+    format: str, codec: str, least: float, capsys: Said, folder: Path, ffmpeg: Ffmpeg
 ) -> None:
-    capsys.readouterr()
-    assert main(["export", str(clips[0]), "--format", format, "-o", f"out.{format}"]) == 0
-    target = Path(capsys.readouterr().out.strip())
-    if format in ("gif", "webp"):
-        with Image.open(target) as image:
-            assert image.n_frames == FRAMES and image.size == (96, 64)
-        return
-    said = ffmpeg("-i", str(target))[1]
-    assert codec in said and "96x64" in said and "24 fps" in said
-    frames, _ = read_mp4(target)
-    assert len(frames) == FRAMES
-    assert np.abs(frames.astype(int) - moving()).mean() < 4
+    clip = folder / "clip.mp4"
+    (said,) = listed(capsys, "export", str(clip), "--format", format)
+    export = Path(said["export"])
+    assert export == folder / EXPORTS / f"clip.{'mov' if format == 'prores' else format}"
+    _, words = ffmpeg("-i", export)
+    assert f"Video: {codec}" in words and "192x128" in words
+    before, _ = read_mp4(clip)
+    if format == "gif":  # which counts in hundredths of a second
+        with Image.open(export) as picture:
+            after = np.stack(
+                [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(picture)]
+            )
+            assert picture.info["loop"] == 0
+    else:
+        after, fps = read_mp4(export)
+        assert fps == 24
+    assert psnr(before, after) >= least
+    assert names(capsys) == ["clip.mp4", "frame.png"]  # an export is a copy
 
 
-def test_there_and_back_again_and_again(clips: list[Path], capsys: Said) -> None:
-    capsys.readouterr()
-    assert main(["export", str(clips[0]), "--loop", "2", "--ping-pong", "--json"]) == 0
-    (path,) = json.loads(capsys.readouterr().out)
-    frames, fps = read_mp4(Path(path))
-    assert len(frames) == 2 * (2 * FRAMES - 2) == len(order(FRAMES, 2, True)) and fps == 24
-    assert np.abs(frames[FRAMES].astype(int) - moving()[FRAMES - 2]).mean() < 4
-    assert read_metadata(Path(path))["export"]["ping_pong"] is True
+def test_webp_and_png_show_the_clip(capsys: Said, folder: Path) -> None:
+    clip = folder / "clip.mp4"
+    before, _ = read_mp4(clip)
+    (said,) = listed(capsys, "export", str(clip), "--format", "webp", "-o", "a.webp")
+    with Image.open("a.webp") as picture:
+        assert (said["export"], picture.format) == (str(Path("a.webp").absolute()), "WEBP")
+        after = np.stack([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(picture)])
+        assert picture.info["loop"] == 0 and psnr(before, after) > 30
+    for name in ("pictures", "pictures-2"):
+        (said,) = listed(
+            capsys, "export", str(clip), "--format", "png", "-o", "pictures.d/pictures"
+        )
+        files = sorted(Path(said["export"]).iterdir())
+        assert Path(said["export"]).name == name
+        assert [file.name for file in files] == [f"{n:04}.png" for n in range(1, 50)]
+        assert np.array_equal(before, [np.asarray(Image.open(file)) for file in files])
 
 
-def test_pictures(clips: list[Path], capsys: Said) -> None:
-    assert main(["export", str(clips[0]), "--format", "png", "-o", "shots"]) == 0
-    assert len(list(Path("shots").glob("*.png"))) == FRAMES
+def test_several_times_there_and_back(capsys: Said, folder: Path) -> None:
+    clip = folder / "clip.mp4"
+    arguments = ["export", str(clip), "--loop", "2", "--ping-pong"]
+    (said,) = listed(capsys, *arguments)
+    export = Path(said["export"])
+    assert export.name == "clip_ping-pong_x2.mp4"
+    before, _ = read_mp4(clip)
+    after, fps = read_mp4(export)
+    once = [*range(49), *range(47, 0, -1)]
+    assert fps == 24 and psnr(before[once * 2], after) > 35
+    assert sidecars.inside(export)["export"] == {"of": "clip.mp4", "loops": 2, "ping_pong": True}
+    whole = export.read_bytes()
+    (said,) = listed(capsys, *arguments, "-o", str(export))
+    assert Path(said["export"]).name == "clip_ping-pong_x2-2.mp4" and export.read_bytes() == whole
+    assert "is an export" in refused(capsys, "verify", str(export))
 
 
-def test_several_become_an_animatic_and_a_timeline(clips: list[Path], capsys: Said) -> None:
-    assert main(["export", *map(str, clips), "--join", "-o", "all.mp4"]) == 0
-    frames, _ = read_mp4(Path("all.mp4"))
-    assert len(frames) == 2 * FRAMES
-    assert np.abs(frames[-1].astype(int) - frames[0]).mean() > 1
-    assert main(["export", *map(str, clips), "--fcpxml", "-o", "all.fcpxml"]) == 0
-    tree = xml.parse("all.fcpxml")
-    shots = tree.findall(".//asset-clip")
-    assert [shot.get("duration") for shot in shots] == ["49/24s", "49/24s"]
-    assert [shot.get("offset") for shot in shots] in (["0s", "49/24s"], ["0/24s", "49/24s"])
-    sources = [rep.get("src") for rep in tree.findall(".//media-rep")]
-    assert sources == [clip.as_uri() for clip in clips]
+def test_several_go_into_a_folder(capsys: Said, folder: Path) -> None:
+    shutil.copy(folder / "clip.mp4", "b.mp4")
+    clips = [str(folder / "clip.mp4"), "none.mp4", "b.mp4"]
+    said = listed(capsys, "export", *clips, "-o", "out", code=1)
+    assert "none.mp4" in said[1]["error"]
+    for result in (said[0], said[2]):
+        assert Path(result["export"]).read_bytes() == (folder / "clip.mp4").read_bytes()
+    assert sorted(path.name for path in Path("out").iterdir()) == ["b.mp4", "clip.mp4"]
 
 
-def test_a_clip_is_made_again_and_compared(clips: list[Path], capsys: Said) -> None:
-    render = ["render", "a red ball", "-o", "made.mp4", "--look-seed", "3", "--motion-seed", "4"]
-    assert main([*render, "--no-upscale", "--backend", "cpu"]) == 0
-    capsys.readouterr()
-    assert main(["verify", "made.mp4", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["outcome"] == "identical"
-    assert main(["verify", "made.mp4", str(clips[0])]) == 1
-    words = capsys.readouterr().out.splitlines()
-    assert words[0] == "made.mp4: Identical."
-    assert "Different" in words[1] and "was made with the pack" in words[1]
+def test_clips_are_joined_and_are_a_timeline(capsys: Said, folder: Path) -> None:
+    second = folder / "second & last.mp4"
+    frames, fps = read_mp4(folder / "clip.mp4")
+    write_mp4(second, frames[:25], fps, sidecars.inside(folder / "clip.mp4"))
+    shots = [folder / "clip.mp4", second, folder / "clip.mp4"]
+    (said,) = listed(capsys, "export", "--join", *map(str, shots), "--fcpxml", "--no-numbers")
+    joined, joined_fps = read_mp4(Path(said["export"]))
+    assert said["export"] == str(folder / EXPORTS / "clip_joined.mp4") and joined_fps == 24
+    assert psnr(np.concatenate([frames, frames[:25], frames]), joined) > 35
+    assert said["files"] == [str(shot) for shot in shots]
+
+    root = xml.parse(said["timeline"]).getroot()
+    assert (root.tag, root.get("version")) == ("fcpxml", "1.10")
+    (format_,) = root.findall("resources/format")
+    assert (format_.get("frameDuration"), format_.get("width")) == ("1/24s", "192")
+    paths = {
+        asset.get("id"): unquote(urlparse(asset.find("media-rep").get("src")).path)  # type: ignore[union-attr, arg-type]
+        for asset in root.findall("resources/asset")
+    }
+    clips = root.findall("library/event/project/sequence/spine/asset-clip")
+    assert [paths[clip.get("ref")] for clip in clips] == [shot.as_posix() for shot in shots]
+    assert [clip.get("offset") for clip in clips] == ["0/24s", "49/24s", "74/24s"]
+    assert [clip.get("duration") for clip in clips] == ["49/24s", "25/24s", "49/24s"]
+    assert [clip.findtext("note") for clip in clips] == [PROMPT] * 3
+    (sequence,) = root.iter("sequence")
+    assert sequence.get("duration") == "123/24s" and sequence.get("format") == format_.get("id")
+
+    (numbered,) = listed(capsys, "export", "--join", *map(str, shots[:2]), "-o", "numbered.mp4")
+    pictures, _ = read_mp4(Path(numbered["export"]))
+    corner = np.abs(pictures.astype(int) - joined[:74])[:, -24:, :40].mean()
+    rest = np.abs(pictures.astype(int) - joined[:74])[:, :96].mean()
+    assert corner > 10 > 4 > rest and "timeline" not in numbered
 
 
-def test_a_closed_pipe_is_not_a_mistake(clips: list[Path], tmp_path: Path) -> None:
-    program = "from studio.cli import main; raise SystemExit(main(['library']))"
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True
-    )
-    os.close(writer)
-    assert done.returncode == 0 and done.stderr == ""
+def test_settings_are_shown_and_changed(capsys: Said, tmp_path: Path) -> None:
+    def told(*arguments: str) -> dict[str, object]:
+        assert main(["settings", *arguments, "--json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        assert isinstance(content, dict)
+        return content
+
+    assert told() == {name: getattr(Settings(), name) for name in KNOWN}
+    assert not settings_file().exists()
+    for name, value, stored in (
+        ("battery", "35", 35),
+        ("notify", "false", False),
+        ("theme", "dark", "dark"),
+        ("threads", "2", 2),
+        ("threads", "null", None),
+        ("clips", "my clips", str(tmp_path / "here" / "my clips")),
+        ("pack", "7", str(tmp_path / "here" / "7")),
+        ("pack", "null", None),
+    ):
+        assert told(name, value) == told(name) == {name: stored}
+    assert (load(settings_file())[0].battery, told()["theme"]) == (35, "dark")
+    assert main(["settings", "theme"]) == 0
+    assert capsys.readouterr().out == "dark\n"
+    settings_file().write_text("{trunc")
+    assert main(["settings", "battery"]) == 0
+    assert capsys.readouterr() == ("35\n", "nds: " + DAMAGED)
