@@ -52,9 +52,20 @@ const grow = () => {
 };
 requestAnimationFrame(grow);
 
-// Clips in the library play while pointed at; those that are compared play in step.
-for (const [event, verb] of [["mouseover", "play"], ["mouseout", "pause"]]) {
-  document.addEventListener(event, ({target}) => target.closest?.("#grid .film")?.querySelector("video")?.[verb]());
+// Clips in the library play while pointed at or focused; those that are compared play in step.
+const play = ({target}) => {
+  const still = target.closest?.(".film")?.querySelector("img[data-film]");
+  if (!still || still.nextElementSibling?.matches("video") || calm.matches) return;
+  const video = document.createElement("video");
+  Object.assign(video, {src: still.dataset.film, muted: true, loop: true, playsInline: true, autoplay: true});
+  still.after(video);
+};
+const rest = ({target, relatedTarget}) => {
+  const film = target.closest?.(".film");
+  if (film && !film.contains(relatedTarget)) film.querySelector("img[data-film] + video")?.remove();
+};
+for (const [event, verb] of [["mouseover", play], ["focusin", play], ["mouseout", rest], ["focusout", rest]]) {
+  document.addEventListener(event, verb);
 }
 setInterval(() => {
   const [first, ...others] = document.querySelectorAll(".sync video");

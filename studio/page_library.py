@@ -65,8 +65,6 @@ class LibraryView:
     def _wire(self) -> None:
         asked: list[Any] = [self.words, self.kind, self.stars, self.bin]
         out = [self.grid, self.viewer, self.shown, self.state, self.message]
-        for part in asked:
-            part.change(self._search, asked, out, trigger_mode="always_last", **QUICK)
         self.more.click(self._further, [*asked, self.shown, self.state], out, **QUICK)
         for view in (self.grid, self.viewer):
             view.click(self._act, [*asked, self.shown, self.state], out, **QUICK)
@@ -75,10 +73,11 @@ class LibraryView:
         self.verify.click(self._verify, chosen, self.message, queue=True, api_visibility="private")
 
     def open(self, tab: gr.Tab) -> None:
-        """Search whenever the tab is opened."""
-        asked = [self.words, self.kind, self.stars, self.bin]
+        """Search whenever the tab is opened or something else is asked for, one after the other."""
+        asked: list[Any] = [self.words, self.kind, self.stars, self.bin]
         out = [self.grid, self.viewer, self.shown, self.state, self.message]
-        tab.select(self._search, asked, out, **QUICK)
+        triggers = [tab.select, *(part.change for part in asked)]
+        gr.on(triggers, self._search, asked, out, trigger_mode="always_last", **QUICK)
 
     # Finding
 
@@ -262,19 +261,18 @@ class LibraryView:
 
 
 def _thumbnail(item: Item) -> str:
-    source = html.address(item.path)
-    if item.kind == "frame":
-        return f'<img src="{source}" alt="{escape(item.prompt)}" loading="lazy">'
-    return (
-        f'<video src="{source}" aria-label="{escape(item.prompt)}" preload="metadata"'
-        " muted loop playsinline></video>"
-    )
+    """A small picture; a clip's plays while it is pointed at (page.js)."""
+    film = f' data-film="{html.address(item.path)}"' if item.kind == "clip" else ""
+    source = html.thumbnail(item.path, item.created)
+    return f'<img src="{source}" alt="{escape(item.prompt)}" loading="lazy"{film}>'
 
 
 def _player(item: Item) -> str:
+    source, words = html.address(item.path), escape(item.prompt)
     if item.kind == "frame":
-        return _thumbnail(item)
-    return _thumbnail(item).replace('preload="metadata"', "autoplay controls")
+        return f'<img src="{source}" alt="{words}">'
+    flags = "autoplay controls muted loop playsinline"
+    return f'<video src="{source}" aria-label="{words}" {flags}></video>'
 
 
 def _button(verb: str, label: str, key: str) -> str:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from engine.errors import NeodragonError
 from engine.pack import Pack
@@ -14,7 +14,9 @@ from engine.session import Backend
 from studio.desk import Desk
 from studio.places import ASSETS, cache_folder, data_folder
 from studio.settings import clips_folder, load, settings_file
+from studio.sidecars import KINDS
 from studio.strings import system_language
+from studio.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -63,7 +65,11 @@ def launch(
     blocks = page.build(desk, language)
     geometry = desk.pack.geometry
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=OURS), Middleware(SameOrigin)]
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=OURS),
+        Middleware(SameOrigin),
+        Middleware(Thumbnails, clips=desk.clips, cache=desk.cache),
+    ]
     try:
         _, address, _ = blocks.launch(
             server_name=HOST,
@@ -105,6 +111,31 @@ class SameOrigin:
             refusal = PlainTextResponse("Only the studio's own page may ask.", 403)
             return await refusal(scope, receive, send)
         await self.app(scope, receive, send)
+
+
+class Thumbnails:
+    """Answers `/thumbnail?path=..` with a small picture of a file in the clips' folder."""
+
+    def __init__(self, app: Any, clips: Path, cache: Path) -> None:
+        self.app, self.clips, self.cache = app, clips, cache
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer 404 where there is no such file, or no picture in it."""
+        if scope["type"] != "http" or scope["path"] != "/thumbnail":
+            return await self.app(scope, receive, send)
+        from starlette.concurrency import run_in_threadpool  # noqa: PLC0415
+        from starlette.responses import FileResponse, Response  # noqa: PLC0415
+
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("path", [""])[0]
+        response = Response(status_code=404)
+        try:
+            path = Path(asked).resolve()
+            if path.is_relative_to(self.clips.resolve()) and path.suffix.lower() in KINDS:
+                small = await run_in_threadpool(thumbnail, path, self.cache)
+                response = FileResponse(small, headers={"Cache-Control": "max-age=31536000"})
+        except (NeodragonError, OSError, ValueError):
+            pass
+        await response(scope, receive, send)
 
 
 def prepare_environment(temporary: Path) -> None:

@@ -35,6 +35,11 @@ def address(path: Path) -> str:
     return f"/gradio_api/file={quote(path.as_posix())}"
 
 
+def thumbnail(path: Path, version: float) -> str:
+    """Where it has a small picture of a clip or a first frame; version: changes with the file."""
+    return f"/thumbnail?path={quote(path.as_posix(), safe='')}&amp;v={version:.0f}"
+
+
 def header(words: str) -> str:
     """The page's head, with what it runs on."""
     return (
