@@ -29,24 +29,32 @@ const unit = (source) => {
   return units.get(source);
 };
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const framesOf = ({dataset: {units: count, stride, folder}}) => {
+  const frames = [];
+  for (let k = 0; k < +count; k += 1) {
+    const image = unit(`${folder}/unit-${k}.jpg`);
+    if (!image.complete || !image.naturalWidth) break;
+    const rows = k ? +stride : 1;
+    for (let row = 0; row < rows; row += 1) frames.push([image, row, rows]);
+  }
+  return frames;
+};
+const paint = (canvas, [image, row, rows]) => {
+  const height = image.naturalHeight / rows;
+  if (canvas.width !== image.naturalWidth) [canvas.width, canvas.height] = [image.naturalWidth, height];
+  canvas.getContext("2d").drawImage(image, 0, row * height, canvas.width, height, 0, 0, canvas.width, height);
+};
 const grow = () => {
-  const canvases = document.querySelectorAll("canvas.growing");
+  const canvases = document.querySelectorAll("canvas.growing, canvas.before");
   if (!canvases.length) units.clear();
   for (const canvas of canvases) {
-    const stride = +canvas.dataset.stride;
-    const frames = [];
-    for (let k = 0; k < +canvas.dataset.units; k += 1) {
-      const image = unit(`${canvas.dataset.folder}/unit-${k}.jpg`);
-      if (!image.complete || !image.naturalWidth) break;
-      const count = k ? stride : 1;
-      for (let row = 0; row < count; row += 1) frames.push([image, row, count]);
-    }
+    const frames = framesOf(canvas);
     if (!frames.length) continue;
-    const now = calm.matches ? frames.length - 1 : Math.floor(performance.now() / 1000 * 24) % frames.length;
-    const [image, row, count] = frames[now];
-    const height = image.naturalHeight / count;
-    if (canvas.width !== image.naturalWidth) [canvas.width, canvas.height] = [image.naturalWidth, height];
-    canvas.getContext("2d").drawImage(image, 0, row * height, canvas.width, height, 0, 0, canvas.width, height);
+    const film = canvas.matches(".before") && canvas.previousElementSibling;  // it is laid over that
+    const still = calm.matches ? frames.length - 1 : Math.floor(performance.now() / 1000 * 24) % frames.length;
+    const now = film ? Math.min(frames.length - 1, Math.floor(film.currentTime * 24 + 0.01)) : still;
+    if (film) canvas.style.clipPath = `inset(0 ${100 - canvas.nextElementSibling.value}% 0 0)`;
+    paint(canvas, frames[now]);
   }
   requestAnimationFrame(grow);
 };

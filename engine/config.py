@@ -33,7 +33,7 @@ class Request:
     it, 0 to 2**32 - 1. steps: network steps per stage for the units after the first, coarse to
     fine, 1 to 100 each, None for the pack's own. negative_prompt: what to avoid, None for the
     pack's own. image: uint8 [H, W, 3] picture, 0 to 255, to continue instead of a generated first
-    frame. upscale: double the frame size where the pack can.
+    frame. upscale: double the frame size where the pack can. suffix: add the pack's own words.
     Raises RequestError.
     """
 
@@ -45,6 +45,7 @@ class Request:
     negative_prompt: str | None = None
     image: NDArray[np.uint8] | None = None
     upscale: bool = True
+    suffix: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -73,10 +74,12 @@ class Request:
             )
         if self.image is not None:
             _check_image(self.image)
-        if not isinstance(self.upscale, bool | np.bool_):
-            raise RequestError(
-                f"Upscale must be true or false, but it is {self.upscale!r}; choose one."
-            )
+        for name in ("upscale", "suffix"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise RequestError(
+                    f"{name.capitalize()} must be true or false, but it is {value!r}; choose one."
+                )
 
 
 def _request_steps(steps: Any) -> tuple[int, ...]:

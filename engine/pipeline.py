@@ -75,10 +75,14 @@ class FirstFrame:
 
 @dataclass(frozen=True, eq=False)
 class UnitFrames:
-    """The frames of a unit, uint8 [T, H, W, 3]: T is 1 for the first unit, then 8."""
+    """The frames of a unit, uint8 [T, H, W, 3]: T is 1 for the first unit, then 8.
+
+    plain: the same before they were upscaled; `frames` itself where they were not.
+    """
 
     unit: int
     frames: Bytes
+    plain: Bytes
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
     asked = timesteps(stages, mode, given)
     guided = mode.guidance != 1 or (not given and mode.first_guidance != 1)
     drawn = given and request.image is None  # the first frame, by the first-frame network
-    prompts = [request.prompt + pack.prompt.suffix]
+    prompts = [request.prompt + pack.prompt.suffix * bool(request.suffix)]
     if guided or (drawn and pack.first_frame is not None and pack.first_frame.guidance != 1):
         negative = request.negative_prompt
         prompts.append(pack.prompt.negative if negative is None else negative)
@@ -254,13 +258,13 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
                 yield Progress("transformer", event.done, event.total)
                 continue
             with run.timed("video_decoder"):
-                frames = decoder.decode(event.latent)
+                frames = plain = decoder.decode(event.latent)
             if event.unit == 0 and not given:
                 yield FirstFrame(frames[0])
             if larger is not None:
                 with run.timed("upscaler"):
                     frames = upscaler.upscale(larger, frames)
-            yield UnitFrames(event.unit, frames)
+            yield UnitFrames(event.unit, frames, plain)
     for stage in ("transformer", "video_decoder", *(("upscaler",) if larger else ())):
         yield run.done(stage)
     yield Finished(run.seconds, run.graph_seconds, run.load_seconds)

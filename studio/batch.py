@@ -1,9 +1,9 @@
 r"""Prompt lists: text, CSV, TSV or JSONL to jobs, and the file filled in with what they became.
 
 A text list is a prompt a line. The others have named columns, or keys: `prompt`, `negative`,
-`look_seed`, `motion_seed`, `repeats`, `mode`, `steps`, `upscale`, `kind`, `picture`. An empty cell
-takes the list's default. Columns whose name starts with # are the user's own. Everywhere, lines
-that start with # are comments.
+`look_seed`, `motion_seed`, `repeats`, `mode`, `steps`, `upscale`, `suffix`, `kind`, `picture`. An
+empty cell takes the list's default. Columns whose name starts with # are the user's own.
+Everywhere, lines that start with # are comments.
 
 Seeds: `7`, `1..9` or `1, 2, 3`; empty or `random` draws one, of a file the same one every time: a
 list that was stopped goes on where it was. Several make a grid: every look with

@@ -141,6 +141,9 @@ def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
         "--steps", type=_steps, metavar="A,B,C", help="network steps per stage, coarse to fine"
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to avoid")
+    parser.add_argument(
+        "--no-suffix", action="store_true", help="without the words the pack adds to every prompt"
+    )
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
     parser.add_argument("--json", action="store_true", help="what was made, as JSON on stdout")
     engine_arguments(parser)
@@ -239,6 +242,7 @@ def _metadata(
         negative=request.negative_prompt,
         picture=None if picture is None else str(picture.absolute()),
         upscale=request.upscale,
+        suffix=request.suffix,
     )
     metadata = record(pack, request, backend, None if picture is None else picture.name)
     return metadata | {"key": content_key(work, pack), "kind": kind}
@@ -363,6 +367,7 @@ def _request(arguments: argparse.Namespace, **rest: object) -> Request:
         mode=arguments.mode,
         steps=arguments.steps,
         negative_prompt=arguments.negative,
+        suffix=not arguments.no_suffix,
         **rest,  # type: ignore[arg-type]
     )
 

@@ -128,6 +128,7 @@ class Desk:
             negative=asked.get("negative") or None,
             picture=picture,
             upscale=asked["upscale"],
+            suffix=asked.get("suffix", True),
         )
 
     def ask(self, works: Sequence[Work]) -> list[int]:
@@ -205,9 +206,10 @@ class Desk:
 
     # Looking
 
-    def rulers(self, prompt: str, style: str = "") -> list[Ruler]:
-        """How much of the prompt, its style and the pack's own suffix each encoder reads."""
-        text = (f"{prompt}, {style}" if prompt and style else prompt) + self.pack.prompt.suffix
+    def rulers(self, prompt: str, style: str = "", suffix: bool = True) -> list[Ruler]:
+        """How much each encoder reads of the prompt, its style and, if asked, the pack's words."""
+        text = f"{prompt}, {style}" if prompt and style else prompt
+        text += self.pack.prompt.suffix * suffix
         cut = dict(self._tokenize(text).cut)
         out = []
         for name, tokenizer in (("clip", self._tokenize.clip), ("t5", self._tokenize.t5)):

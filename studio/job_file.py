@@ -26,13 +26,14 @@ from studio.work import (
 
 HISTORY = 31  # jobs a median is taken of
 BUSY = 30.0  # seconds to wait for another process's transaction
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL, prompt TEXT NOT NULL, negative TEXT,
     look_seed INTEGER NOT NULL, motion_seed INTEGER NOT NULL, mode TEXT NOT NULL, steps TEXT,
-    upscale INTEGER NOT NULL, picture TEXT, backend TEXT NOT NULL, pack TEXT NOT NULL,
+    upscale INTEGER NOT NULL, suffix INTEGER NOT NULL, picture TEXT,
+    backend TEXT NOT NULL, pack TEXT NOT NULL,
     key TEXT NOT NULL, position INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0,
     created REAL NOT NULL, started REAL, finished REAL, stages TEXT NOT NULL DEFAULT '{}',
@@ -46,6 +47,7 @@ CREATE INDEX jobs_by_key ON jobs (key);
 CREATE TABLE queue (paused INTEGER NOT NULL, reason TEXT NOT NULL);
 INSERT INTO queue VALUES (0, '');
 """
+STEPS = {1: "ALTER TABLE jobs ADD COLUMN suffix INTEGER NOT NULL DEFAULT 1"}  # from that version on
 
 
 class JobsError(NeodragonError):
@@ -82,6 +84,10 @@ class JobFile:
             if version == 0:
                 for statement in SCHEMA.split(";"):
                     db.execute(statement)
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            elif version in STEPS:
+                for number in range(version, VERSION):
+                    db.execute(STEPS[number])
                 db.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
                 raise JobsError(

@@ -23,6 +23,7 @@ from studio.desk import Desk
 from studio.jobs import Job
 from studio.places import ASSETS
 from studio.restore import restore
+from studio.settings import load as settings_of
 from studio.stage import Say
 
 Update = dict[Any, Any]  # component to new value
@@ -91,6 +92,14 @@ class Create:
                 label=say("upscale.label", size=self._size()),
                 container=False,
                 elem_id="upscale",
+            )
+            suffix = self.desk.pack.prompt.suffix.strip(" ,")
+            self.suffix = gr.Checkbox(
+                value=True,
+                label=say("suffix.label", words=suffix),
+                visible=bool(suffix),
+                container=False,
+                elem_id="suffix",
             )
             with gr.Accordion(say("more.label"), open=False, elem_id="more"):
                 self.style = gr.Radio(
@@ -171,7 +180,8 @@ class Create:
         for dice, seed in ((self.look_dice, self.look), (self.motion_dice, self.motion)):
             dice.click(fresh_seed, None, seed, **QUICK)
         kept: set[Any] = {
-            *(self.prompt, self.negative, self.style, self.mode, self.upscale, self.picture),
+            *(self.prompt, self.negative, self.style, self.mode, self.picture),
+            *(self.upscale, self.suffix),
             *(self.look, self.look_lock, self.motion, self.motion_lock),
         }
         self.controls = kept
@@ -219,6 +229,7 @@ class Create:
             "negative": asked[self.negative] if self._guided(asked[self.mode]) else None,
             "mode": asked[self.mode],
             "upscale": bool(asked[self.upscale]),
+            "suffix": bool(asked[self.suffix]),
             "picture": asked[self.picture],
             "look": asked[self.look],
             "motion": asked[self.motion],
@@ -288,14 +299,14 @@ class Create:
             if event.verb == "extend":
                 picture = self.desk.last_frame(job)
                 return {self.picture: str(picture), self.motion: fresh_seed()}
-            update = self._controls(job)
+            update = self.controls_of(job)
             if event.verb == "remix":
                 update |= {self.look: fresh_seed(), self.motion: fresh_seed()}
             return update
         except (NeodragonError, ValueError) as error:
             return {self.message: html.failure(str(error))}
 
-    def _controls(self, job: Job) -> Update:
+    def controls_of(self, job: Job) -> Update:
         """Every control as the job had it."""
         work = job.work
         return {
@@ -304,6 +315,7 @@ class Create:
             self.mode: work.mode,
             self.negative: work.negative or "",
             self.upscale: work.upscale,
+            self.suffix: work.suffix,
             self.picture: work.picture,
             self.look: work.look_seed,
             self.motion: work.motion_seed,
@@ -333,6 +345,7 @@ class Create:
             self.mode: request.mode,
             self.negative: request.negative_prompt or "",
             self.upscale: request.upscale,
+            self.suffix: request.suffix,
             self.picture: picture,
             self.look: request.look_seed,
             self.motion: request.motion_seed,
@@ -357,12 +370,16 @@ class Create:
         names = {part: part.elem_id for part in self.controls}
         self.desk.keep_draft(controls={names[part]: asked[part] for part in self.controls})
         style = styles().get(asked[self.style], "")
-        return html.ruler(self.desk.rulers(asked[self.prompt] or "", style), self.say)
+        rulers = self.desk.rulers(asked[self.prompt] or "", style, bool(asked[self.suffix]))
+        return html.ruler(rulers, self.say)
 
     def _load(self) -> Update:
         draft = self.desk.draft()
         known = draft.get("controls")
-        known = known if isinstance(known, dict) else {}
+        settings, _ = settings_of(self.desk.data / "settings.json")
+        own = {"mode": settings.mode, "suffix": settings.suffix}
+        own["upscale"] = settings.upscale and self.desk.pack.has("upscaler")
+        known = own | (known if isinstance(known, dict) else {})
         update: Update = {
             part: known[part.elem_id] for part in self.controls if part.elem_id in known
         }

@@ -46,9 +46,9 @@ class QueueView:
             (self.stop, table.stop_all),
         ):
             button.click(self._told(verb), None, create.message, **QUICK)
-        both = [create.watching, create.picked, create.message]
+        touched = [*create.controls, create.used, create.watching, create.picked, create.message]
         for part in (self.strip, self.banner):
-            part.click(self._act, None, both, **QUICK)
+            part.click(self._act, None, touched, **QUICK)
 
     def _look(
         self, watching: list[int], picked: list[int], seen: dict[str, list[str]]
@@ -113,10 +113,21 @@ class QueueView:
             "earlier": lambda: self._shift(number, -1),
             "later": lambda: self._shift(number, 1),
         }
+        if event.verb == "edit":
+            return self._edit(number)
         if event.verb == "show":
             self.desk.keep_draft(watching=[number])
             return {create.watching: [number], create.picked: []}
         return {create.message: self._told(verbs[event.verb])()}
+
+    def _edit(self, number: int) -> Update:
+        """Take a waiting job back: every control as it has it, and it waits no longer."""
+        try:
+            job = self.desk.table.job(number)
+            self.desk.table.remove([number])
+        except NeodragonError as error:
+            return {self.create.message: html.failure(str(error))}
+        return self.create.controls_of(job) | {self.create.message: ""}
 
     def _shift(self, number: int, by: int) -> None:
         """Move a waiting job one place."""

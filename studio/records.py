@@ -22,7 +22,7 @@ Cells = dict[str, object]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 COLUMNS = tuple(
-    "prompt negative look_seed motion_seed repeats mode steps upscale kind picture".split()
+    "prompt negative look_seed motion_seed repeats mode steps upscale suffix kind picture".split()
 )
 FILLED = ("status", "file", "seeds", "seconds", "error")
 ALIASES = {"negative_prompt": "negative", "image": "picture"}

@@ -74,6 +74,7 @@ def record(
         "mode": request.mode,
         "steps": request.steps or pack.schedule.modes[request.mode].steps,
         "upscale": request.upscale and pack.has("upscaler"),
+        "suffix": bool(request.suffix),
         "picture": picture,
         "pack": {"name": pack.name, "version": pack.version, "hash": pack.pack_hash},
         "backend": backend,

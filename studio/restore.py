@@ -68,6 +68,7 @@ def restore(path: Path) -> Origin:
             steps=steps,
             negative_prompt=content.get("negative_prompt"),
             upscale=content.get("upscale", True),
+            suffix=content.get("suffix", True),
         )
     except RequestError as error:
         raise RestoreError(

@@ -92,8 +92,9 @@ class Rows:
             rest["negative"] = _words("negative", cells["negative"])
         if "steps" in cells:
             rest["steps"] = _steps(cells["steps"])
-        if "upscale" in cells:
-            rest["upscale"] = _truth("upscale", cells["upscale"])
+        for name in ("upscale", "suffix"):
+            if name in cells:
+                rest[name] = _truth(name, cells[name])
         if "picture" in cells:
             path = _inside(self.folder, "picture", _words("picture", cells["picture"]))
             rest["picture"] = str(path)

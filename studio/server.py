@@ -122,7 +122,8 @@ class Thumbnails:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer 404 where there is no such file, or no picture in it."""
         if scope["type"] != "http" or scope["path"] != "/thumbnail":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         from starlette.concurrency import run_in_threadpool  # noqa: PLC0415
         from starlette.responses import FileResponse, Response  # noqa: PLC0415
 

@@ -94,7 +94,7 @@ def picture(
             return (
                 f'<video src="{address(job.result)}" aria-label="{label}"'
                 f" autoplay loop muted playsinline{' controls' if alone else ''}></video>"
-            )
+            ) + (before(job, cache, stride, say) if alone and job.work.upscale else "")
     if job.state == "running" and job.units and not still:
         return (
             f'<canvas class="growing" role="img" aria-label="{label}" data-units="{job.units}"'
@@ -103,6 +103,20 @@ def picture(
     if first.is_file():
         return f'<img src="{address(first)}" alt="{label}" loading="lazy">'
     return f'<p class="word">{escape(say(f"state.{job.state}"))}</p>'
+
+
+def before(job: Job, cache: Path, stride: int, say: Say) -> str:
+    """A clip as it was before the upscaler, over it as far as a slider says; "" if not kept."""
+    folder = cache / str(job.id)
+    if not job.units or not (folder / f"unit-{job.units - 1}.jpg").is_file():
+        return ""
+    words = escape(say("compare.label"))
+    return (
+        f'<canvas class="before" data-units="{job.units}" data-stride="{stride}"'
+        f' data-folder="{address(folder)}"></canvas>'
+        f'<input class="compare" type="range" min="0" max="100" value="0" aria-label="{words}"'
+        f' title="{words}">'
+    )
 
 
 def progress(job: Job | None, seconds: float | None, say: Say) -> str:
@@ -151,7 +165,9 @@ def strip(
         return f'<p class="aside">{escape(say("queue.empty"))}</p>'
     tiles = []
     for job in jobs:
-        named = ["earlier", "later", "remove"] if job.state in PENDING else STRIP.get(job.state)
+        named = (
+            ["edit", "earlier", "later", "remove"] if job.state in PENDING else STRIP.get(job.state)
+        )
         buttons = "".join(
             _button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"]) if verbs
         )

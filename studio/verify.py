@@ -135,6 +135,7 @@ def _picture_note(origin: Origin, pack: Pack, picture: Path) -> str:
         negative=request.negative_prompt,
         picture=str(picture),
         upscale=request.upscale,
+        suffix=request.suffix,
     )
     if content_key(work, pack) == origin.key:
         return ""

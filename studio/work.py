@@ -51,6 +51,7 @@ class Work:
     negative: str | None = None
     picture: str | None = None
     upscale: bool = True
+    suffix: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -79,6 +80,7 @@ class Work:
             negative_prompt=self.negative,
             image=image,
             upscale=self.upscale,
+            suffix=self.suffix,
         )
 
     @property
@@ -180,6 +182,8 @@ def content_key(work: Work, pack: Pack) -> str:
         "backend": work.backend,
         "pack": pack.pack_hash,
     }
+    if pack.prompt.suffix and not work.suffix:
+        parts["suffix"] = False
     if work.kind == "clip":
         parts |= {
             "motion_seed": work.motion_seed,
@@ -217,6 +221,7 @@ def as_columns(work: Work) -> dict[str, Any]:
     return values | {
         "steps": None if work.steps is None else json.dumps(work.steps),
         "upscale": int(work.upscale),
+        "suffix": int(work.suffix),
     }
 
 
@@ -226,7 +231,7 @@ def as_job(row: sqlite3.Row) -> Job:
     work = {name: values.pop(name) for name in WORK}
     steps = work["steps"]
     work["steps"] = None if steps is None else tuple(json.loads(steps))
-    work["upscale"] = bool(work["upscale"])
+    work |= {name: bool(work[name]) for name in ("upscale", "suffix")}
     values["stages"] = json.loads(values["stages"])
     values["result"] = None if values["result"] is None else Path(values["result"])
     del values["stop"]

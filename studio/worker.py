@@ -59,7 +59,8 @@ STANDBY = 600.0  # seconds an attached worker waits for another one to end
 POLL = 0.1  # seconds between looks at an empty queue
 FLOOR = 10**9  # bytes that stay free on the disk of the clips
 DAY = 86_400.0  # seconds after which a part of a file is nobody's any more
-PREVIEW_WIDTH = 320  # pixels, at most
+PREVIEW_WIDTH = 512  # pixels, at most
+PREVIEWS = 50  # jobs whose previews stay
 SUFFIXES = {"clip": ".mp4", "frame": ".png"}
 # What a mistake of ours may raise in one job: its row says so, and the next job is made.
 FAULTS = (
@@ -287,9 +288,9 @@ class Worker:
         write_png(self._folder(job) / "first.png", image, metadata, overwrite=True)
 
     def _preview(self, job: Job, event: UnitFrames) -> None:
-        """The frames of a unit, small, below each other."""
-        step = -(-event.frames.shape[2] // PREVIEW_WIDTH)
-        strip = np.concatenate(event.frames[:, ::step, ::step])
+        """The frames of a unit before they are upscaled, below each other."""
+        step = -(-event.plain.shape[2] // PREVIEW_WIDTH)
+        strip = np.concatenate(event.plain[:, ::step, ::step])
         path = self._folder(job) / f"unit-{event.unit}.jpg"
         part = partial(path)
         with suppress(OSError):  # a clip is not given up for want of its preview
@@ -340,11 +341,13 @@ class Worker:
         return True
 
     def _sweep(self) -> None:
-        """Remove what workers that were killed left behind: previews, and parts of files."""
+        """Remove what workers that were killed left behind, and previews of long ago."""
         homes = {self._home(job) for job in self.table.jobs((*RUNNING, *PENDING))} | {self.clips}
         parts = [part for home in homes for part in home.glob(".????????????.part")]
         parts += self.cache.glob("*/.*.part")
-        for path in [*parts, *self.cache.glob("*/unit-*.jpg")]:
+        recent = {str(job.id) for job in self.table.jobs(["done"], newest=PREVIEWS)}
+        old = [p for p in self.cache.glob("*/unit-*.jpg") if p.parent.name not in recent]
+        for path in [*parts, *old]:
             with suppress(OSError):
                 if path.suffix == ".jpg" or time.time() - path.stat().st_mtime > DAY:
                     path.unlink()

@@ -317,5 +317,18 @@ def test_a_newer_table_is_left_alone(table: JobTable) -> None:
     db = sqlite3.connect(table.path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(JobsError, match="should have the version 1, but it has 99"):
+    with pytest.raises(JobsError, match="should have the version 2, but it has 99"):
         JobTable(table.path)
+
+
+def test_an_older_table_is_brought_up(table: JobTable) -> None:
+    (number,) = table.add([Entry(WORK, "k")])
+    db = sqlite3.connect(table.path)
+    db.execute("ALTER TABLE jobs DROP COLUMN suffix")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    with JobTable(table.path) as again:
+        assert again.job(number).work == WORK
+        assert (
+            again.job(again.add([Entry(replace(WORK, suffix=False), "l")])[0]).work.suffix is False
+        )
