@@ -1,17 +1,25 @@
-// Ctrl+Enter animates, Ctrl+Shift+Enter makes a first frame, Esc stops all; what has a data-key is clicked by it.
+// Ctrl+Enter animates, Ctrl+Shift+Enter makes a first frame, Esc stops all, Alt+1.. opens a tab; what has a data-key
+// is clicked by it.
 document.addEventListener("keydown", (event) => {
   const enter = event.key === "Enter" && (event.ctrlKey || event.metaKey);
   const id = event.key === "Escape" ? "stop" : enter && (event.shiftKey ? "draw" : "animate");
   const typing = event.target.closest("input:not([type=checkbox], [type=radio]), textarea, select");
-  const keys = typing ? [] : document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`);
+  const keys = typing || event.altKey ? [] : document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`);
   const shown = [...keys].find((key) => key.offsetParent);  // on the tab that is open
-  const button = shown ?? (id && document.getElementById(id));
+  const tab = event.altKey && document.querySelectorAll("#tabs [role=tab]")[event.key - 1];
+  const button = tab || shown || (id && document.getElementById(id));
   if (button && !button.disabled) {
     event.preventDefault();
     event.stopPropagation();
     button.click();
   }
 }, true);
+
+// Gradio takes the system's colours; the user's own choice stands above them.
+const colours = document.querySelector("meta[name=colours]")?.content;
+addEventListener("load", () => {
+  if (colours && colours !== "system") document.body.classList.toggle("dark", colours === "dark");
+});
 
 setInterval(() => {
   const percent = document.querySelector("#progress [aria-valuenow]")?.getAttribute("aria-valuenow");

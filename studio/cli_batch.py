@@ -38,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def _batch(arguments: argparse.Namespace) -> int:
     from studio import batch, cli_work, places
+    from studio.contact import contact_sheet
     from studio.jobs import PENDING, RUNNING, JobTable
 
     with opened(arguments) as (pack, backend), JobTable(places.jobs_file()) as table:
@@ -62,12 +63,22 @@ def _batch(arguments: argparse.Namespace) -> int:
             }
             cli_work.work_off(table, ids, quiet=arguments.json)
             filled = batch.fill_beside(arguments.file, prompts, table)
-        made = table.by_key(entry.key for entry in prompts.entries)
+        keys = dict.fromkeys(entry.key for entry in prompts.entries)
+        found = table.by_key(keys)
+        made = {key: found[key] for key in keys if key in found}
+        sheet = None
+        if filled:
+            beside = filled.with_suffix(".jpg")
+            sheet = contact_sheet(list(made.values()), beside, places.cache_folder())
         if arguments.json:
-            print(json.dumps(_told(plan, prompts, made, filled), ensure_ascii=False, indent=1))
+            print(
+                json.dumps(_told(plan, prompts, made, filled, sheet), ensure_ascii=False, indent=1)
+            )
         elif filled:
             done = sum(job.state == "done" for job in made.values())
             print(f"{done} of {len(made)} are made; the list filled in is {shown(filled)}")
+            if sheet:
+                print(f"the contact sheet is {shown(sheet)}")
     if not prompts.rows:
         return FAILED
     whole = arguments.dry_run or all(job.state == "done" for job in made.values())
@@ -90,7 +101,11 @@ def _defaults(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _told(
-    plan: Plan, prompts: PromptList, made: dict[str, Job], filled: Path | None
+    plan: Plan,
+    prompts: PromptList,
+    made: dict[str, Job],
+    filled: Path | None,
+    sheet: Path | None,
 ) -> dict[str, object]:
     """What there is to know, for other programs."""
     return {
@@ -108,4 +123,5 @@ def _told(
             if entry.key in made
         ],
         "filled": None if filled is None else str(filled.absolute()),
+        "sheet": None if sheet is None else str(sheet.absolute()),
     }

@@ -50,16 +50,24 @@ class Desk:
     """Everything of one page server; close it or use it as a context manager.
 
     clips: folder of results; data: folder of the table, the draft and used pictures; cache: folder
-    of previews.
+    of previews; threads: of the CPU, None for all cores.
     """
 
-    def __init__(self, pack: Pack, backend: Backend, clips: Path, data: Path, cache: Path) -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        backend: Backend,
+        clips: Path,
+        data: Path,
+        cache: Path,
+        threads: int | None = None,
+    ) -> None:
         self.pack, self.backend = pack, backend
         self.clips, self.data, self.cache = clips, data, cache
         self.trouble = ""  # why no worker stays
         self.table = JobTable(data / "jobs.sqlite")
         self._tokenize = PromptTokenizers(pack)
-        self._keeper = Keeper(self.table, clips, cache)
+        self._keeper = Keeper(self.table, clips, cache, threads)
         self._closing = threading.Event()
         self._draft_lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, daemon=True)

@@ -14,6 +14,7 @@ from studio.page_batch import BatchView
 from studio.page_create import Create
 from studio.page_library import LibraryView
 from studio.page_queue import QueueView
+from studio.page_settings import SettingsView
 from studio.strings import words
 
 FONTS = ["Segoe UI Variable", "Segoe UI", "system-ui", "sans-serif"]
@@ -44,8 +45,11 @@ def build(desk: Desk, language: str) -> gr.Blocks:
                 batch = BatchView(desk, say)
             with gr.Tab(say("tab.library"), id="library") as tab:
                 LibraryView(desk, say).open(tab)
+            with gr.Tab(say("tab.settings"), id="settings"):
+                settings = SettingsView(desk, say)
         create.load(blocks)
         batch.load(blocks)
+        settings.load(blocks)
         _endpoints(desk)
     return blocks
 

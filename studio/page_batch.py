@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,12 @@ import gradio as gr
 from engine.errors import NeodragonError
 from studio import batch, places
 from studio import stage as html
-from studio.desk import Desk
+from studio.contact import contact_sheet, rows_of
+from studio.desk import CALM, Desk
 from studio.page_create import QUICK
+from studio.records import SUFFIXES, guess, lines_of
 from studio.stage import Say
+from studio.work import Job
 
 TICK = 1.0  # seconds
 SHEET = 100  # results shown at most
@@ -49,9 +51,6 @@ class BatchView:
                     self.check = gr.Button(say("batch.check"), elem_id="check")
                     self.queue = gr.Button(say("batch.queue"), variant="primary", elem_id="enqueue")
                 self.plan = gr.HTML(elem_id="plan")
-                self.download = gr.DownloadButton(
-                    say("batch.filled"), visible=False, elem_id="filled"
-                )
             with gr.Column(min_width=320):
                 self.sheet = gr.HTML(
                     f'<p class="aside">{escape(say("batch.hint"))}</p>', elem_id="sheet"
@@ -62,27 +61,26 @@ class BatchView:
     def _wire(self) -> None:
         given = [self.text, self.file]
         self.check.click(self._check, given, [self.plan, self.listed], **QUICK)
-        self.queue.click(
-            self._enqueue, given, [self.plan, self.listed, self.batch, self.download], **QUICK
-        )
-        self.timer.tick(self._look, [self.batch, self.seen], [self.sheet, self.seen], **QUICK)
-        self.download.click(self._filled, self.listed, self.download, **QUICK)
+        self.queue.click(self._enqueue, given, [self.plan, self.listed, self.batch], **QUICK)
+        shown = [self.sheet, self.seen]
+        self.timer.tick(self._look, [self.batch, self.listed, self.seen], shown, **QUICK)
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the tab show the batch it was left with."""
-        blocks.load(self._load, None, [self.batch, self.listed, self.download], **QUICK)
+        blocks.load(self._load, None, [self.batch, self.listed], **QUICK)
 
     def _load(self) -> tuple[Any, ...]:
         draft = self.desk.draft()
-        listed = draft.get("list")
-        return draft.get("batch"), listed, gr.update(visible=listed is not None)
+        return draft.get("batch"), draft.get("list")
 
     def _kept(self, text: str, file: str | None) -> Path:
         """The list as a file of ours: the same list again draws the same seeds."""
         folder = self.desk.data / "lists"
         folder.mkdir(parents=True, exist_ok=True)
         content = Path(file).read_bytes() if file else text.encode("utf-8", "replace")
-        ending = Path(file).suffix if file else ".txt"
+        endings = {format: ending for ending, format in reversed(SUFFIXES.items())}
+        guessed = endings.get(guess(lines_of(content)), ".txt")
+        ending = Path(file).suffix if file else guessed
         path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}{ending}"
         if not path.exists():
             part = places.partial(path)
@@ -98,8 +96,7 @@ class BatchView:
                 f"The list should be kept in {self.desk.data}, but it is not ({error.strerror});"
                 " free some space."
             ) from error
-        options: dict[str, Any] = {} if file else {"format": None}
-        return path, batch.read(path, self.desk.pack, self.desk.backend, **options)
+        return path, batch.read(path, self.desk.pack, self.desk.backend)
 
     def _check(self, text: str, file: str | None) -> tuple[str, str | None]:
         try:
@@ -116,10 +113,10 @@ class BatchView:
             if self.desk.table.queue().paused and not self.desk.trouble:
                 words += html.notice(self.say("batch.paused"))
         except NeodragonError as error:
-            return html.failure(str(error)), None, None, gr.update()
+            return html.failure(str(error)), None, None
         keys = [entry.key for entry in prompts.entries]
         self.desk.keep_draft(batch=keys, list=str(path))
-        return words, str(path), keys, gr.update(visible=True)
+        return words, str(path), keys
 
     def _told(self, prompts: batch.PromptList) -> str:
         """What queueing it would do, and each row that cannot be used."""
@@ -129,29 +126,44 @@ class BatchView:
         bad = bad and f'<ol class="bad">{bad}</ol>'
         return html.notice(str(batch.plan(prompts, self.desk.table))) + bad
 
-    def _filled(self, path: str | None) -> str | None:
-        """The list with what has become of its rows, as a file to download."""
-        if path is None:
-            return None
-        prompts = batch.read(Path(path), self.desk.pack, self.desk.backend)
-        folder = self.desk.cache / "lists"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        target = folder / batch.beside(Path(path)).name
-        target.write_text(batch.filled(prompts, self.desk.table), encoding="utf-8")
-        return str(target)
+    def _jobs(self, keys: list[str]) -> list[Job]:
+        """The jobs of a batch, in its order."""
+        jobs = self.desk.table.by_key(keys)
+        return [jobs[key] for key in dict.fromkeys(keys) if key in jobs]
 
-    def _look(self, keys: list[str] | None, seen: str) -> tuple[Any, Any]:
-        """The contact sheet of the batch as far as it is."""
+    def _look(self, keys: list[str] | None, path: str | None, seen: str) -> tuple[Any, Any]:
+        """The contact sheet of the batch as far as it is; at its end, the files to take along."""
         if not keys:
             return gr.skip(), gr.skip()
         try:
-            jobs = self.desk.table.by_key(keys)
+            found = self._jobs(keys)
+            links = ""
+            if path and not any(job.state in CALM for job in found):
+                links = self._links(Path(path), found)
         except NeodragonError as error:
             return html.failure(str(error)), str(error)
-        found = [jobs[key] for key in dict.fromkeys(keys) if key in jobs]
         ended = sum(job.state == "done" for job in found)
         head = self.say("batch.progress", done=ended, all=len(set(keys)))
-        strip = html.strip(found[:SHEET], self.desk.cache, [], self.say, verbs=False)
-        now = f'<p class="aside" aria-live="polite">{escape(head)}</p>{strip}'
+        strip = html.grid(rows_of(found[:SHEET]), self.desk.cache, self.say)
+        now = f'<p class="aside" aria-live="polite">{escape(head)}</p>{links}{strip}'
         return (gr.skip(), gr.skip()) if now == seen else (now, now)
+
+    def _links(self, path: Path, found: list[Job]) -> str:
+        """Links to the list filled in and the contact sheet, made once for what became of it."""
+        became = " ".join(f"{job.id} {job.state} {job.finished}" for job in found)
+        folder = self.desk.cache / "lists" / hashlib.sha256(became.encode()).hexdigest()[:16]
+        if not folder.exists() and path.exists():
+            prompts = batch.read(path, self.desk.pack, self.desk.backend)
+            folder.mkdir(parents=True, exist_ok=True)
+            contact_sheet(found, folder / "contact-sheet.jpg", self.desk.cache)
+            text = batch.filled(prompts, self.desk.table)
+            (folder / batch.beside(Path("list" + path.suffix)).name).write_text(
+                text, encoding="utf-8-sig" if path.suffix in (".csv", ".tsv") else "utf-8"
+            )
+        links = [
+            html.download(
+                file, self.say("batch.sheet" if file.suffix == ".jpg" else "batch.filled")
+            )
+            for file in sorted(folder.glob("[!.]*"))
+        ]
+        return f'<p class="links">{"".join(links)}</p>' if links else ""

@@ -13,7 +13,7 @@ from engine.pack import Pack
 from engine.session import Backend
 from studio.desk import Desk
 from studio.places import ASSETS, cache_folder, data_folder
-from studio.settings import clips_folder, load, settings_file
+from studio.settings import Theme, clips_folder, load, settings_file
 from studio.sidecars import KINDS
 from studio.strings import system_language
 from studio.thumbnails import thumbnail
@@ -38,9 +38,9 @@ def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: boo
     language = system_language() if settings.language == "system" else settings.language
     with (
         tempfile.TemporaryDirectory(prefix="neodragon-page-") as temporary,
-        Desk(pack, backend, clips, data_folder(), cache_folder()) as desk,
+        Desk(pack, backend, clips, data_folder(), cache_folder(), settings.threads) as desk,
     ):
-        blocks, address = launch(desk, Path(temporary), port, language)
+        blocks, address = launch(desk, Path(temporary), port, language, settings.theme)
         print(f"Neodragon Studio is at {address} (Ctrl+C ends it); clips go to {clips}")
         if browser:
             import webbrowser  # noqa: PLC0415
@@ -53,7 +53,11 @@ def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: boo
 
 
 def launch(
-    desk: Desk, temporary: Path, port: int | None = None, language: str = "en"
+    desk: Desk,
+    temporary: Path,
+    port: int | None = None,
+    language: str = "en",
+    colours: Theme = "system",
 ) -> tuple[gr.Blocks, str]:
     """Start the page in threads of its own; the blocks (close them) and the page's address."""
     prepare_environment(temporary)
@@ -79,7 +83,7 @@ def launch(
             theme=page.theme(),
             css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
             css_paths=ASSETS / "page.css",
-            head=f"<script>{script}</script>",
+            head=f'<meta name="colours" content="{colours}"><script>{script}</script>',
             favicon_path=ASSETS / "icon.svg",
             footer_links=[],
             run_history=False,

@@ -35,6 +35,12 @@ def address(path: Path) -> str:
     return f"/gradio_api/file={quote(path.as_posix())}"
 
 
+def download(path: Path, label: str) -> str:
+    """A link that saves a file."""
+    name = escape(path.name)
+    return f'<a class="download" href="{address(path)}" download="{name}">{escape(label)}</a>'
+
+
 def thumbnail(path: Path, version: float) -> str:
     """Where it has a small picture of a clip or a first frame; version: changes with the file."""
     return f"/thumbnail?path={quote(path.as_posix(), safe='')}&amp;v={version:.0f}"
@@ -145,10 +151,8 @@ def caption(job: Job, say: Say) -> str:
     )
     verbs, words = [], job.error or job.notice
     if is_finished(job) and job.result is not None:
-        name = escape(job.result.name)
         verbs = ["remix", "reuse"] if job.work.kind == "frame" else ["extend", "remix", "reuse"]
-        link = f'<a class="download" href="{address(job.result)}" download="{name}">'
-        link += f"{escape(say('caption.download'))}</a>"
+        link = download(job.result, say("caption.download"))
         saved = say("caption.saved", name=job.result.name, folder=job.result.parent)
         words = f"{words} {saved}".strip()
     else:
@@ -171,16 +175,29 @@ def strip(
         buttons = "".join(
             _button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"]) if verbs
         )
-        percent = f"{job.fraction:.0%}" if job.state == "running" else ""
         state = say(f"state.{job.state}")
+        if job.state == "running":
+            state += f" {job.fraction:.0%}"
+        elif job.state == "done" and not verbs:
+            state = " / ".join(map(str, (job.work.look_seed, job.work.motion_seed)))
         inside = picture(job, cache, 0, say, still=True)
         tiles.append(
             f'<li class="{job.state}{" shown" if job.id in shown else ""}">'
             f'<button class="film" data-do="show" data-id="{job.id}"'
             f' title="{escape(job.error or job.work.prompt)}">{inside}'
-            f"<span>{escape(state)} {percent}</span></button>{buttons}</li>"
+            f"<span>{escape(state)}</span></button>{buttons}</li>"
         )
     return f'<ul class="strip">{"".join(tiles)}</ul>'
+
+
+def grid(rows: Sequence[Sequence[Job]], cache: Path, say: Say) -> str:
+    """The contact sheet of a batch: a strip for each prompt, or one of all where each has one."""
+    if not any(len({job.work.prompt for job in row}) == 1 < len(row) for row in rows):
+        return strip([job for row in rows for job in row], cache, [], say, verbs=False)
+    return "".join(
+        f"<h3>{escape(row[0].work.prompt)}</h3>{strip(row, cache, [], say, verbs=False)}"
+        for row in rows
+    )
 
 
 def banner(queue: Queue, waiting: int, trouble: str, say: Say) -> str:

@@ -5,8 +5,8 @@ reports on each as it goes, and writes a result when it is whole: the clip, then
 the row. Whatever one job does, the next is made; where no file can be written the queue pauses. It
 holds nothing that is not in the table or on disk, so it may be killed at any moment.
 
-In the cache, a folder for each job: `first.png`, and while a clip grows `unit-0.jpg` ..
-`unit-6.jpg`, the frames of a unit below each other.
+In the cache, a folder for each job: `first.png`, and while a clip grows, and of the last ones that
+are done, `unit-0.jpg` .. `unit-6.jpg`: the frames of a unit, not upscaled, below each other.
 """
 
 from __future__ import annotations
@@ -203,9 +203,7 @@ class Worker:
             self.table.release(job.id)
             raise
         finally:
-            for preview in self._folder(job).glob("unit-*.jpg"):
-                with suppress(OSError):  # on Windows, while the page reads it
-                    preview.unlink()
+            self._forget_previews()
 
     def _make(self, job: Job) -> None:
         work = job.work
@@ -341,15 +339,22 @@ class Worker:
         return True
 
     def _sweep(self) -> None:
-        """Remove what workers that were killed left behind, and previews of long ago."""
+        """Remove what workers that were killed left behind."""
         homes = {self._home(job) for job in self.table.jobs((*RUNNING, *PENDING))} | {self.clips}
         parts = [part for home in homes for part in home.glob(".????????????.part")]
         parts += self.cache.glob("*/.*.part")
-        recent = {str(job.id) for job in self.table.jobs(["done"], newest=PREVIEWS)}
-        old = [p for p in self.cache.glob("*/unit-*.jpg") if p.parent.name not in recent]
-        for path in [*parts, *old]:
+        for path in parts:
             with suppress(OSError):
-                if path.suffix == ".jpg" or time.time() - path.stat().st_mtime > DAY:
+                if time.time() - path.stat().st_mtime > DAY:
+                    path.unlink()
+        self._forget_previews()
+
+    def _forget_previews(self) -> None:
+        """Remove those of all but the last jobs that are done."""
+        recent = {str(job.id) for job in self.table.jobs(["done"], newest=PREVIEWS)}
+        for path in self.cache.glob("*/unit-*.jpg"):
+            if path.parent.name not in recent:
+                with suppress(OSError):  # on Windows, while the page reads it
                     path.unlink()
 
 

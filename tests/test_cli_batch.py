@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine.pack import Pack
 from studio import batch, places
 from studio.cli import main
 from studio.jobs import Job, JobTable
+from studio.thumbnails import WIDTH
 from studio.video import read_metadata
 
 PATIENCE = 900.0  # seconds, on a machine that is busy with other things
@@ -95,7 +97,12 @@ def test_a_list_becomes_files(elsewhere: Path, capsys: Said) -> None:
         " 0 already exist, 0 already queued, 1 bad rows\n"
     )
     assert re.search(r"^1 of 2, line 2: clips.\S+\.mp4 \(\d+\.\d s\)$", said, re.MULTILINE)
-    assert said.endswith("2 of 2 are made; the list filled in is list-filled.csv\n")
+    assert said.endswith(
+        "2 of 2 are made; the list filled in is list-filled.csv\n"
+        "the contact sheet is list-filled.jpg\n"
+    )
+    with Image.open("list-filled.jpg") as sheet:
+        assert sheet.width > 2 * WIDTH and sheet.format == "JPEG"
     assert complaints.startswith("line 4: The look seed should be ") and complaints.count("\n") == 1
     assert Path("list.csv").read_bytes() == source
     assert [row["status"] for row in filled("list-filled.csv")] == ["done", "done", "bad"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 from gradio_client import Client
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from engine.config import SEED_LIMIT
@@ -24,8 +29,12 @@ from studio import server, sidecars, stage
 from studio.cli import main
 from studio.desk import Desk, Ruler
 from studio.jobs import Entry, JobTable, Queue, Work
+from studio.places import default_pack
+from studio.settings import change, load
 from studio.strings import words
+from studio.thumbnails import WIDTH
 from studio.video import read_metadata, read_mp4
+from studio.work import PENDING
 
 PROMPT = "a red ball <b>jumps</b> ${1 + 1} {{value}} `on` the grass"
 CHROMIUM = next(
@@ -36,6 +45,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update"),
 ]
 MINUTE = 60_000  # ms: for the engine, on a busy machine
+expect.set_options(timeout=MINUTE)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +243,124 @@ def test_a_clip_can_be_stopped_and_the_worker_goes_on(page: Page, desk: Desk, cl
     page.locator(".stage > img").wait_for(timeout=MINUTE)
 
 
+def test_what_waits_is_taken_back_and_edited(page: Page, desk: Desk) -> None:
+    slow = Work("a red ball", 1, 2, str(desk.pack.path), "cpu", steps=(100, 100, 100))
+    waits = replace(slow, prompt="an orange fish", look_seed=77, steps=None, upscale=False)
+    first, second = desk.table.add([Entry(slow, "slow"), Entry(waits, "waits")])
+    page.locator(f"#strip [data-do=edit][data-id='{second}']").click()
+    expect(page.locator("#prompt textarea")).to_have_value("an orange fish")
+    expect(page.locator("#look input")).to_have_value("77")
+    expect(page.locator("#upscale input")).not_to_be_checked()
+    assert [job.id for job in desk.table.jobs(PENDING)] == []
+    page.click("#skip")
+    page.locator(f"#strip .skipped [data-id='{first}']").first.wait_for()
+
+
+def test_before_and_after_the_upscaler(page: Page) -> None:
+    page.fill("#prompt textarea", "a yellow house zooms in the snow")
+    page.check("#upscale input")
+    page.click("#animate")
+    page.locator(".stage > video").wait_for(timeout=MINUTE)
+    page.locator(".stage > canvas.before").wait_for(state="attached")
+    page.locator(".stage > .compare").fill("40")
+    page.wait_for_function(
+        "document.querySelector('canvas.before').style.clipPath.includes('60%')"
+        " && document.querySelector('canvas.before').width * 2"
+        "    === document.querySelector('.stage > video').videoWidth"
+    )
+
+
+def reach(page: Page, selector: str) -> None:
+    """Press Tab until the focus is there."""
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        if page.evaluate(f"document.activeElement.matches({selector!r})"):
+            return
+    raise AssertionError(f"Tab never comes to {selector}")
+
+
+def test_all_of_it_by_keyboard(browser: Browser, address: str, clips: Path) -> None:
+    before = made(clips)
+    page = browser.new_page()
+    page.goto(address)
+    page.set_default_timeout(MINUTE)
+    page.locator("#ruler .ruler").wait_for()
+    reach(page, "#prompt textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("a pink heart rises above the city")
+    reach(page, "#cast")
+    page.keyboard.press("Enter")
+    expect(page.locator(".cell > img")).to_have_count(9)
+    page.keyboard.press("5")
+    expect(page.locator(".cell[aria-pressed=true]")).to_have_count(1)
+    page.keyboard.press("Control+Enter")
+    page.locator(".stage > video").wait_for()
+    (clip,) = made(clips) - before
+    page.keyboard.press("Alt+3")
+    page.locator("#viewer video").wait_for()
+    page.keyboard.press("5")
+    expect(page.locator("#grid .shown span")).to_contain_text("★★★★★")
+    assert sidecars.read(clip)["marks"]["stars"] == 5
+    reach(page, "#export")
+    page.keyboard.press("Enter")
+    expect(page.locator("#library-message .notice")).to_contain_text("Exported")
+    page.close()
+
+
+def test_settings_are_kept(page: Page, desk: Desk) -> None:
+    page.get_by_role("tab", name="Settings").click()
+    page.uncheck("#set-notify input")
+    expect(page.locator("#settings-message .notice")).to_have_text("Saved.")
+    page.check("#set-theme input[value=dark]")
+    expect(page.locator("#settings-message .notice")).to_contain_text("started again")
+    settings, _ = load(desk.data / "settings.json")
+    assert (settings.notify, settings.theme) == (False, "dark")
+    page.get_by_label("Folder for clips").fill("no/whole/path")
+    page.get_by_label("Folder for clips").blur()
+    expect(page.locator("#settings-message .failure")).to_contain_text("The folder for clips")
+    assert load(desk.data / "settings.json")[0].clips is None
+
+
+@contextmanager
+def started(env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """An app of its own, and its address."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "studio.cli", "ui", "--no-browser"],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split(" at ")[1].split(" ")[0]
+
+
+def test_an_app_that_was_killed_goes_on_where_it_was(browser: Browser, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    change(data / "settings.json", clips=str(tmp_path / "clips"), awake=False, notify=False)
+    env = os.environ | {"NEODRAGON_DATA": str(data)}
+    own = Work("a red ball", 1, 2, str(default_pack()), "cpu", upscale=False)
+    with JobTable(data / "jobs.sqlite") as table:
+        with started(env) as (process, _):
+            table.add([Entry(replace(own, look_seed=n), str(n)) for n in range(4)])
+            while sum(job.state == "done" for job in table.jobs()) < 2:
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+        whole = {path: path.read_bytes() for path in made(tmp_path / "clips")}
+        assert len(whole) >= 2
+        with started(env) as (process, at):
+            page = browser.new_page()
+            page.set_default_timeout(MINUTE)
+            page.goto(at)
+            page.locator("#banner [data-do=resume]").click()
+            expect(page.locator("#strip .done")).to_have_count(4)
+            page.close()
+            os.killpg(process.pid, signal.SIGTERM)
+        assert {path: path.read_bytes() for path in whole} == whole
+        assert len(made(tmp_path / "clips")) == 4
+
+
 def test_a_batch_goes_on_without_a_tab(
     browser: Browser, address: str, desk: Desk, clips: Path
 ) -> None:
@@ -241,27 +369,30 @@ def test_a_batch_goes_on_without_a_tab(
     page.goto(address)
     page.set_default_timeout(MINUTE)
     page.get_by_role("tab", name="Batch").click()
-    rows = "prompt,upscale\na red ball,no\na blue star,no\n,no\na green boat,no\n"
-    page.fill("#rows textarea", rows)
+    prompts = [f"a red ball, number {n}" for n in range(18)] + ["a blue star", "a green boat"]
+    rows = "prompt,upscale,steps\n,no,\n" + "".join(f"'{p}',no,\"1,1,1\"\n" for p in prompts)
+    page.fill("#rows textarea", rows.replace("'", '"'))
     page.click("#check")
-    expect(page.locator("#plan")).to_contain_text("3 clips")
-    expect(page.locator("#plan .bad")).to_contain_text("4")
+    expect(page.locator("#plan")).to_contain_text("20 clips")
+    expect(page.locator("#plan .bad")).to_contain_text("2")
     page.click("#enqueue")
-    expect(page.locator("#sheet .strip li")).to_have_count(3)
+    expect(page.locator("#sheet .strip li")).to_have_count(20)
     page.close()
     deadline = time.monotonic() + 10 * MINUTE / 1000
-    while len(made(clips) - before) < 3 and time.monotonic() < deadline:
+    while len(made(clips) - before) < 20 and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert {read_metadata(path)["prompt"] for path in made(clips) - before} == {
-        "a red ball",
-        "a blue star",
-        "a green boat",
-    }
+    assert {read_metadata(path)["prompt"] for path in made(clips) - before} == set(prompts)
     page = browser.new_page()
     page.goto(address)
     page.get_by_role("tab", name="Batch").click()
-    expect(page.locator("#sheet .strip .done")).to_have_count(3, timeout=MINUTE)
-    page.locator("#filled").wait_for()
+    expect(page.locator("#sheet .strip .done")).to_have_count(20, timeout=MINUTE)
+    with page.expect_download() as download:
+        page.locator("#sheet .links a").first.click()
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.format == "JPEG" and sheet.width > 4 * WIDTH
+    with page.expect_download() as download:
+        page.locator("#sheet .links a").last.click()
+    assert download.value.path().read_text("utf-8-sig").count(",done,") == 20
     page.close()
 
 
