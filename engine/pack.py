@@ -202,6 +202,15 @@ class Pack:
             self._verified.add(file)
         return path
 
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        """The bytes of a file with that size, unchecked, piece by piece; raises PackError."""
+        self._source.check(name, size)
+        return self._source.blocks(name)
+
+    def manifest(self) -> bytes:
+        """`pack.json` as it is."""
+        return b"".join(self._source.blocks(MANIFEST))
+
     def close(self) -> None:
         """Remove what was unpacked from a .zip and close it."""
         self._source.close()
@@ -243,6 +252,10 @@ class _Source:
         """A path to read the file at, which has `size` bytes; raises PackError."""
         raise NotImplementedError
 
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file, piece by piece; raises PackError."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Let go of everything."""
 
@@ -270,6 +283,15 @@ class _Folder(_Source):
     def fetch(self, name: str, size: int) -> Path:
         self.check(name, size)
         return self.root / name
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        try:
+            with (self.root / name).open("rb") as stream:
+                yield from _blocks(stream)
+        except OSError as error:
+            raise PackError(
+                f"{name} should be readable, but it is not ({_first_line(error)}); {GET_AGAIN}."
+            ) from error
 
 
 class _Zip(_Source):
@@ -326,17 +348,21 @@ class _Zip(_Source):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(path.name + ".part")
-            try:
-                with self.archive.open(self.entries[name]) as packed, partial.open("wb") as out:
-                    for block in _blocks(packed):
-                        out.write(block)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-                raise PackError(
-                    f"{name} in the .zip should unpack, but it is damaged"
-                    f" ({_first_line(error)}); {GET_AGAIN}."
-                ) from error
+            with partial.open("wb") as out:
+                for block in self.blocks(name):
+                    out.write(block)
             partial.replace(path)
         return path
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        try:
+            with self.archive.open(self.entries[name]) as packed:
+                yield from _blocks(packed)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+            raise PackError(
+                f"{name} in the .zip should unpack, but it is damaged"
+                f" ({_first_line(error)}); {GET_AGAIN}."
+            ) from error
 
     def close(self) -> None:
         self.archive.close()

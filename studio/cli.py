@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import NeodragonError
-from studio import __version__, cli_batch, cli_export, cli_library, cli_queue, cli_settings
+from studio import (
+    __version__,
+    cli_batch,
+    cli_export,
+    cli_library,
+    cli_pack,
+    cli_queue,
+    cli_settings,
+)
 from studio.console import FAILED, Bar, Parser, engine_arguments, opened, print_json, seed, shown
 
 if TYPE_CHECKING:
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
 
 STOPPED = 130  # what a shell says of Ctrl+C
 UNREAD = 141  # and of a pipe that nobody reads any more
-MEGABYTE = 1e6
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,17 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
 
-    pack = commands.add_parser("pack", help="say what a pack holds, or check every byte of it")
-    actions = pack.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
-    for name, command, help_ in (
-        ("info", _pack_info, "what a pack holds"),
-        ("verify", _pack_verify, "check every file's hash and load every graph"),
-    ):
-        action = actions.add_parser(name, help=help_)
-        action.add_argument(
-            "pack", type=Path, nargs="?", help="folder or .zip; the mini pack when absent"
-        )
-        action.set_defaults(command=command)
+    pack = commands.add_parser("pack", help="packs: what they hold; install, choose, check them")
+    cli_pack.arguments(pack)
     return parser
 
 
@@ -317,43 +315,6 @@ def _ui(arguments: argparse.Namespace) -> None:
 
     with opened(arguments) as (pack, backend):
         server.serve(pack, backend, port=arguments.port, browser=not arguments.no_browser)
-
-
-def _pack_info(arguments: argparse.Namespace) -> None:
-    from engine.pack import open_pack
-    from studio import places
-
-    with open_pack(arguments.pack or places.default_pack()) as pack:
-        geometry = pack.geometry
-        size = sum(file.size for file in pack.files) / MEGABYTE
-        print(f"{pack.name} {pack.version} ({size:.1f} MB, {pack.licence})")
-        print(pack.provenance)
-        print(
-            f"{geometry.width} x {geometry.height}, {geometry.frames} frames at {geometry.fps} fps"
-        )
-        print(f"modes: {', '.join(pack.schedule.modes)}")
-        print(f"hash: {pack.pack_hash}")
-        for component in pack.components.values():
-            for name, graphs in component.variants.items():
-                for graph in graphs.values():
-                    mega = sum(file.size for file in graph.files) / MEGABYTE
-                    fidelity = "" if graph.fidelity_db is None else f"{graph.fidelity_db:8.1f} dB"
-                    print(
-                        f"  {component.name:24} {name:9} {graph.name:20} {mega:8.2f} MB{fidelity}"
-                    )
-        for name in pack.missing:
-            print(f"  {name:24} absent (optional)")
-
-
-def _pack_verify(arguments: argparse.Namespace) -> None:
-    from engine.pack import open_pack
-    from engine.session import verify_pack
-    from studio import places
-
-    with open_pack(arguments.pack or places.default_pack()) as pack:
-        for name in verify_pack(pack):
-            print(f"ok  {name}")
-        print(f"{pack.name} {pack.version} is sound")
 
 
 def _request(arguments: argparse.Namespace, **rest: object) -> Request:

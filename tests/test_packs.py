@@ -1,0 +1,254 @@
+"""Packs of the user's own: real archives, a real kill, a disk that is really full."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import NeodragonError
+from engine.pack import MANIFEST, open_pack
+from studio import packs, places
+from studio.cli import main
+from studio.packs import InstallError
+from studio.settings import change, pack_path, settings_file
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from studio.packs import install
+install(Path(sys.argv[1]), Path(sys.argv[2]), lambda done, total: time.sleep(0.05))
+"""
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def home(data: Path) -> Path:
+    return packs.home()
+
+
+@pytest.fixture
+def archive(mini_pack: Path, tmp_path: Path) -> Path:
+    """The mini pack as a .zip, in a folder of its own as people zip them."""
+    path = tmp_path / "mini é.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in mini_pack.rglob("*"):
+            if file.is_file():
+                archive.write(file, f"neodragon/{file.relative_to(mini_pack).as_posix()}")
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_pack_is_installed_whole(archive: Path, mini_pack: Path, home: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    target = packs.install(archive, home, lambda done, total: seen.append((done, total)))
+    with open_pack(mini_pack) as pack:
+        wanted = {file.name for file in pack.files} | {MANIFEST}
+        assert target == home / f"{pack.name}-{pack.pack_hash[:12]}"
+    assert content(target) == {name: (mini_pack / name).read_bytes() for name in wanted}
+    assert seen[0][0] == 0 and seen[-1][0] == seen[-1][1] and seen == sorted(seen)
+    (one,) = packs.installed(home)
+    assert (one.path, one.problem) == (target, "") and "upscaler" in one.parts
+    assert packs.install(mini_pack, home) == target  # again: nothing to do
+    assert [path.name for path in home.iterdir()] == [target.name]
+
+
+def test_a_damaged_pack_is_repaired_file_by_file(mini_pack: Path, home: Path) -> None:
+    target = packs.install(mini_pack, home)
+    with open_pack(target) as pack:
+        first, second, *rest = sorted(pack.files, key=lambda file: file.size)
+    stamps = {file.name: (target / file.name).stat().st_mtime_ns for file in rest}
+    (target / first.name).unlink()
+    (target / second.name).write_bytes(b"x" * second.size)
+    assert "missing" in packs.look(target).problem
+    packs.install(mini_pack, home)
+    with open_pack(target) as pack:
+        assert {problem for _, problem in packs.damaged(pack)} == {""}
+    assert {name: (target / name).stat().st_mtime_ns for name in stamps} == stamps
+
+
+def test_an_install_that_was_killed_goes_on(archive: Path, home: Path) -> None:
+    started = subprocess.Popen([sys.executable, "-c", SLOW, str(archive), str(home)])
+    deadline = time.monotonic() + 120
+    while len(list(home.glob("*.part/**/*.onnx"))) < 4:
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+    started.wait()
+    (staged,) = home.glob("*.part")
+    whole = {path: path.stat().st_mtime_ns for path in staged.rglob("*") if path.suffix == ".onnx"}
+    assert whole and packs.installed(home) == []
+    target = packs.install(archive, home)
+    for path, stamp in whole.items():
+        assert (target / path.relative_to(staged)).stat().st_mtime_ns == stamp
+    with open_pack(target) as pack:
+        assert {problem for _, problem in packs.damaged(pack)} == {""}
+    assert not list(home.rglob("*.part"))
+
+
+Change = Callable[[zipfile.ZipFile, dict[str, bytes]], None]
+
+
+def _beside(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    archive.writestr("../outside.txt", b"x")
+
+
+def _absolute(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    archive.writestr("/outside.txt", b"x")
+
+
+def _link(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    link = zipfile.ZipInfo("outside.txt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive.writestr(link, "/etc/passwd")
+
+
+def _bomb(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    archive.writestr("zeros", b"\0" * 2**24, compress_type=zipfile.ZIP_DEFLATED)
+
+
+def _declared(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    manifest = json.loads(files[MANIFEST])
+    manifest["tokenizers"]["clip"]["size"] = 10 * 2**30
+    files[MANIFEST] = json.dumps(manifest).encode()
+
+
+def _elsewhere(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    manifest = json.loads(files[MANIFEST])
+    manifest["tokenizers"]["clip"]["file"] = "../../outside.txt"
+    files[MANIFEST] = json.dumps(manifest).encode()
+
+
+def _missing(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    del files["portable/transformer.onnx"]
+
+
+def _wrong(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
+    graph = files["portable/transformer.onnx"]
+    files["portable/transformer.onnx"] = graph[:-1] + bytes([graph[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    "change_", [_beside, _absolute, _link, _bomb, _declared, _elsewhere, _missing, _wrong]
+)
+def test_a_hostile_pack_is_refused(
+    change_: Change, mini_pack: Path, home: Path, tmp_path: Path
+) -> None:
+    files = content(mini_pack)
+    path = tmp_path / "hostile.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        change_(archive, files)
+        for name, data in files.items():
+            archive.writestr(name, data)
+    before = content(tmp_path)
+    with pytest.raises(NeodragonError, match=r"^[^\n]* but [^\n]*\.$"):
+        packs.install(path, home)
+    assert packs.installed(home) == []
+    strays = content(tmp_path).keys() - before.keys()
+    assert all(name.startswith("data/packs/") and ".part/" in name for name in strays)
+    assert change_ is _wrong or not strays
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 20 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes the rights of root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_small_disk_is_said_before_the_first_byte(mini_pack: Path, small_disk: Path) -> None:
+    with pytest.raises(InstallError, match=r"should have 1\.0 GB free .* but it has 0\.0; free"):
+        packs.install(mini_pack, small_disk)
+    assert content(small_disk) == {}
+
+
+def test_a_disk_that_fills_up_costs_nothing(
+    mini_pack: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "FLOOR", -(10**12))  # as if the space had been taken meanwhile
+    with pytest.raises(InstallError, match=r"should be written .* it goes on where it was\.$"):
+        packs.install(mini_pack, small_disk)
+    assert packs.installed(small_disk) == []
+    names = {name for name in content(small_disk) if not name.endswith(MANIFEST)}
+    with open_pack(mini_pack) as pack:
+        hashes = {file.sha256 for file in pack.files}
+    assert names and all(
+        hashlib.sha256((small_disk / name).read_bytes()).hexdigest() in hashes for name in names
+    )
+
+
+def test_only_installed_packs_that_rest_are_removed(mini_pack: Path, home: Path) -> None:
+    target = packs.install(mini_pack, home)
+    for path in (mini_pack, home, home / "absent", home / ".." / "packs"):
+        with pytest.raises(InstallError, match="should be a pack in"):
+            packs.remove(path, home, in_use=mini_pack)
+    with pytest.raises(InstallError, match="should not be in use"):
+        packs.remove(target, home, in_use=target)
+    packs.remove(target, home, in_use=mini_pack)
+    assert list(home.iterdir()) == [] and mini_pack.is_dir()
+
+
+def test_the_commands(
+    mini_pack: Path, archive: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pack", "repair", str(archive)]) == 2
+    assert "install it instead" in capsys.readouterr().err
+    assert main(["pack", "install", str(archive), "--use"]) == 0
+    target = pack_path()
+    assert target.parent == home and "it is in use now" in capsys.readouterr().out
+    assert main(["pack", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(one["in_use"], one["problem"]) for one in listed] == [(False, ""), (True, "")]
+    assert main(["pack", "remove", target.name]) == 2
+    assert main(["pack", "use", "mini"]) == 0
+    assert pack_path() == places.default_pack()
+    capsys.readouterr()
+
+    (target / "portable/upscaler.onnx").write_bytes(b"")
+    assert main(["pack", "verify", str(target)]) == 2
+    assert "portable/upscaler.onnx should have" in capsys.readouterr().err
+    graph = target / "portable/transformer.onnx"
+    assert main(["pack", "repair", str(mini_pack)]) == 0
+    graph.write_bytes(b"\0" * graph.stat().st_size)
+    assert main(["pack", "verify", str(target)]) == 2
+    assert "transformer.onnx should have the SHA-256" in capsys.readouterr().err
+    assert main(["pack", "verify", str(target), "--json"]) == 2
+    assert list(json.loads(capsys.readouterr().out)["damaged"]) == ["portable/transformer.onnx"]
+    assert main(["pack", "repair", str(mini_pack)]) == 0
+    assert main(["pack", "verify", str(target)]) == 0
+    assert main(["pack", "remove", target.name]) == 0
+    assert packs.installed(home) == []
+
+
+def test_a_pack_that_is_gone_is_said(home: Path) -> None:
+    change(settings_file(), pack=str(home / "gone"))
+    listed = packs.look(pack_path())
+    assert "there is nothing" in listed.problem
