@@ -68,6 +68,7 @@ class Desk:
         self.table = JobTable(data / "jobs.sqlite")
         self._tokenize = PromptTokenizers(pack)
         self._keeper = Keeper(self.table, clips, cache, threads)
+        self.quit = threading.Event()  # set: the studio is to be closed
         self._closing = threading.Event()
         self._draft_lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -81,6 +82,12 @@ class Desk:
                 self.trouble = str(error)
                 return
             self._closing.wait(LOOK)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being made, or about to be."""
+        waits = self.table.jobs(PENDING) and not self.table.queue().paused
+        return bool(waits or self.table.jobs(RUNNING))
 
     def close(self) -> None:
         """Let the worker end: the job it is at waits again, the queue is paused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,7 +47,9 @@ class SettingsView:
                     choices = [(say(f"settings.{name}.{value}"), value) for value in values]
                     parts[name] = self._radio(name, choices)
                 self.message = gr.HTML(elem_id="settings-message")
+                quit_ = gr.Button(say("settings.quit"), elem_id="quit", size="sm")
         self.parts = parts
+        quit_.click(self._quit, None, self.message, **QUICK)
         for name, part in parts.items():
             event = part.blur if isinstance(part, gr.Textbox | gr.Number) else part.input
             event(self._changed(name), part, self.message, **QUICK)
@@ -72,6 +75,11 @@ class SettingsView:
         settings, problem = load(self.file)
         shown = [_shown(name, settings) for name in self.parts]
         return (*shown, html.notice(problem) if problem else "")
+
+    def _quit(self) -> str:
+        """Close the studio; what is being made waits until the next start."""
+        threading.Timer(1.0, self.desk.quit.set).start()  # after the answer
+        return html.notice(self.say("settings.closed"))
 
     def _changed(self, name: str) -> Any:
         """What writes this setting and says whether it counts at once."""

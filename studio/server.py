@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
+import signal
 import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -12,6 +18,7 @@ from engine.errors import NeodragonError
 from engine.pack import Pack
 from engine.session import Backend
 from studio.desk import Desk
+from studio.instance import show, single
 from studio.places import ASSETS, cache_folder, data_folder
 from studio.settings import Theme, clips_folder, load, settings_file
 from studio.sidecars import KINDS
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 OURS = [HOST, "localhost"]
+LOOK = 0.3  # seconds between looks at the window
 
 
 class ServerError(NeodragonError):
@@ -30,7 +38,27 @@ class ServerError(NeodragonError):
 
 
 def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: bool = True) -> None:
-    """Serve the page until Ctrl+C; raises ServerError where the port is taken."""
+    """Serve the page until Ctrl+C, SIGTERM or its own *Quit*.
+
+    Where the studio is open already, that one is shown instead. Raises ServerError where the port
+    is taken.
+    """
+    with single(data_folder()) as instance:
+        if instance is None:
+            _serve(pack, backend, port, browser, lambda address: None)
+            return
+        if not instance.is_first:
+            address = instance.other()
+            print(f"Neodragon Studio is open already, at {address}")
+            if browser:
+                show(address, data_folder() / "window")
+            return
+        _serve(pack, backend, port, browser, instance.publish)
+
+
+def _serve(
+    pack: Pack, backend: Backend, port: int | None, browser: bool, publish: Callable[[str], None]
+) -> None:
     settings, problem = load(settings_file())
     if problem:
         print(problem)
@@ -40,16 +68,34 @@ def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: boo
         tempfile.TemporaryDirectory(prefix="neodragon-page-") as temporary,
         Desk(pack, backend, clips, data_folder(), cache_folder(), settings.threads) as desk,
     ):
-        blocks, address = launch(desk, Path(temporary), port, language, settings.theme)
-        print(f"Neodragon Studio is at {address} (Ctrl+C ends it); clips go to {clips}")
-        if browser:
-            import webbrowser  # noqa: PLC0415
-
-            webbrowser.open(address)
+        token = secrets.token_urlsafe(24)
+        blocks, address = launch(desk, Path(temporary), port, language, settings.theme, token)
         try:
-            blocks.block_thread()
+            address += f"?token={token}"
+            publish(address)
+            print(
+                f"Neodragon Studio is at {address} (Ctrl+C ends it); clips go to {clips}",
+                flush=True,
+            )
+            window = show(address, data_folder() / "window") if browser else None
+            with terminating(desk.quit):
+                while not desk.quit.wait(LOOK):
+                    if window is not None and window.poll() is not None and not desk.is_busy:
+                        break  # its window was closed, and nothing is being made
         finally:
             blocks.close()
+
+
+@contextmanager
+def terminating(quit_: threading.Event) -> Iterator[None]:
+    """SIGTERM sets the event meanwhile, Ctrl+C does as well."""
+    before = signal.signal(signal.SIGTERM, lambda *_: quit_.set())
+    try:
+        yield
+    except KeyboardInterrupt:
+        quit_.set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def launch(
@@ -58,8 +104,12 @@ def launch(
     port: int | None = None,
     language: str = "en",
     colours: Theme = "system",
+    token: str | None = None,
 ) -> tuple[gr.Blocks, str]:
-    """Start the page in threads of its own; the blocks (close them) and the page's address."""
+    """Start the page in threads of its own; the blocks (close them) and the page's address.
+
+    token: what every request must know (`Token`), None for no such rule.
+    """
     prepare_environment(temporary)
     from starlette.middleware import Middleware  # noqa: PLC0415
     from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: PLC0415
@@ -72,6 +122,7 @@ def launch(
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=OURS),
         Middleware(SameOrigin),
+        *([Middleware(Token, token=token)] if token else []),
         Middleware(Thumbnails, clips=desk.clips, cache=desk.cache),
     ]
     try:
@@ -115,6 +166,38 @@ class SameOrigin:
             refusal = PlainTextResponse("Only the studio's own page may ask.", 403)
             return await refusal(scope, receive, send)
         await self.app(scope, receive, send)
+
+
+class Token:
+    """Lets in who knows this launch's token: other programs and users of this machine do not.
+
+    `?token=..` in the address, once, becomes a cookie; programs send the header `X-Token`.
+    """
+
+    OPEN = "/gradio_api/startup-events"  # Gradio calls it itself, and it tells nothing
+
+    def __init__(self, app: Any, token: str) -> None:
+        self.app, self.token = app, token
+        self.cookie = f"neodragon{zlib.crc32(token.encode())}"  # ports share their cookies
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer 401 without it."""
+        if scope["type"] not in ("http", "websocket") or scope["path"] == self.OPEN:
+            await self.app(scope, receive, send)
+            return
+        from starlette.requests import HTTPConnection  # noqa: PLC0415
+        from starlette.responses import PlainTextResponse, RedirectResponse  # noqa: PLC0415
+
+        request = HTTPConnection(scope)
+        asked = request.query_params.get("token", "")
+        sent = request.headers.get("x-token", "") or request.cookies.get(self.cookie, "")
+        response: Any = PlainTextResponse("Open the address that the studio showed.", 401)
+        if secrets.compare_digest(asked.encode(), self.token.encode()):
+            response = RedirectResponse(request.url.path, 303)
+            response.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
+        elif secrets.compare_digest(sent.encode(), self.token.encode()):
+            response = self.app
+        await response(scope, receive, send)
 
 
 class Thumbnails:

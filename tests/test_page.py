@@ -319,6 +319,9 @@ def test_settings_are_kept(page: Page, desk: Desk) -> None:
     page.get_by_label("Folder for clips").blur()
     expect(page.locator("#settings-message .failure")).to_contain_text("The folder for clips")
     assert load(desk.data / "settings.json")[0].clips is None
+    page.click("#quit")
+    expect(page.locator("#settings-message .notice")).to_contain_text("closed")
+    assert desk.quit.wait(MINUTE / 1000)
 
 
 @contextmanager

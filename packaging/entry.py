@@ -1,0 +1,7 @@
+"""Where the frozen programs begin."""
+
+import sys
+
+from studio.launcher import main
+
+sys.exit(main())
