@@ -89,3 +89,9 @@ setInterval(() => {
     if (Math.abs(video.currentTime - first.currentTime) > 1 / 24) video.currentTime = first.currentTime;
   }
 }, 100);
+
+// A report goes to the clipboard.
+document.addEventListener("click", ({target}) => {
+  const report = target.closest?.("[data-copy]");
+  if (report) navigator.clipboard.writeText(report.dataset.copy).then(() => { report.textContent += " ✓"; });
+});

@@ -1,3 +1,3 @@
 """Neodragon Studio: what people touch, a command line and a page around the engine."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

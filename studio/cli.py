@@ -23,6 +23,7 @@ from engine.errors import NeodragonError
 from studio import (
     __version__,
     cli_batch,
+    cli_doctor,
     cli_export,
     cli_library,
     cli_pack,
@@ -114,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
 
+    doctor = commands.add_parser("doctor", help="whether the studio works on this machine")
+    cli_doctor.arguments(doctor)
     pack = commands.add_parser("pack", help="packs: what they hold; install, choose, check them")
     cli_pack.arguments(pack)
     return parser

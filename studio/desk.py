@@ -26,6 +26,7 @@ from engine.text import PromptTokenizers
 from engine.vae import fit
 from studio.jobs import Entry, JobsError, JobTable, Work, content_key
 from studio.keeper import Keeper
+from studio.packs import Installation
 from studio.pictures import read_picture
 from studio.places import partial
 from studio.video import read_mp4
@@ -68,6 +69,7 @@ class Desk:
         self.table = JobTable(data / "jobs.sqlite")
         self._tokenize = PromptTokenizers(pack)
         self._keeper = Keeper(self.table, clips, cache, threads)
+        self.installation: Installation | None = None  # the last one, of a pack
         self.quit = threading.Event()  # set: the studio is to be closed
         self._closing = threading.Event()
         self._draft_lock = threading.Lock()

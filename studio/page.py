@@ -13,6 +13,7 @@ from studio.desk import Desk
 from studio.page_batch import BatchView
 from studio.page_create import Create
 from studio.page_library import LibraryView
+from studio.page_models import ModelsView
 from studio.page_queue import QueueView
 from studio.page_settings import SettingsView
 from studio.strings import words
@@ -45,6 +46,8 @@ def build(desk: Desk, language: str) -> gr.Blocks:
                 batch = BatchView(desk, say)
             with gr.Tab(say("tab.library"), id="library") as tab:
                 LibraryView(desk, say).open(tab)
+            with gr.Tab(say("tab.models"), id="models") as tab:
+                ModelsView(desk, say).open(tab)
             with gr.Tab(say("tab.settings"), id="settings"):
                 settings = SettingsView(desk, say)
         create.load(blocks)

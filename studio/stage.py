@@ -157,7 +157,7 @@ def caption(job: Job, say: Say) -> str:
         words = f"{words} {saved}".strip()
     else:
         link = ""
-    buttons = "".join(_button(verb, job.id, say(f"verb.{verb}")) for verb in verbs)
+    buttons = "".join(button(verb, job.id, say(f"verb.{verb}")) for verb in verbs)
     return f'<div class="caption"><ul>{facts}</ul>{buttons}{link}<p>{escape(words)}</p></div>'
 
 
@@ -173,7 +173,7 @@ def strip(
             ["edit", "earlier", "later", "remove"] if job.state in PENDING else STRIP.get(job.state)
         )
         buttons = "".join(
-            _button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"]) if verbs
+            button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"]) if verbs
         )
         state = say(f"state.{job.state}")
         if job.state == "running":
@@ -207,8 +207,8 @@ def banner(queue: Queue, waiting: int, trouble: str, say: Say) -> str:
     if not queue.paused or not waiting:
         return ""
     words = f"{say('queue.paused', count=waiting)} {queue.reason}".strip()
-    button = _button("resume", 0, say("verb.resume"))
-    return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{button}</div>'
+    resume = button("resume", 0, say("verb.resume"))
+    return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{resume}</div>'
 
 
 def ruler(rulers: Sequence[Ruler], say: Say) -> str:
@@ -232,5 +232,6 @@ def failure(sentence: str) -> str:
     return f'<p class="failure" role="alert">{escape(sentence)}</p>'
 
 
-def _button(verb: str, number: int, label: str) -> str:
+def button(verb: str, number: int, label: str) -> str:
+    """Something to click."""
     return f'<button class="verb" data-do="{verb}" data-id="{number}">{escape(label)}</button>'

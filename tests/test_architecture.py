@@ -39,11 +39,12 @@ ALONE = {
     "engine/session.py": {"onnxruntime"},
     "engine/text.py": {"tokenizers"},
     "engine/vae.py": {"PIL"},
+    "studio/doctor.py": {"psutil"},
     "studio/power.py": {"psutil", "wakepy"},
     "studio/server.py": {"starlette"},
 }
-# tokenizers raises nothing narrower than Exception.
-BROAD = {"engine/text.py"}
+# tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it.
+BROAD = {"engine/text.py", "studio/launcher.py"}
 HEAVY = {"gradio", "moviepy", "numpy", "onnxruntime", "PIL", "tokenizers", "torch"}
 
 

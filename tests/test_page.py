@@ -307,6 +307,31 @@ def test_all_of_it_by_keyboard(browser: Browser, address: str, clips: Path) -> N
     page.close()
 
 
+def test_a_pack_is_installed_checked_and_removed(page: Page, desk: Desk, mini_pack: Path) -> None:
+    page.get_by_role("tab", name="Models").click()
+    expect(page.locator("#packs li")).to_have_count(1)
+    expect(page.locator("#packs li b")).to_have_text("in use")
+    page.click("#install")
+    expect(page.locator("#models-message .failure")).to_contain_text("choose one")
+    page.fill("#pack-source textarea, #pack-source input", str(mini_pack / "portable"))
+    page.click("#install")
+    expect(page.locator("#install-progress .failure")).to_contain_text("pack.json should be")
+    page.fill("#pack-source textarea, #pack-source input", str(mini_pack))
+    page.click("#install")
+    expect(page.locator("#install-progress .notice")).to_contain_text("installed and sound")
+    expect(page.locator("#packs li")).to_have_count(2)
+    (target,) = (desk.data / "packs").iterdir()
+    (target / "portable/upscaler.onnx").write_bytes(b"")
+    page.locator("#packs li").nth(1).locator("[data-do=check]").click()
+    expect(page.locator("#models-message .failure")).to_contain_text("upscaler.onnx")
+    page.locator("#packs li").nth(1).locator("[data-do=remove]").click()
+    expect(page.locator("#packs li")).to_have_count(1)
+    assert not target.exists()
+    page.click("#examine")
+    expect(page.locator("#doctor li")).to_have_count(14)
+    expect(page.locator("#doctor")).to_contain_text("D12 fine")
+
+
 def test_settings_are_kept(page: Page, desk: Desk) -> None:
     page.get_by_role("tab", name="Settings").click()
     page.uncheck("#set-notify input")

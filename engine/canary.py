@@ -1,0 +1,104 @@
+"""A graph is run on a backend and scored beside the CPU: whether an NPU computes what it should."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.errors import NeodragonError
+from engine.noise import normal, stream
+from engine.pack import Graph, Pack
+from engine.session import Array, Backend, open_session
+
+SEED = 7
+FLOOR_DB = 30.0  # below which an NPU computes something else
+
+
+@dataclass(frozen=True)
+class Score:
+    """db: signal-to-noise ratio of all outputs beside the CPU's, on seeded noise; seconds of
+    loading and of the second run; problem: one sentence where it did not run.
+    """
+
+    component: str
+    graph: str
+    db: float = math.nan
+    load_seconds: float = math.nan
+    run_seconds: float = math.nan
+    problem: str = ""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it ran and computed what it should."""
+        return not self.problem and self.db >= FLOOR_DB
+
+
+def canary(pack: Pack, backend: Backend) -> Score:
+    """The smallest graph that the pack has for NPUs, on `backend`; NaN dB where it has none."""
+    graphs = _graphs(pack)
+    if not graphs:
+        return Score("", "", problem=f"The pack {pack.name} has no graph for NPUs.")
+    component, graph = min(graphs, key=lambda found: sum(file.size for file in found[1].files))
+    return _score(pack, component, graph, backend)
+
+
+def scores(pack: Pack, backend: Backend) -> Iterator[Score]:
+    """Every graph that the pack has for NPUs, on `backend`."""
+    for component, graph in _graphs(pack):
+        yield _score(pack, component, graph, backend)
+
+
+def _graphs(pack: Pack) -> list[tuple[str, Graph]]:
+    return [
+        (component.name, graph)
+        for component in pack.components.values()
+        for graph in component.variants.get("htp", {}).values()
+    ]
+
+
+def _score(pack: Pack, component: str, graph: Graph, backend: Backend) -> Score:
+    portable = pack.graphs(component, "portable")
+    reference = portable.get(graph.name, graph)
+    if reference is graph:  # a stage of the one portable graph
+        reference = next((one for one in portable.values() if one.file == graph.file), graph)
+    inputs = _inputs(graph)
+    try:
+        with open_session(pack, reference) as session:
+            wanted = session.run(**inputs)
+        started = time.perf_counter()
+        with open_session(pack, graph, backend) as session:
+            loaded = time.perf_counter()
+            got = session.run(**inputs)
+            begun = time.perf_counter()
+            session.run(**inputs)
+            ended = time.perf_counter()
+    except NeodragonError as error:
+        return Score(component, graph.name, problem=str(error))
+    return Score(component, graph.name, _db(wanted, got), loaded - started, ended - begun)
+
+
+def _inputs(graph: Graph) -> dict[str, Array]:
+    """Seeded noise of the graph's shapes; whole numbers are 1, as ids and masks may be."""
+    inputs: dict[str, Array] = {}
+    for name, spec in graph.inputs.items():
+        shape = tuple(
+            graph.dimensions.get(size, 1) if isinstance(size, str) else size for size in spec.shape
+        )
+        if spec.dtype.startswith("float"):
+            inputs[name] = normal(stream(SEED, name), shape).astype(spec.dtype)
+        else:
+            inputs[name] = np.ones(shape, spec.dtype)
+    return inputs
+
+
+def _db(wanted: Mapping[str, Array], got: Mapping[str, Array]) -> float:
+    signal = sum(float(np.square(value, dtype=np.float64).sum()) for value in wanted.values())
+    noise = sum(
+        float(np.square(got[name].astype(np.float64) - value).sum())
+        for name, value in wanted.items()
+    )
+    return math.inf if noise == 0 else 10 * math.log10(signal / noise)
