@@ -23,6 +23,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from engine.errors import BackendError, PackError
 from engine.pack import GET_AGAIN, Graph, Pack, TensorSpec
 
+ort.disable_telemetry_events()  # also where the legacy backend does not know the variable
+
 Backend = Literal["cpu", "npu", "npu-emulated"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Array = NDArray[Any]

@@ -85,18 +85,21 @@ def smoke(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--no-installer", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="no .zip, nothing compressed")
     options = parser.parse_args()
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     folder = freeze(out)
     smoke(folder)
     label = f"{NAME}-{__version__}-{sys.platform}-{platform.machine().lower()}"
-    made = [Path(shutil.make_archive(str(out / label), "zip", out, NAME))]
-    if shutil.which("makensis") and not options.no_installer:
+    made = []
+    if not options.quick:
+        made.append(Path(shutil.make_archive(str(out / label), "zip", out, NAME)))
+    if shutil.which("makensis"):
         made.append(out / f"{label}-setup.exe")
-        command = [sys.executable, str(ROOT / "packaging" / "installer.py")]
-        subprocess.run([*command, str(folder), __version__, str(made[-1])], check=True)
+        command = [sys.executable, str(ROOT / "packaging" / "installer.py"), str(folder)]
+        command += [__version__, str(made[-1])] + ["--quick"] * options.quick
+        subprocess.run(command, check=True)
     with (out / "SHA256SUMS").open("w", encoding="ascii", newline="\n") as sums:
         for file in made:
             with file.open("rb") as stream:

@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 LIMIT = 2 * 10**9  # bytes that makensis takes
 
 SCRIPT = r"""Unicode true
-SetCompressor /SOLID lzma
+{compressor}
 !include "MUI2.nsh"
 !include "x64.nsh"
 Name "Neodragon Studio"
@@ -63,7 +63,7 @@ SectionEnd
 """
 
 
-def script(folder: Path, version: str, out: Path) -> str:
+def script(folder: Path, version: str, out: Path, compress: bool = True) -> str:
     """The NSIS script; folders are removed only where they are empty."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     folders = sorted({parent for f in files for parent in f.relative_to(folder).parents})
@@ -72,13 +72,14 @@ def script(folder: Path, version: str, out: Path) -> str:
         here = [file for file in files if file.relative_to(folder).parent == inner]
         if here:
             install.append(f'  SetOutPath "{_installed(inner)}"')
-            install += [f'  File "{_quoted(str(file))}"' for file in here]
+            install += [f'  File "{file}"' for file in here]
     for file in files:
         uninstall.append(f'  Delete "{_installed(file.relative_to(folder))}"')
     for inner in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         if inner.parts:
             uninstall.append(f'  RMDir "{_installed(inner)}"')
     return SCRIPT.format(
+        compressor="SetCompressor /SOLID lzma" if compress else "SetCompress off",
         out=_quoted(str(out.absolute())),
         version=version,
         install="\n".join(install),
@@ -96,7 +97,7 @@ def check(text: str, folder: Path) -> None:
         if found := re.match(r'  SetOutPath "(.*)"', line):
             here = found[1]
         elif found := re.match(r'  File "(.*)"', line):
-            installed.add(f"{here}\\{Path(found[1].replace('$$', '$')).name.replace('$', '$$')}")
+            installed.add(f"{here}\\{Path(found[1]).name.replace('$', '$$')}")
     deleted = set(re.findall(r'  Delete "(\$INSTDIR.*)"', rest))
     own = {"$INSTDIR\\uninstall.exe"}
     if installed != wanted or deleted != wanted | own or "/r" in rest:
@@ -105,7 +106,7 @@ def check(text: str, folder: Path) -> None:
 
 
 def _installed(path: Path) -> str:
-    return _quoted(str(PureWindowsPath("$INSTDIR", *path.parts))).replace("$$INSTDIR", "$INSTDIR")
+    return "\\".join(["$INSTDIR", *map(_quoted, PureWindowsPath(*path.parts).parts)])
 
 
 def _quoted(text: str) -> str:
@@ -114,10 +115,11 @@ def _quoted(text: str) -> str:
 
 def main() -> None:
     folder, version, out = Path(sys.argv[1]).absolute(), sys.argv[2], Path(sys.argv[3])
+    quick = sys.argv[4:] == ["--quick"]
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > LIMIT:
         sys.exit(f"The folder should have less than 2 GB, but it has {size / 1e9:.1f}.")
-    text = script(folder, version, out)
+    text = script(folder, version, out, not quick)
     check(text, folder)
     path = out.with_suffix(".nsi")
     path.write_text(text, encoding="utf-8-sig")

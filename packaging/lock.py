@@ -1,0 +1,57 @@
+"""The runtime, pinned for every target: `python packaging/lock.py [--check]`.
+
+Resolves pyproject.toml's dependencies for each target from wheels alone, a source build being a
+failure, and writes `packaging/locks/TARGET.txt` with the SHA-256 of every wheel. With `--check`
+the files stay: each is resolved again as it stands, to see that all its wheels are still to be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LOCKS = ROOT / "packaging" / "locks"
+PYTHON = "3.12"
+TARGETS = {
+    "win_arm64": "aarch64-pc-windows-msvc",
+    "win_amd64": "x86_64-pc-windows-msvc",
+    "linux_x86_64": "x86_64-manylinux_2_35",
+}
+
+
+def resolve(source: Path, platform: str, *options: str) -> str:
+    """The pinned requirements with hashes, as text; ends the program where a wheel is missing."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", str(source), "--quiet"]
+    command += ["--python-platform", platform, "--python-version", PYTHON]
+    command += ["--only-binary", ":all:", "--generate-hashes", "--no-header", "--no-annotate"]
+    command += ["--no-emit-index-url", "--no-emit-find-links", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"{platform} should resolve from wheels alone, but it does not:\n{done.stderr}")
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only look whether the locks resolve")
+    options = parser.parse_args()
+    LOCKS.mkdir(exist_ok=True)
+    for target, platform in TARGETS.items():
+        lock = LOCKS / f"{target}.txt"
+        if options.check:
+            again = resolve(lock, platform, "--no-deps")
+            wanted = {line.split()[0] for line in lock.read_text().splitlines() if "==" in line}
+            got = {line.split()[0] for line in again.splitlines() if "==" in line}
+            if got != wanted:
+                sys.exit(f"{lock.name} should resolve to itself, but see {sorted(got ^ wanted)}.")
+        else:
+            lock.write_text(resolve(ROOT / "pyproject.toml", platform))
+        count = sum("==" in line for line in lock.read_text().splitlines())
+        print(f"{target}: {count} packages, wheels alone")
+
+
+if __name__ == "__main__":
+    main()
