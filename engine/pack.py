@@ -59,7 +59,7 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "first_frame_decoder": ({"latent": "1 fC fh fw"}, {"image": "1 3 fH fW"}),
     "video_encoder": ({"image": "1 3 H W"}, {"moments": "1 2C h w"}),
-    "modulation": ({"timestep": "1", "pooled": "1 P"}, {"modulation": "M V"}),
+    "modulation": ({"waves": "1 K", "pooled": "1 P"}, {"modulation": "M V"}),
     "transformer": (
         {
             "patches": "T X",

@@ -44,9 +44,20 @@ def modulate(
     """
     rows = {}
     for timestep in timesteps:
-        inputs = {"timestep": np.array([timestep], np.float32), "pooled": pooled}
-        rows[timestep] = modulation.run(**inputs)["modulation"]
+        size = modulation.inputs["waves"].shape[1]
+        assert isinstance(size, int), "static, as its weights are"
+        rows[timestep] = modulation.run(waves=waves(timestep, size), pooled=pooled)["modulation"]
     return rows
+
+
+def waves(timestep: float, size: int) -> Floats:
+    """The sinusoidal embedding of a timestep 0..1000, float32 [1, size]: cosines, then sines.
+
+    On the host, since half precision cannot hold the angles.
+    """
+    half = size // 2
+    angles = timestep * 10000.0 ** (-np.arange(half) / half)
+    return np.concatenate([np.cos(angles), np.sin(angles)])[None].astype(np.float32)
 
 
 def timesteps(stages: Sequence[Stage], mode: ModeConfig, first_given: bool) -> list[float]:

@@ -2,8 +2,8 @@
 
 PROGRAM is the frozen `nds`, or a Python with `-m studio.launcher`. It starts the studio, asks for a
 first frame and a clip, renders a list of five, exports a clip, and ends it; with `-b` all of it in
-a real Chromium but the export. Everything goes to $NEODRAGON_DATA. Prints what was made and the
-seconds as JSON; ends with 1 where something was not.
+a real Chromium but the export, with `--start-only` none of it. Everything goes to $NEODRAGON_DATA.
+Prints what was made and the seconds as JSON; ends with 1 where something was not.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def in_browser(address: str, token: str) -> None:
 
 
 def main() -> None:
-    browser = sys.argv[1] == "-b"
-    program = sys.argv[1 + browser :]
+    browser, empty = sys.argv[1] == "-b", sys.argv[1] == "--start-only"
+    program = sys.argv[1 + (browser or empty) :]
     data = Path(os.environ["NEODRAGON_DATA"])
     data.mkdir(parents=True, exist_ok=True)
     clips = data / "clips"
@@ -94,9 +94,13 @@ def main() -> None:
         page = httpx.get(address, headers={"X-Token": token}, timeout=60, trust_env=False)
         page.raise_for_status()
         usable = time.monotonic() - started
-        (in_browser if browser else by_api)(address, token)
+        if not empty:
+            (in_browser if browser else by_api)(address, token)
         app.send_signal(signal.SIGTERM)
         code = app.wait(PATIENCE)
+    if empty:
+        print(json.dumps({"usable_seconds": round(usable, 2), "code": code}))
+        return
     made = sorted(clips.glob("*.mp4"))
     export = [*program, "export", str(made[0]), "--format", "gif", "-o", str(data / "a.gif")]
     subprocess.run(export, check=True, stdout=subprocess.DEVNULL)

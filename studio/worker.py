@@ -46,7 +46,7 @@ from engine.pipeline import (
 from engine.session import require
 from studio.jobs import PENDING, RUNNING, Job, JobsError, JobTable, Stop, content_key
 from studio.pictures import read_picture, write_png
-from studio.places import APPLICATION, OutputError, clip_name, partial
+from studio.places import APPLICATION, OutputError, clip_name, own_program, partial
 from studio.power import Awake, low_battery, tell
 from studio.render import Meter, record, sidecar, unread
 from studio.settings import load, settings_file
@@ -83,7 +83,7 @@ def start(
     It waits for a worker that is still there to end; with `kept` it does not pause the queue when
     that one was killed. What it has to say goes to `FILE.log` beside the table. Raises OSError.
     """
-    command = [sys.executable, "-m", "studio.worker", "--attached", "--floor", str(floor)]
+    command = [*own_program("worker"), "--attached", "--floor", str(floor)]
     command += ["--jobs", str(jobs), "--clips", str(clips), "--cache", str(cache)]
     if threads is not None:
         command += ["--threads", str(threads)]

@@ -34,10 +34,11 @@ from engine.noise import normal, stream
 from engine.pack import FORMAT, MANIFEST, Graph, PackFile, TensorSpec, open_pack
 from engine.session import Backend, available, load_graph
 from engine.tokens import transformer_inputs
+from engine.transformer import waves
 from training import onnx_graphs
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection
-from training.models.mmdit import PyramidMMDiT
+from training.models.mmdit import TIME_CHANNELS, PyramidMMDiT
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalConv, CausalVideoVAE
 
@@ -282,6 +283,38 @@ def clip(source: Source, folder: str, copy_folder: str) -> Traced:
     return Traced(model, _clip, {"ids": source.clip_ids(folder)}, ("hidden", "pooled"))
 
 
+T5_SCALE = 16.0  # a power of two: dividing by it is exact
+MASKED = -100.0  # leaks exp(-100); -1e9 would be minus infinity in half precision
+
+
+class RMSNorm(nn.Module):
+    """T5's norm as one operator, which half precision does not overflow."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.variance_epsilon / T5_SCALE**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+
+
+def rescale_(t5: T5EncoderWithProjection) -> T5EncoderWithProjection:
+    """Divide T5's residual stream by T5_SCALE, in place, which no norm notices; returns `t5`.
+
+    The full-size encoder's peaks at 329,510, five times what half precision holds.
+    """
+    stack = t5.encoder.encoder
+    stack.embed_tokens.weight.data /= T5_SCALE
+    for block in stack.block:
+        attention, feed_forward = block.layer[0], block.layer[-1]
+        attention.SelfAttention.o.weight.data /= T5_SCALE
+        feed_forward.DenseReluDense.wo.weight.data /= T5_SCALE
+        for layer in (attention, feed_forward):
+            layer.layer_norm = RMSNorm(layer.layer_norm)
+    stack.final_layer_norm = RMSNorm(stack.final_layer_norm)
+    return t5
+
+
 class TextEncoder(nn.Module):
     """T5 with projection, then the context adapter."""
 
@@ -298,8 +331,22 @@ class TextEncoder(nn.Module):
 
 def text_encoder(source: Source, suffix: str) -> Traced:
     ids, mask = source.t5_ids()
+    plain, scaled = TextEncoder(source, suffix), TextEncoder(source, suffix)
+    rescale_(scaled.t5)
+
+    def run(net: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        bias = (1 - mask[:, None, None, :].float()) * MASKED
+        states = net.t5.encoder(input_ids=ids, attention_mask=bias).last_hidden_state  # type: ignore[operator, union-attr]
+        context: Tensor = net.adapter(net.t5.final_projection(states))[0]  # type: ignore[operator, union-attr]
+        return context
+
     return Traced(
-        TextEncoder(source, suffix), nn.Module.__call__, {"ids": ids, "mask": mask}, ("context",)
+        scaled,
+        run,
+        {"ids": ids, "mask": mask},
+        ("context",),
+        lambda: plain(ids, mask),
+        opset=23,
     )
 
 
@@ -401,17 +448,15 @@ def video_decoder(source: Source) -> Traced:
 
 def modulation(source: Source, suffix: str) -> Traced:
     net = source.load(PyramidMMDiT, f"diffusion_transformer_320p{suffix}")
-    inputs = {
-        "timestep": torch.tensor([744.0]),
-        "pooled": torch.cat([pooled for _, pooled in source.clip_states.values()], -1),
-    }
+    pooled = torch.cat([pooled for _, pooled in source.clip_states.values()], -1)
+    inputs = {"waves": torch.from_numpy(waves(744.0, TIME_CHANNELS)), "pooled": pooled}
 
     def reference() -> Tensor:
-        return net.modulate(*inputs.values())[0]
+        return net.modulate(torch.tensor([744.0]), pooled)[0]
 
     return Traced(
         copy.deepcopy(net).half_split_(),
-        lambda net, *x: net.modulate(*x)[0],
+        lambda net, *x: net.modulate_by(net.time_text_embed.of_waves(*x))[0],
         inputs,
         ("modulation",),
         reference,
@@ -620,12 +665,15 @@ def export_portable(source: Source, plan: Plan, pack: Path) -> dict[str, Any]:
 
 def htp_variant(source: Source, component: str, portable: Mapping[str, Any]) -> dict[str, Any]:
     """The NPU's graphs of a component: the portable files, at no cost of disk, with sizes fixed."""
-    if component == "video_decoder":
-        return {"video_decoder": without(portable["video_decoder"], "fidelity_db")}
+    fixed = {
+        name: without(entry, "fidelity_db")
+        for name, entry in portable.items()
+        if name != "transformer"
+    }
     if component.removesuffix(MULTISTEP) != "transformer":
-        return {}
+        return fixed
     text = source.manifest["tokenizers"]["t5"]["length"]
-    graphs = {}
+    graphs = fixed
     for stage in range(source.geometry.stages):
         tokens = static_tokens(source, stage)
         sizes = {"T": tokens, "N": text, "A": tokens + text}
@@ -648,10 +696,11 @@ def measure_htp(
     source: Source, component: str, name: str, entry: Mapping[str, Any], pack: Path
 ) -> float:
     """An NPU graph in emulation, nothing on the CPU, against the portable one, in dB."""
-    if component == "video_decoder":
-        inputs = video_decoder(source).inputs
+    suffix = "_multistep_t2v" if component.endswith(MULTISTEP) else ""
+    if not name.startswith("transformer_"):
+        (plan,) = [p for p in plans(source) if (p.component, p.graph) == (component, name)]
+        inputs = plan.trace(source).inputs
     else:
-        suffix = "_multistep_t2v" if component.endswith(MULTISTEP) else ""
         stage, last = int(name.rsplit("_", 1)[1]), source.geometry.units - 1
         inputs = transformer_sample(source, suffix, unit=last, stage=stage, padded=True)
     graph, path = graph_of(name, entry), pack / entry["file"]

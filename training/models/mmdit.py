@@ -81,7 +81,11 @@ class TimeTextEmbed(nn.Module):
         frequencies = 10000.0 ** (-np.arange(half) / half)
         row = torch.tensor(frequencies, dtype=torch.float32, device=timestep.device)
         angles = timestep.float()[:, None] * row
-        waves = torch.cat([angles.cos(), angles.sin()], -1).to(pooled.dtype)
+        return self.of_waves(torch.cat([angles.cos(), angles.sin()], -1), pooled)
+
+    def of_waves(self, waves: Tensor, pooled: Tensor) -> Tensor:
+        """The same of the timestep's sinusoids [B, TIME_CHANNELS]."""
+        waves = waves.to(pooled.dtype)
         return cast(Tensor, self.timestep_embedder(waves) + self.text_embedder(pooled))
 
 
@@ -386,7 +390,11 @@ class PyramidMMDiT(nn.Module, Checkpoint):
         shift, scale, gate of the feed-forward, then the same six for its text (the last block:
         scale, shift); finally scale, shift of `norm_out`.
         """
-        x = F.silu(self.time_text_embed(timestep, pooled))
+        return self.modulate_by(self.time_text_embed(timestep, pooled))
+
+    def modulate_by(self, embedded: Tensor) -> Tensor:
+        """The same of the embedded timestep and pooled text [B, W]."""
+        x = F.silu(embedded)
         rows = [row for block in self._blocks for row in block.modulate(x)]
         return torch.stack([*rows, *self.norm_out(x)], -2).float()
 
