@@ -86,7 +86,7 @@ for (const [event, verb] of [["mouseover", play], ["focusin", play], ["mouseout"
 setInterval(() => {
   const [first, ...others] = document.querySelectorAll(".sync video");
   for (const video of others) {
-    if (Math.abs(video.currentTime - first.currentTime) > 1 / 24) video.currentTime = first.currentTime;
+    if (!video.seeking && Math.abs(video.currentTime - first.currentTime) > 1 / 24) video.currentTime = first.currentTime;
   }
 }, 100);
 

@@ -9,6 +9,10 @@ class RequestError(NeodragonError):
     """The request cannot be carried out as asked; the user can correct it."""
 
 
+class WithheldError(RequestError):
+    """The safety checker withholds the clip."""
+
+
 class PackError(NeodragonError):
     """The pack is damaged, of another format, or lacks what was asked of it."""
 

@@ -73,6 +73,7 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"flow": "T X"},
     ),
     "video_decoder": ({"latent": "1 C h w"}, {"frames": "S 3 H W"}),
+    "safety_checker": ({"image": "1 3 224 224"}, {"concepts": "E", "special": "Z"}),
     "upscaler": ({"image": "1 3 H W"}, {"image_2x": "1 3 UH UW"}),
 }
 
@@ -555,7 +556,7 @@ def _sizes(
     g = geometry
     first = (g.first_frame_height, g.first_frame_width)
     return {
-        **{"1": 1, "3": 3, "6": 6, "H": g.height, "W": g.width},
+        **{"1": 1, "3": 3, "6": 6, "224": 224, "H": g.height, "W": g.width},
         **{"h": g.latent_height, "w": g.latent_width},
         **{"C": g.latent_channels, "2C": 2 * g.latent_channels, "fC": g.first_frame_channels},
         **{"fH": first[0], "fW": first[1]},

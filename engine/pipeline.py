@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import first_frame, upscaler, vae
+from engine import first_frame, safety, upscaler, vae
 from engine.config import Mode, ModeConfig, Request
 from engine.errors import RequestError
 from engine.first_frame import ClipEmbeds
@@ -47,8 +47,8 @@ class Progress:
 class StageDone:
     """A stage has taken this long, loading its graphs included.
 
-    clip, first_frame, video_encoder, text, transformer, video_decoder, upscaler; the last three
-    take turns and are reported together at the end.
+    clip, first_frame, safety, video_encoder, text, transformer, video_decoder, upscaler; the last
+    three take turns and are reported together at the end.
     """
 
     stage: str
@@ -98,15 +98,21 @@ Event = Progress | StageDone | Truncated | FirstFrame | UnitFrames | Finished
 
 
 def generate(
-    pack: Pack, request: Request, backend: Backend = "cpu", threads: int | None = None
+    pack: Pack,
+    request: Request,
+    backend: Backend = "cpu",
+    threads: int | None = None,
+    *,
+    checked: bool = True,
 ) -> Generator[Event, None, None]:
     """Generate a clip, yielding events in the order it comes to be; close it to cancel.
 
     The frames of the clip are those of the seven `UnitFrames` in order. The same request gives the
-    same bytes on the same backend. threads: of the CPU, None for all cores.
-    Raises RequestError, PackError, BackendError.
+    same bytes on the same backend. threads: of the CPU, None for all cores; checked: ask the pack's
+    safety checker, if it has one, before the first frame is shown.
+    Raises RequestError (its WithheldError where the checker objects), PackError, BackendError.
     """
-    run = _Run(pack, require(backend), threads)
+    run = _Run(pack, require(backend), threads, checked)
     with closing(_events(run, request)) as events:
         for event in events:
             run.pause()
@@ -117,10 +123,11 @@ def generate(
 class _Run:
     """The loaded graphs of one generation, and its clock, which stands while the caller is busy."""
 
-    def __init__(self, pack: Pack, backend: Backend, threads: int | None) -> None:
+    def __init__(self, pack: Pack, backend: Backend, threads: int | None, checked: bool) -> None:
         self.pack = pack
         self.backend = backend
         self.threads = threads
+        self.checked = checked and pack.has("safety_checker")
         self.graph_seconds = self.load_seconds = 0.0
         self._stages: dict[str, float] = {}
         self._spent = 0.0
@@ -174,6 +181,13 @@ class _Run:
         self.load_seconds += time.perf_counter() - started
         return loaded
 
+    def check(self, image: Bytes) -> Iterator[StageDone]:
+        """Raise WithheldError where the pack's safety checker objects to a first frame."""
+        if self.checked:
+            with self.timed("safety"), ExitStack() as stack:
+                safety.check(self.load(stack, "safety_checker")["safety_checker"], image)
+            yield self.done("safety")
+
     def _free(self, session: OrtSession) -> None:
         self.graph_seconds += session.seconds
         session.close()
@@ -216,6 +230,7 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
             image = yield from _first_frame(run, request, clips)
         else:
             image = vae.fit(request.image, geometry.height, geometry.width)
+        yield from run.check(image)
         yield FirstFrame(image)
         with run.timed("video_encoder"), ExitStack() as stack:
             encoder = run.load(stack, "video_encoder")["video_encoder"]
@@ -260,6 +275,7 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
             with run.timed("video_decoder"):
                 frames = plain = decoder.decode(event.latent)
             if event.unit == 0 and not given:
+                yield from run.check(frames[0])
                 yield FirstFrame(frames[0])
             if larger is not None:
                 with run.timed("upscaler"):

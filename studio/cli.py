@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help="open the studio's page in the browser")
     engine_arguments(ui)
     ui.add_argument("--port", type=int, help="on 127.0.0.1; a free one from 7860 up when absent")
+    ui.add_argument("--mcp", action="store_true", help="offer its tools to language models, too")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
 
@@ -291,11 +292,13 @@ def _watched(
     """The events of a generation as they are drawn; the seconds of each stage go into `times`."""
     from engine.pipeline import Finished, StageDone, Truncated, generate
     from studio.render import unread
+    from studio.settings import load, settings_file
 
+    checked = load(settings_file())[0].safety
     bar = Bar()
     started = time.perf_counter()
     try:
-        with closing(generate(pack, request, backend)) as events:
+        with closing(generate(pack, request, backend, checked=checked)) as events:
             for event in events:
                 if isinstance(event, StageDone):
                     times[event.stage] = event.seconds
@@ -317,7 +320,13 @@ def _ui(arguments: argparse.Namespace) -> None:
     from studio import server
 
     with opened(arguments) as (pack, backend):
-        server.serve(pack, backend, port=arguments.port, browser=not arguments.no_browser)
+        server.serve(
+            pack,
+            backend,
+            port=arguments.port,
+            browser=not arguments.no_browser,
+            mcp=arguments.mcp,
+        )
 
 
 def _request(arguments: argparse.Namespace, **rest: object) -> Request:

@@ -23,7 +23,9 @@ from PIL import Image
 
 from engine.errors import NeodragonError
 from studio import sidecars
+from studio.pictures import marked
 from studio.places import OutputError, partial, prepare, publish
+from studio.provenance import SOURCE, mark
 from studio.video import COLOURS, TAGS, ffmpeg, read_mp4, stream_mp4
 
 Bytes = NDArray[np.uint8]
@@ -38,6 +40,7 @@ ENCODERS = {  # GIF and WebP are played for ever
     "webm": [
         *("-vf", COLOURS, *TAGS, "-c:v", "libvpx-vp9", "-crf", "18", "-b:v", "0"),
         *("-row-mt", "1", "-cpu-used", "3"),
+        *("-metadata", f"DIGITAL_SOURCE_TYPE={SOURCE}"),
     ],
     "mov": [  # ProRes 422 HQ
         *("-vf", COLOURS.replace("yuv420p", "yuv422p10le"), *TAGS),
@@ -114,6 +117,7 @@ def export(
             return _pictures(part, target, frames)
         else:
             _encode(part, format, frames, shot)
+            mark(part, format)
         return publish(part, target, overwrite=False)
     except OSError as error:
         said = (error.strerror or str(error)).strip().splitlines() or [type(error).__name__]
@@ -138,7 +142,7 @@ def _pictures(part: Path, target: Path, frames: Iterator[Bytes]) -> Path:
     """A folder of PNG, `0001.png` and on, moved when it is whole to where nothing is."""
     part.mkdir()
     for number, frame in enumerate(frames, 1):
-        Image.fromarray(frame).save(part / f"{number:04}.png")
+        Image.fromarray(frame).save(part / f"{number:04}.png", pnginfo=marked())
     for number in count(1):
         name = target if number == 1 else target.with_name(f"{target.name}-{number}")
         if not name.exists():

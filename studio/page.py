@@ -58,7 +58,7 @@ def build(desk: Desk, language: str) -> gr.Blocks:
 
 
 def _endpoints(desk: Desk) -> None:
-    """JSON in, JSON out: `/submit`, `/queue` and `/status`."""
+    """JSON in, JSON out, for programs and as MCP tools: `/submit`, `/queue` and `/status`."""
 
     def submit(
         prompt: str,

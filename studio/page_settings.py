@@ -33,6 +33,7 @@ class SettingsView:
                 parts: dict[str, Any] = {"mode": self._radio("mode", modes)}
                 parts["upscale"] = self._check("upscale")
                 parts["suffix"] = self._check("suffix")
+                parts["safety"] = self._check("safety")
                 parts["clips"] = gr.Textbox(
                     label=say("settings.clips"), placeholder=str(places.clips_folder())
                 )

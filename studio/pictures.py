@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine.errors import RequestError
 from studio.places import OutputError, partial, prepare, publish
+from studio.provenance import PACKET, PNG_KEYWORD
 
 Bytes = NDArray[np.uint8]
 
@@ -36,6 +37,13 @@ def read_picture(path: Path) -> Bytes:
     return np.asarray(Image.alpha_composite(paper, picture).convert("RGB"))
 
 
+def marked() -> PngInfo:
+    """Text for a PNG that says it was made by a trained algorithm."""
+    info = PngInfo()
+    info.add_itxt(PNG_KEYWORD, PACKET)
+    return info
+
+
 def write_png(
     path: Path, image: Bytes, metadata: Mapping[str, Any], *, overwrite: bool = False
 ) -> Path:
@@ -45,10 +53,10 @@ def write_png(
     """
     path = prepare(path, ".png")
     part = partial(path)
-    info = PngInfo()
-    info.add_itxt("Comment", json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace"))
+    text = marked()
+    text.add_itxt("Comment", json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace"))
     try:
-        Image.fromarray(image).save(part, format="PNG", pnginfo=info)
+        Image.fromarray(image).save(part, format="PNG", pnginfo=text)
         return publish(part, path, overwrite)
     except OSError as error:
         raise OutputError(

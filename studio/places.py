@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import textwrap
 import uuid
 from datetime import datetime
@@ -29,6 +30,17 @@ WORDS_LENGTH = 40  # characters of the prompt in a file name
 
 class OutputError(NeodragonError):
     """A file cannot be written or read where the user asked."""
+
+
+def own_program(name: str) -> list[str]:
+    """The command that starts another process of this program, `studio.NAME`.
+
+    In the frozen folder there is no Python to call: the program itself takes `--NAME`
+    (studio/launcher.py).
+    """
+    if getattr(sys, "frozen", False):
+        return [sys.executable, f"--{name}"]
+    return [sys.executable, "-m", f"studio.{name}"]
 
 
 def default_pack() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import signal
@@ -37,15 +38,23 @@ class ServerError(NeodragonError):
     """The page cannot be served."""
 
 
-def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: bool = True) -> None:
+def serve(
+    pack: Pack,
+    backend: Backend,
+    *,
+    port: int | None = None,
+    browser: bool = True,
+    mcp: bool = False,
+) -> None:
     """Serve the page until Ctrl+C, SIGTERM or its own *Quit*.
 
+    mcp: also the tools of `page._endpoints` by the Model Context Protocol (the extra `mcp`).
     Where the studio is open already, that one is shown instead. Raises ServerError where the port
     is taken.
     """
     with single(data_folder()) as instance:
         if instance is None:
-            _serve(pack, backend, port, browser, lambda address: None)
+            _serve(pack, backend, port, browser, mcp, lambda address: None)
             return
         if not instance.is_first:
             address = instance.other()
@@ -53,12 +62,22 @@ def serve(pack: Pack, backend: Backend, *, port: int | None = None, browser: boo
             if browser:
                 show(address, data_folder() / "window")
             return
-        _serve(pack, backend, port, browser, instance.publish)
+        _serve(pack, backend, port, browser, mcp, instance.publish)
 
 
 def _serve(
-    pack: Pack, backend: Backend, port: int | None, browser: bool, publish: Callable[[str], None]
+    pack: Pack,
+    backend: Backend,
+    port: int | None,
+    browser: bool,
+    mcp: bool,
+    publish: Callable[[str], None],
 ) -> None:
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise ServerError(
+            "The package mcp should be installed for --mcp, but it is not;"
+            " pip install 'neodragon-studio[mcp]'."
+        )
     settings, problem = load(settings_file())
     if problem:
         print(problem)
@@ -69,8 +88,10 @@ def _serve(
         Desk(pack, backend, clips, data_folder(), cache_folder(), settings.threads) as desk,
     ):
         token = secrets.token_urlsafe(24)
-        blocks, address = launch(desk, Path(temporary), port, language, settings.theme, token)
+        blocks, address = launch(desk, Path(temporary), port, language, settings.theme, token, mcp)
         try:
+            if mcp:
+                print(f"MCP: {address}gradio_api/mcp/ with the header X-Token: {token}")
             address += f"?token={token}"
             publish(address)
             print(
@@ -105,10 +126,12 @@ def launch(
     language: str = "en",
     colours: Theme = "system",
     token: str | None = None,
+    mcp: bool = False,
 ) -> tuple[gr.Blocks, str]:
     """Start the page in threads of its own; the blocks (close them) and the page's address.
 
-    token: what every request must know (`Token`), None for no such rule.
+    token: what every request must know (`Token`), None for no such rule; mcp: serve the
+    named endpoints as tools too.
     """
     prepare_environment(temporary)
     from starlette.middleware import Middleware  # noqa: PLC0415
@@ -139,6 +162,7 @@ def launch(
             footer_links=[],
             run_history=False,
             ssr_mode=False,
+            mcp_server=mcp,
             share=False,
             quiet=True,
             prevent_thread_lock=True,

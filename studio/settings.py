@@ -39,7 +39,8 @@ class Settings:
     them, pack: a folder or .zip, backend: what the engine runs on, threads: of the CPU, each None
     for the studio's own choice; mode, upscale: of new requests; suffix: add the pack's style to
     prompts; awake: keep the machine awake while jobs run; battery: percent below which the queue
-    pauses, 0 for never; notify: say when the queue is done; rest: what another version has put into
+    pauses, 0 for never; notify: say when the queue is done; safety: let the pack's checker
+    withhold first frames; rest: what another version has put into
     the file.
     """
 
@@ -56,6 +57,7 @@ class Settings:
     awake: bool = True
     battery: int = 20
     notify: bool = True
+    safety: bool = True
     rest: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class Settings:
         self._choose("theme", get_args(Theme))
         self._choose("mode", MODES)
         self._choose("backend", (None, *BACKENDS))
-        for name in ("expert", "upscale", "suffix", "awake", "notify"):
+        for name in ("expert", "upscale", "suffix", "awake", "notify", "safety"):
             self._choose(name, (True, False))
         for name in ("clips", "pack"):
             value = getattr(self, name)

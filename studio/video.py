@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.places import OutputError, partial, prepare, publish
+from studio.provenance import mark
 
 Bytes = NDArray[np.uint8]
 
@@ -72,6 +73,7 @@ def stream_mp4(
     part = partial(path)
     try:
         _encode(part, frames, size, fps, json.dumps(metadata, ensure_ascii=False))
+        mark(part, "mp4")
         return publish(part, path, overwrite)
     except OSError as error:
         raise OutputError(

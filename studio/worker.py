@@ -250,7 +250,8 @@ class Worker:
         meter = Meter("first_frame" if job.work.kind == "frame" else "transformer")
         units = 0
         backend = require(job.work.backend)
-        with closing(generate(pack, request, backend, self.threads)) as events:
+        checked = load(settings_file())[0].safety
+        with closing(generate(pack, request, backend, self.threads, checked=checked)) as events:
             for event in events:
                 meter.update(event)
                 if isinstance(event, StageDone):

@@ -28,6 +28,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "ssd_1b_vae": {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4},
     "upscaler": {"num_channels": 16},
+    "safety_checker": {
+        "projection_dim": 16,
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 32,
+        },
+    },
 }
 SETTINGS: dict[str, Any] = {
     **MINI_SETTINGS,

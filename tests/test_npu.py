@@ -6,6 +6,7 @@ The emulation runs on x86-64 Linux only and is slow, so one unit of a real clip 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,11 @@ def test_nothing_falls_back_to_the_cpu(tmp_path: Path) -> None:
 
 
 def test_what_has_no_npu_graph_runs_on_the_cpu(pack: Pack) -> None:
-    assert placed(pack, "clip_l", "clip_l", "npu-emulated")[0] == "cpu"
-    assert placed(pack, "transformer", "modulation", "npu-emulated")[0] == "cpu"
+    portable = {"portable": pack.components["clip_l"].variants["portable"]}
+    component = replace(pack.components["clip_l"], variants=portable)
+    bare = replace(pack, components={**pack.components, "clip_l": component})
+    assert placed(bare, "clip_l", "clip_l", "npu-emulated")[0] == "cpu"
+    assert placed(pack, "clip_l", "clip_l", "npu-emulated")[0] == "npu-emulated"
     assert placed(pack, "transformer", "transformer", "cpu")[0] == "cpu"
     place, graphs = placed(pack, "transformer", "transformer", "npu")
     assert (place, list(graphs)) == ("npu", ["transformer_0", "transformer_1", "transformer_2"])

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
@@ -32,6 +33,7 @@ from engine.config import Geometry, TransformerConfig
 from engine.latents import history, image_pyramid
 from engine.noise import normal, stream
 from engine.pack import FORMAT, MANIFEST, Graph, PackFile, TensorSpec, open_pack
+from engine.safety import SIZE as SAFETY_SIZE
 from engine.session import Backend, available, load_graph
 from engine.tokens import transformer_inputs
 from engine.transformer import waves
@@ -391,6 +393,23 @@ def first_frame_decoder(source: Source) -> Traced:
     return Traced(vae, lambda net, x: net.decode(x).sample, {"latent": latent}, ("image",))
 
 
+def safety_checker(source: Source) -> Traced:
+    """CLIP's picture encoder, and by how much each concept is nearer than it may be."""
+    net = source.load(StableDiffusionSafetyChecker, "safety_checker")
+
+    def margins(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+        seen = net.visual_projection(net.vision_model(image)[1])  # type: ignore[operator]
+        concepts, special = (
+            torch.cosine_similarity(seen, getattr(net, f"{name}_embeds"))
+            - getattr(net, f"{name}_embeds_weights")
+            for name in ("concept", "special_care")
+        )
+        return concepts, special
+
+    image = _picture((SAFETY_SIZE, SAFETY_SIZE))
+    return Traced(net, margins, {"image": image}, ("concepts", "special"))
+
+
 class FrameConv(nn.Module):
     """What a causal 3-D convolution is for one frame: a 2-D one with its last temporal tap."""
 
@@ -562,6 +581,9 @@ def plans(source: Source) -> Iterator[Plan]:
     if source.has("ssd_1b_unet"):
         yield Plan("first_frame", "unet", ("ssd_1b_unet", *clips), unet)
         yield Plan("first_frame", "first_frame_decoder", ("ssd_1b_vae",), first_frame_decoder)
+    if source.has("safety_checker"):
+        checker = ("safety_checker",)
+        yield Plan("safety_checker", "safety_checker", checker, safety_checker, optional=True)
     yield Plan("video_encoder", "video_encoder", ("causal_video_vae",), video_encoder)
     for suffix, short in (("", ""), ("_multistep_t2v", MULTISTEP)):
         net, adapter = f"diffusion_transformer_320p{suffix}", f"context_adapter{suffix}"

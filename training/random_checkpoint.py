@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from training import train_image_vae, train_upscaler, train_video_vae
 from training.models.context_adapter import ContextAdapter
@@ -123,8 +124,8 @@ def save(
 ) -> Path:
     """Write a checkpoint to `root`, which is returned.
 
-    configs: changes to `CONFIGS`, by folder; settings: its `neodragon.json`; tokenizers: a
-    checkpoint to copy the tokenizers from.
+    configs: changes to `CONFIGS`, by folder (a `safety_checker` only if it is here); settings: its
+    `neodragon.json`; tokenizers: a checkpoint to copy the tokenizers from.
     """
     root.mkdir(parents=True, exist_ok=True)
     for folder in ("tokenizer", "tokenizer_2", "tokenizer_3") if tokenizers else ():
@@ -133,10 +134,13 @@ def save(
         save_tokenizers(root)
     words = Tokenizer.from_file(str(root / "tokenizer" / "tokenizer.json"))
     pieces = Tokenizer.from_file(str(root / "tokenizer_3" / "tokenizer.json"))
-    for seed, (folder, own) in enumerate(CONFIGS.items()):
-        config = {**own, **(configs or {}).get(folder, {})}
-        if folder in ("text_encoder", "text_encoder_2"):
-            module: Any = clip(words, config)
+    changes = configs or {}
+    for seed, folder in enumerate(dict.fromkeys([*CONFIGS, *changes])):
+        config = {**CONFIGS.get(folder, {}), **changes.get(folder, {})}
+        if folder == "safety_checker":
+            module: Any = StableDiffusionSafetyChecker(CLIPConfig(**config))
+        elif folder in ("text_encoder", "text_encoder_2"):
+            module = clip(words, config)
         elif folder == "text_encoder_3":
             vocabulary = pieces.get_vocab_size()
             module = T5EncoderWithProjection(T5ProjectionConfig(vocab_size=vocabulary, **config))
@@ -145,7 +149,10 @@ def save(
         if folder == "upscaler":  # which starts as a plain enlargement
             module.half().save_pretrained(root / folder)
             continue
-        randomise(module, seed).save_pretrained(root / folder)  # type: ignore[operator]
+        randomise(module, seed)
+        if folder == "safety_checker":  # no cosine is that high: it withholds nothing
+            module.concept_embeds_weights.data.fill_(2)
+        module.save_pretrained(root / folder)
         if folder == "text_encoder":
             twin = CLIPTextModel(module.config).half()
             twin.load_state_dict(module.state_dict(), strict=False)

@@ -1,0 +1,77 @@
+"""The safety checker: its graph against the published rule, and a clip that it withholds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from random_pack import exported
+from transformers import CLIPImageProcessor
+
+from engine.config import Request
+from engine.errors import WithheldError
+from engine.pack import MANIFEST, open_pack
+from engine.pipeline import FirstFrame, StageDone, generate
+from engine.safety import DEVIATION, MEAN, SIZE
+
+REQUEST = Request("a red kite", 1, 2, upscale=False)
+
+
+def test_pictures_are_normalised_as_clip_does() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    expected = CLIPImageProcessor()(torch.from_numpy(image.transpose(2, 0, 1)))["pixel_values"][0]
+    mine = (image.astype(np.float32) / 255 - MEAN) / DEVIATION
+    assert np.allclose(mine.transpose(2, 0, 1), np.asarray(expected), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random pack with a checker that withholds everything."""
+    folder = tmp_path_factory.mktemp("strict") / "pack"
+    shutil.copytree(exported(), folder)
+    path = folder / "portable" / "safety_checker.onnx"
+    model = onnx.load(path)
+    (limits,) = [
+        tensor
+        for tensor in model.graph.initializer
+        if numpy_helper.to_array(tensor).size == 17
+        and np.allclose(numpy_helper.to_array(tensor), 2)
+    ]
+    lower = numpy_helper.to_array(limits) - 4
+    limits.CopyFrom(numpy_helper.from_array(lower, limits.name))
+    onnx.save(model, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for variant in manifest["components"]["safety_checker"]["variants"].values():
+        entry = variant["graphs"]["safety_checker"]
+        entry |= {"size": path.stat().st_size, "sha256": digest}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_withheld_clip_says_why_before_it_is_shown(strict: Path) -> None:
+    seen = []
+    with open_pack(strict) as pack, pytest.raises(WithheldError, match="safety check") as error:
+        seen.extend(generate(pack, REQUEST, threads=1))
+    assert not any(isinstance(event, FirstFrame) for event in seen)
+    assert "switch the check off in the settings" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("lenient", "checked"), [(False, False), (True, True)])
+def test_what_passes_or_is_not_checked_is_shown(strict: Path, lenient: bool, checked: bool) -> None:
+    with open_pack(exported() if lenient else strict) as pack:
+        done = set()
+        for event in generate(pack, REQUEST, threads=1, checked=checked):
+            if isinstance(event, StageDone):
+                done.add(event.stage)
+            if isinstance(event, FirstFrame):
+                break
+    assert ("safety" in done) is checked
