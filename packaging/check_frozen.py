@@ -63,7 +63,7 @@ def nearly_full(nds: str, folder: Path) -> dict[str, Any]:
         alone = subprocess.run(clip, env=env, capture_output=True, text=True, timeout=300)
         return {
             "queue_code": done.returncode,
-            "queue_says": next((line for line in said.splitlines() if "GB free" in line), ""),
+            "queue_says": next((line for line in said.splitlines() if "waiting" in line), ""),
             "one_clip": alone.returncode == 0 and (disk / "clip.mp4").stat().st_size > 0,
         }
 
@@ -96,7 +96,7 @@ def main() -> None:
         odd = home / ODD / source.name
         shutil.copytree(source, odd)
         nds = str(odd / "nds")
-        files = [file for file in source.rglob("*") if file.is_file()]
+        files = [file for file in source.rglob("*") if file.is_file() and not file.is_symlink()]
 
         def env(name: str, **changes: str) -> dict[str, str]:
             return os.environ | {"NEODRAGON_DATA": str(home / ODD / name)} | changes
