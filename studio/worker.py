@@ -431,7 +431,7 @@ def main(argv: list[str] | None = None) -> int:
                 threading.Thread(target=_watch, args=[worker], daemon=True).start()
             wait = STANDBY if arguments.attached else 0
             worker.run(drain=arguments.drain, wait=wait, kept=arguments.kept)
-            if worker.leaving.is_set() and table.jobs(PENDING):
+            if worker.leaving.is_set() and table.jobs(PENDING) and not table.queue().paused:
                 table.pause(
                     "The studio was closed while jobs were waiting; resume the queue to go on."
                 )
