@@ -56,7 +56,7 @@ def _graphs(pack: Pack) -> list[tuple[str, Graph]]:
     return [
         (component.name, graph)
         for component in pack.components.values()
-        for graph in component.variants.get("htp", {}).values()
+        for graph in component.variants.get("context", component.variants.get("htp", {})).values()
     ]
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
@@ -101,10 +102,24 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Context:
+    """What a graph was compiled for: Qualcomm's number of the SoC, its Hexagon, the QNN SDK used.
+
+    shared: its weights are those of the other graphs of its variant, in one file.
+    """
+
+    soc_model: int
+    htp_arch: int
+    sdk: str
+    shared: bool
+
+
+@dataclass(frozen=True)
 class Graph:
     """One graph: its file, weights kept outside it, sizes fixed on load and what goes in and out.
 
-    fidelity_db: signal-to-noise ratio against the network it was exported from, in dB.
+    fidelity_db: signal-to-noise ratio against the network it was exported from, in dB; context:
+    None for ONNX, which any processor's runtime compiles itself.
     """
 
     name: str
@@ -114,6 +129,7 @@ class Graph:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     fidelity_db: float | None
+    context: Context | None = None
 
     @property
     def files(self) -> tuple[PackFile, ...]:
@@ -123,7 +139,11 @@ class Graph:
 
 @dataclass(frozen=True)
 class Component:
-    """A network and its variants, `portable` and where it has one `htp`: graphs by name."""
+    """A network and its variants, each graphs by name.
+
+    `portable` runs on the CPU; for the NPU there are `htp` (the same files with sizes fixed),
+    `context` (compiled) and `context-shared` (compiled, its graphs sharing one file of weights).
+    """
 
     name: str
     optional: bool
@@ -501,6 +521,22 @@ def _graph(name: str, values: Any, where: str) -> Graph:
     )
 
 
+def _context(part: Mapping[str, Any], where: str) -> Context | None:
+    """What the graphs of a variant were compiled for."""
+    if "context" not in part:
+        return None
+    values, here = _get(part, "context", dict, where, "a table"), f"{where}context."
+    sdk = _get(values, "sdk", str, here, "a version")
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)*", sdk):
+        raise _wrong(f"{here}sdk", "a version", sdk)
+    return Context(
+        _get(values, "soc_model", int, here, "a number"),
+        _get(values, "htp_arch", int, here, "a number"),
+        sdk,
+        _get(values, "shared", bool, here, "true or false"),
+    )
+
+
 def _component(name: str, values: Any, sizes: Mapping[str, int]) -> Component:
     where = f"components.{name}."
     if not isinstance(values, dict):
@@ -510,14 +546,15 @@ def _component(name: str, values: Any, sizes: Mapping[str, int]) -> Component:
         here = f"{where}variants.{variant}."
         if not isinstance(part, dict):
             raise _wrong(here[:-1], "a table", part)
+        context = _context(part, here)
         variants[variant] = {
-            graph: _graph(graph, entry, f"{here}graphs.{graph}.")
+            graph: replace(_graph(graph, entry, f"{here}graphs.{graph}."), context=context)
             for graph, entry in _get(part, "graphs", dict, here, "a table of graphs").items()
         }
         for graph in variants[variant].values():
             _check_contract(graph, f"{here}graphs.{graph.name}.", sizes)
-    if "portable" not in variants:
-        raise _wrong(f"{where}variants", "a table with portable", list(variants))
+    if not {"portable", "context"} & set(variants):
+        raise _wrong(f"{where}variants", "a table with portable or context", list(variants))
     return Component(name, _get(values, "optional", bool, where, "true or false"), variants)
 
 

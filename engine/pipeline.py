@@ -9,9 +9,10 @@ step does is in the modules imported here.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -25,13 +26,14 @@ from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import stage_schedule
-from engine.session import Backend, OrtSession, Session, open_session, placed, require
+from engine.session import Array, Backend, OrtSession, Session, open_graphs, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Item = TypeVar("Item")
+Watch = Callable[[str, str, dict[str, Array], dict[str, Array]], None]
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,17 @@ def generate(
     threads: int | None = None,
     *,
     checked: bool = True,
+    watch: Watch | None = None,
 ) -> Generator[Event, None, None]:
     """Generate a clip, yielding events in the order it comes to be; close it to cancel.
 
     The frames of the clip are those of the seven `UnitFrames` in order. The same request gives the
     same bytes on the same backend. threads: of the CPU, None for all cores; checked: ask the pack's
-    safety checker, if it has one, before the first frame is shown.
+    safety checker, if it has one, before the first frame is shown; watch: is told every graph's
+    component and name, inputs and outputs, which calibration needs.
     Raises RequestError (its WithheldError where the checker objects), PackError, BackendError.
     """
-    run = _Run(pack, require(backend), threads, checked)
+    run = _Run(pack, require(backend), threads, checked, watch)
     with closing(_events(run, request)) as events:
         for event in events:
             run.pause()
@@ -123,10 +127,18 @@ def generate(
 class _Run:
     """The loaded graphs of one generation, and its clock, which stands while the caller is busy."""
 
-    def __init__(self, pack: Pack, backend: Backend, threads: int | None, checked: bool) -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        backend: Backend,
+        threads: int | None,
+        checked: bool,
+        watch: Watch | None,
+    ) -> None:
         self.pack = pack
         self.backend = backend
         self.threads = threads
+        self.watch = watch
         self.checked = checked and pack.has("safety_checker")
         self.graph_seconds = self.load_seconds = 0.0
         self._stages: dict[str, float] = {}
@@ -171,14 +183,14 @@ class _Run:
 
     def load(self, stack: ExitStack, component: str, role: str | None = None) -> dict[str, Session]:
         """Load a component's graphs whose names start with `role`; freed when `stack` closes."""
-        place, graphs = placed(self.pack, component, role or component, self.backend)
-        loaded: dict[str, Session] = {}
         started = time.perf_counter()
-        for name, graph in graphs.items():
-            session = open_session(self.pack, graph, place, self.threads)
-            stack.callback(self._free, session)
-            loaded[name] = session
+        opened = open_graphs(self.pack, component, role or component, self.backend, self.threads)
         self.load_seconds += time.perf_counter() - started
+        loaded: dict[str, Session] = {}
+        for name, session in opened.items():
+            stack.callback(self._free, session)
+            session.watch = self.watch and partial(self.watch, component)
+            loaded[name] = session
         return loaded
 
     def check(self, image: Bytes) -> Iterator[StageDone]:

@@ -11,8 +11,10 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -30,6 +32,7 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Array = NDArray[Any]
 
 QNN = "QNNExecutionProvider"
+CONTEXT_LIMIT = 2**20  # bytes of the small file that names a context's binary
 # Snapdragon X Elite. Without these three, compiling off the device assumes a smaller one and fails.
 QNN_OPTIONS = {
     "soc_model": "60",
@@ -105,6 +108,7 @@ class OrtSession:
         self.inputs = graph.inputs
         self.outputs = graph.outputs
         self.seconds = 0.0
+        self.watch: Callable[[str, dict[str, Array], dict[str, Array]], None] | None = None
         self._session: ort.InferenceSession | None = session
         self._output_names = list(graph.outputs)
 
@@ -125,7 +129,10 @@ class OrtSession:
             ) from error
         finally:
             self.seconds += time.perf_counter() - started
-        return dict(zip(self._output_names, outputs, strict=True))
+        named = dict(zip(self._output_names, outputs, strict=True))
+        if self.watch is not None:
+            self.watch(self.name, inputs, named)
+        return named
 
     def close(self) -> None:
         """Free the graph's memory."""
@@ -139,30 +146,50 @@ class OrtSession:
 
 
 def open_session(
-    pack: Pack, graph: Graph, backend: Backend = "cpu", threads: int | None = None
+    pack: Pack,
+    graph: Graph,
+    backend: Backend = "cpu",
+    threads: int | None = None,
+    *,
+    last: bool = True,
 ) -> OrtSession:
     """Load a graph of a pack after verifying its files.
 
-    threads: of the CPU, None for one per core. Raises PackError where a file is damaged or the
-    graph is not as the manifest says, BackendError where the backend cannot load it.
+    threads: of the CPU, None for one per core; last: of those that share a context. Raises
+    PackError where a file is damaged or the graph is not as the manifest says, BackendError where
+    the backend cannot load it.
     """
     for file in graph.data:
         pack.verified(file)
-    return load_graph(graph, pack.verified(graph.file), backend, threads)
+    return load_graph(graph, pack.verified(graph.file), backend, threads, last=last)
 
 
 def load_graph(
-    graph: Graph, path: Path, backend: Backend = "cpu", threads: int | None = None
+    graph: Graph,
+    path: Path,
+    backend: Backend = "cpu",
+    threads: int | None = None,
+    *,
+    last: bool = True,
 ) -> OrtSession:
     """Load the graph in the file at `path`, which is trusted; raises as `open_session` does."""
-    options = _session_options(threads)
+    misfit = _misfit(graph)
+    if misfit:
+        raise BackendError(misfit)
+    options = session_options(threads)
+    if graph.context is not None:
+        _check_context(graph, path)
+        if graph.context.shared:
+            options.add_session_config_entry("ep.share_ep_contexts", "1")
+            if last:
+                options.add_session_config_entry("ep.stop_share_ep_contexts", "1")
     for name, size in graph.dimensions.items():
         options.add_free_dimension_override_by_name(name, size)
     providers: list[str] = []
     if backend == "cpu":
         providers = ["CPUExecutionProvider"]
     else:
-        _add_qnn(options, backend)
+        add_qnn(options, backend)
     try:
         session = ort.InferenceSession(str(path), options, providers=providers or None)
     except ORT_ERRORS as error:
@@ -177,26 +204,106 @@ def load_graph(
     return OrtSession(graph, session)
 
 
+def open_graphs(
+    pack: Pack, component: str, role: str, backend: Backend, threads: int | None = None
+) -> dict[str, OrtSession]:
+    """Load a component's graphs whose names start with `role`, for `backend`.
+
+    Where a device refuses compiled graphs that share their weights, the next form the pack has is
+    taken, and a sentence on stderr says so. Raises as `open_session` does.
+    """
+    choices = placements(pack, component, role, backend)
+    for number, (place, graphs) in enumerate(choices):
+        opened: dict[str, OrtSession] = {}
+        try:
+            for name, graph in graphs.items():
+                last = len(opened) == len(graphs) - 1
+                opened[name] = open_session(pack, graph, place, threads, last=last)
+        except BackendError as error:
+            for session in opened.values():
+                session.close()
+            shared = any(graph.context and graph.context.shared for graph in graphs.values())
+            if not shared or number == len(choices) - 1:
+                raise
+            print(f"{error} Until then it runs from graphs of its own.", file=sys.stderr)
+        else:
+            return opened
+    raise AssertionError("placements are never empty")
+
+
 def placed(
     pack: Pack, component: str, role: str, backend: Backend
 ) -> tuple[Backend, dict[str, Graph]]:
+    """The first of `placements`."""
+    return placements(pack, component, role, backend)[0]
+
+
+def placements(
+    pack: Pack, component: str, role: str, backend: Backend
+) -> list[tuple[Backend, dict[str, Graph]]]:
     """A component's graphs whose names start with `role`, and where they run under `backend`.
 
-    On an NPU those of the `htp` variant; what it has none of runs on the CPU. Raises PackError
-    where the component is absent.
+    On an NPU first what is compiled for it, then what is compiled when it is loaded; what has
+    neither runs on the CPU. Graphs that share weights cannot be loaded in emulation, where QNN 2.51
+    crashes. Raises PackError where there are none, BackendError where all are for another NPU.
     """
     choices: list[tuple[Backend, str]] = [("cpu", "portable")]
     if backend != "cpu":
-        choices.insert(0, (backend, "htp"))
+        choices = [(backend, "context"), (backend, "htp"), *choices]
+    if backend == "npu":
+        choices.insert(0, (backend, "context-shared"))
+    found: list[tuple[Backend, dict[str, Graph]]] = []
+    problem = ""
     for place, variant in choices:
         graphs = pack.graphs(component, variant)
-        found = {name: graph for name, graph in graphs.items() if name.startswith(role)}
-        if found:
-            return place, found
+        named = {name: graph for name, graph in graphs.items() if name.startswith(role)}
+        misfit = next(filter(None, map(_misfit, named.values())), "")
+        problem = problem or misfit
+        if named and not misfit:
+            found.append((place, named))
+    if found:
+        return found
+    if problem:
+        raise BackendError(problem)
+    if backend == "cpu" and pack.graphs(component, "context"):
+        raise BackendError(
+            f"The component {component} of {pack.name} should have graphs for the CPU, but it is"
+            " compiled for the NPU alone; choose the backend npu, or another pack."
+        )
     raise PackError(
         f"The component {component} of {pack.name} should have a graph {role}, but it has none;"
         f" {GET_AGAIN}."
     )
+
+
+def _misfit(graph: Graph) -> str:
+    """Why a compiled graph cannot run here, "" where it can."""
+    if graph.context is None:
+        return ""
+    ours = int(QNN_OPTIONS["htp_arch"])
+    if graph.context.htp_arch != ours:
+        return (
+            f"The graph {graph.name} should be compiled for Hexagon v{ours}, but it is for"
+            f" v{graph.context.htp_arch}; use a pack made for this machine."
+        )
+    installed = qnn_sdk()
+    if installed and _numbers(graph.context.sdk) > _numbers(installed):
+        return (
+            f"The graph {graph.name} should be compiled by QNN {installed} or older, but it is by"
+            f" {graph.context.sdk}; update Neodragon Studio."
+        )
+    return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def qnn_sdk() -> str:
+    """The version of the QNN SDK that onnxruntime-qnn carries, "" without it."""
+    if importlib.util.find_spec("onnxruntime_qnn") is None:
+        return ""
+    return str(importlib.import_module("onnxruntime_qnn.build_and_package_info").qnn_version)
 
 
 def available() -> tuple[Backend, ...]:
@@ -236,12 +343,13 @@ def verify_pack(pack: Pack) -> Iterator[str]:
     for component in pack.components.values():
         for name, graphs in component.variants.items():
             for graph in graphs.values():
-                if graph.file.name.endswith(".onnx"):
+                if graph.context is None and graph.file.name.endswith(".onnx"):
                     open_session(pack, graph).close()
                     yield f"{component.name}/{name}/{graph.name}"
 
 
-def _session_options(threads: int | None) -> ort.SessionOptions:
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """ONNX Runtime's options for any graph."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or os.cpu_count() or 1
@@ -301,12 +409,28 @@ def qnn_options(backend: Backend, **extra: str) -> dict[str, str]:
     return options
 
 
-def _add_qnn(options: ort.SessionOptions, backend: Backend) -> None:
+def add_qnn(options: ort.SessionOptions, backend: Backend) -> None:
+    """Let a session run on the NPU or its emulation, and nowhere else; raises BackendError."""
     require(backend)
     devices = [device for device in _devices() if _is_npu(device) == (backend == "npu")]
     htp = importlib.import_module("onnxruntime_qnn").get_qnn_htp_path()
     options.add_provider_for_devices(devices[:1], qnn_options(backend, backend_path=htp))
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+
+
+def _check_context(graph: Graph, path: Path) -> None:
+    """Raise PackError where a compiled graph reads another file than the manifest says.
+
+    It is a small ONNX file that names the binary beside it; of that name only plain letters pass.
+    """
+    content = path.read_bytes() if path.stat().st_size <= CONTEXT_LIMIT else b""
+    names = [Path(file.name).name.encode() for file in graph.data]
+    found = set(re.findall(rb"[^\x00-\x1f]+\.bin", content))
+    if not names or len(found) != 1 or not found.pop().endswith(names[0]) or b".." in content:
+        raise PackError(
+            f"{graph.file.name} should read {graph.data[0].name if names else 'one binary'} alone,"
+            f" but it does not; {GET_AGAIN}."
+        )
 
 
 def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[str, Array]) -> None:

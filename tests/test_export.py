@@ -192,12 +192,12 @@ def test_rms_norms_keep_their_shape(tmp_path: Path) -> None:
     call = onnx_graphs.Call(Norm(), nn.Module.__call__)
     model = onnx_graphs.export(call, inputs, ("y",), {"x": ("T",), "y": ("T",)}, 23)
     (path,) = onnx_graphs.write(model, tmp_path / "norm.onnx")
-    entry = export.file_entry(path, tmp_path)
+    entry = onnx_graphs.file_entry(path, tmp_path)
     entry["inputs"] = onnx_graphs.tensor_specs(model.graph.input)
     entry["outputs"] = onnx_graphs.tensor_specs(model.graph.output)
     assert entry["outputs"]["y"]["shape"] == ["T", 6, 32]
     x = torch.randn(5, 6, 32)
-    with load_graph(export.graph_of("norm", entry), path) as session:
+    with load_graph(onnx_graphs.graph_of("norm", entry), path) as session:
         got = session.run(x=x.numpy(), weight=inputs["weight"].numpy())["y"]
     assert onnx_graphs.snr_db(Norm()(x, inputs["weight"]).numpy(), got) > 120
 

@@ -22,7 +22,7 @@ from engine.errors import BackendError, NeodragonError, PackError
 from engine.pack import MANIFEST, Pack, open_pack
 from engine.session import load_graph, open_session, verify_pack
 from training import onnx_graphs
-from training.export import file_entry, graph_of
+from training.onnx_graphs import file_entry, graph_of
 
 MINI = Path(__file__).parents[1] / "assets" / "mini"
 Manifest = dict[str, Any]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from random_pack import exported
 
-from engine import pipeline, vae
+from engine import pipeline, session, vae
 from engine.config import Request
 from engine.errors import RequestError
 from engine.pack import Pack, open_pack
@@ -195,11 +195,11 @@ def test_a_pack_without_a_first_frame_needs_a_picture(pack: Pack) -> None:
 def test_closing_cancels_and_frees(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def remember(*arguments: Any) -> Any:
-        opened.append(open_session(*arguments))
+    def remember(*arguments: Any, **options: Any) -> Any:
+        opened.append(open_session(*arguments, **options))
         return opened[-1]
 
-    monkeypatch.setattr(pipeline, "open_session", remember)
+    monkeypatch.setattr(session, "open_session", remember)
     running = generate(pack, REQUEST, threads=1)
     for event in running:
         if isinstance(event, UnitFrames) and event.unit == 1:
@@ -215,11 +215,11 @@ def test_only_the_loops_graphs_are_loaded_together(
 ) -> None:
     opened = []
 
-    def remember(*arguments: Any) -> Any:
-        opened.append(open_session(*arguments))
+    def remember(*arguments: Any, **options: Any) -> Any:
+        opened.append(open_session(*arguments, **options))
         return opened[-1]
 
-    monkeypatch.setattr(pipeline, "open_session", remember)
+    monkeypatch.setattr(session, "open_session", remember)
     most = 0
     for _ in generate(pack, replace(REQUEST, upscale=True), threads=1):
         loaded = [session.name for session in opened if session._session is not None]

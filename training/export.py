@@ -30,14 +30,15 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
 
 from engine.config import Geometry, TransformerConfig
+from engine.errors import NeodragonError
 from engine.latents import history, image_pyramid
 from engine.noise import normal, stream
-from engine.pack import FORMAT, MANIFEST, Graph, PackFile, TensorSpec, open_pack
+from engine.pack import FORMAT, MANIFEST, Graph, open_pack
 from engine.safety import SIZE as SAFETY_SIZE
 from engine.session import Backend, available, load_graph
 from engine.tokens import transformer_inputs
 from engine.transformer import waves
-from training import onnx_graphs
+from training import contexts, onnx_graphs
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection
 from training.models.mmdit import TIME_CHANNELS, PyramidMMDiT
@@ -48,6 +49,7 @@ FLOOR_DB = 100.0
 HTP_FLOOR_DB = 35.0
 SETTINGS = "neodragon.json"
 MULTISTEP = "_multistep"  # components with weights of their own for the monolithic mode
+EXAMPLES = Path(__file__).parents[1] / "assets" / "examples.txt"
 RECORD = "export.json"  # in the checkpoint: what was exported from which weights
 SAMPLE_PROMPT = "a red kite drifts slowly over a green meadow"
 SEED = 7
@@ -617,27 +619,6 @@ def plans(source: Source) -> Iterator[Plan]:
         yield Plan("upscaler", "upscaler", ("upscaler",), upscaler, optional=True)
 
 
-def file_entry(path: Path, root: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a file for the manifest."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {
-        "file": path.relative_to(root).as_posix(),
-        "size": path.stat().st_size,
-        "sha256": digest,
-    }
-
-
-def graph_of(name: str, entry: Mapping[str, Any]) -> Graph:
-    """A manifest's entry as the engine reads it, to load the graph just written."""
-    specs = [
-        {key: TensorSpec(spec["dtype"], tuple(spec["shape"])) for key, spec in entry[side].items()}
-        for side in ("inputs", "outputs")
-    ]
-    file = PackFile(entry["file"], entry["size"], entry["sha256"])
-    return Graph(name, file, (), entry.get("dimensions", {}), specs[0], specs[1], None)
-
-
 def fidelity(
     reference: Sequence[np.ndarray],
     graph: Graph,
@@ -664,9 +645,9 @@ def export_portable(source: Source, plan: Plan, pack: Path) -> dict[str, Any]:
     multistep = MULTISTEP if plan.component.endswith(MULTISTEP) else ""
     path = pack / "portable" / f"{plan.graph}{multistep}.onnx"
     files = onnx_graphs.write(model, path)
-    entry = file_entry(files[0], pack)
+    entry = onnx_graphs.file_entry(files[0], pack)
     if files[1:]:
-        entry["data"] = [file_entry(file, pack) for file in files[1:]]
+        entry["data"] = [onnx_graphs.file_entry(file, pack) for file in files[1:]]
     entry["inputs"] = onnx_graphs.tensor_specs(model.graph.input)
     entry["outputs"] = onnx_graphs.tensor_specs(model.graph.output)
     del model, call
@@ -675,7 +656,7 @@ def export_portable(source: Source, plan: Plan, pack: Path) -> dict[str, Any]:
             outputs = traced.function(traced.module, *traced.inputs.values())
         else:
             outputs = traced.reference()
-    graph, expected = graph_of(plan.graph, entry), _arrays(outputs)
+    graph, expected = onnx_graphs.graph_of(plan.graph, entry), _arrays(outputs)
     entry["fidelity_db"] = fidelity(expected, graph, path, traced.inputs, "cpu")
     if entry["fidelity_db"] < FLOOR_DB:
         raise ExportError(
@@ -725,7 +706,7 @@ def measure_htp(
     else:
         stage, last = int(name.rsplit("_", 1)[1]), source.geometry.units - 1
         inputs = transformer_sample(source, suffix, unit=last, stage=stage, padded=True)
-    graph, path = graph_of(name, entry), pack / entry["file"]
+    graph, path = onnx_graphs.graph_of(name, entry), pack / entry["file"]
     with load_graph(graph, path, "cpu", torch.get_num_threads()) as session:
         expected = session.run(**{key: tensor.numpy() for key, tensor in inputs.items()})
     return fidelity(list(expected.values()), graph, path, inputs, "npu-emulated")
@@ -741,7 +722,7 @@ def export_tokenizers(source: Source, pack: Path) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source.tokenizer(folder).to_str(), encoding="utf-8")
         length = source.manifest["tokenizers"][name]["length"]
-        entries[name] = file_entry(path, pack) | {"length": length}
+        entries[name] = onnx_graphs.file_entry(path, pack) | {"length": length}
     return entries
 
 
@@ -765,7 +746,7 @@ def unchanged(entry: Mapping[str, Any] | None, pack: Path) -> bool:
     files = [entry, *entry.get("data", [])]
     return all(
         (pack / file["file"]).is_file()
-        and file_entry(pack / file["file"], pack)["sha256"] == file["sha256"]
+        and onnx_graphs.file_entry(pack / file["file"], pack)["sha256"] == file["sha256"]
         for file in files
     )
 
@@ -838,14 +819,47 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="folder of published folders")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the pack's folder")
     parser.add_argument(
+        "--target",
+        choices=["portable", "snapdragon-x-elite"],
+        default="portable",
+        help="ONNX for any machine, or compiled for that NPU (docs/snapdragon.md)",
+    )
+    parser.add_argument(
         "--no-emulation", action="store_true", help="do not measure the NPU's graphs"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    compiled = parser.add_argument_group("for snapdragon-x-elite")
+    compiled.add_argument("--components", nargs="+", default=(), help="compile only these")
+    compiled.add_argument(
+        "--precision",
+        choices=contexts.PRECISIONS,
+        default="w8a16",
+        help="fp16: quantise nothing",
+    )
+    compiled.add_argument(
+        "--calibration", type=Path, default=EXAMPLES, help="prompts, one a line, for the ranges"
+    )
+    compiled.add_argument("--clips", type=int, default=6, help="how many of them to make")
+    compiled.add_argument("--portable", action="store_true", help="keep what runs on the CPU, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        export_pack(options.checkpoint, options.output, not options.no_emulation)
-    except ExportError as error:
+        if options.target == "portable":
+            export_pack(options.checkpoint, options.output, not options.no_emulation)
+            return
+        work = options.output.with_name(f"{options.output.name}.portable")
+        export_pack(options.checkpoint, work, emulate=False)
+        lines = options.calibration.read_text(encoding="utf-8").splitlines()
+        prompts = [line for line in lines if line.strip()][: options.clips]
+        contexts.compile_pack(
+            work,
+            options.output,
+            prompts,
+            options.precision,
+            options.components,
+            portable=options.portable,
+        )
+    except (ExportError, NeodragonError, RuntimeError, OSError) as error:
         parser.exit(1, f"{error}\n")
 
 

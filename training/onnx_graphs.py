@@ -24,6 +24,8 @@ from onnx import numpy_helper
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
+from engine.pack import Graph, PackFile, TensorSpec
+
 EXTERNAL_ABOVE = 1_800_000_000  # bytes; a protobuf holds at most 2 GiB
 SMALL = 128  # elements below which a tensor stays as it is
 DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 10: "float16"}
@@ -219,6 +221,27 @@ def tensor_specs(tensors: Sequence[onnx.ValueInfoProto]) -> dict[str, dict[str, 
         }
         for tensor in tensors
     }
+
+
+def file_entry(path: Path, root: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of a file for the manifest."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {
+        "file": path.relative_to(root).as_posix(),
+        "size": path.stat().st_size,
+        "sha256": digest,
+    }
+
+
+def graph_of(name: str, entry: Mapping[str, Any]) -> Graph:
+    """A manifest's entry as the engine reads it, to load the graph just written."""
+    specs = [
+        {key: TensorSpec(spec["dtype"], tuple(spec["shape"])) for key, spec in entry[side].items()}
+        for side in ("inputs", "outputs")
+    ]
+    file = PackFile(entry["file"], entry["size"], entry["sha256"])
+    return Graph(name, file, (), entry.get("dimensions", {}), specs[0], specs[1], None)
 
 
 def snr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:

@@ -1,0 +1,447 @@
+"""Compile a pack's graphs for one Hexagon: `training.export --target` calls `compile_pack`.
+
+Weights of linear layers and convolutions become 8 bits per output channel, with activations of 16,
+where the graph stays close enough; the rest stays in half precision, text encoders whole. Ranges
+are those of the pipeline's own activations on a list of prompts; what is reported is measured on a
+prompt that is not in it, in the NPU's emulation, beside the portable graph. Every compilation has
+a process of its own, so that the memory it took is given back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize
+from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+
+from engine.config import Request
+from engine.pack import MANIFEST, Graph, Pack, TensorSpec, open_pack
+from engine.pipeline import generate
+from engine.session import (
+    QNN_OPTIONS,
+    Array,
+    load_graph,
+    qnn_sdk,
+    session_options,
+)
+from training.onnx_graphs import file_entry, graph_of, snr_db
+
+Precision = Literal["w8a16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# What quantisation must leave, in dB: the paper's Table 9. What has no row there stays in fp16.
+FLOORS = {
+    "video_encoder": 40.0,
+    "video_decoder": 35.0,
+    "unet": 33.0,
+    "first_frame_decoder": 31.0,
+    "transformer_0": 29.0,
+    "transformer_1": 22.0,
+    "transformer_2": 24.0,
+    "upscaler": 48.0,
+}
+FP16_FLOOR = 35.0
+QUANTISED = ("MatMul", "Gemm", "Conv")
+SAMPLES = 12  # of each graph's calls, for the ranges
+UNSEEN = "a green fish swims right under water at noon"
+
+Report = Callable[[str], None]
+Values = dict[str, Array]
+
+
+@dataclass
+class Calls:
+    """What went into a graph on the calibration prompts, and one call it has not seen.
+
+    inputs: files of arrays, thinned out to SAMPLES; unseen: inputs and the portable outputs.
+    """
+
+    folder: Path
+    inputs: list[Path] = field(default_factory=list)
+    unseen: tuple[Values, Values] | None = None
+    count: int = 0
+    stride: int = 1
+
+    def add(self, values: Values) -> None:
+        """Keep every so many calls, so that at most twice SAMPLES are kept."""
+        if self.count % self.stride == 0:
+            path = self.folder / f"{self.count}.npz"
+            np.savez(path, **values)  # type: ignore[arg-type]
+            self.inputs.append(path)
+        self.count += 1
+        if len(self.inputs) == 2 * SAMPLES:
+            for path in self.inputs[1::2]:
+                path.unlink()
+            self.inputs = self.inputs[::2]
+            self.stride *= 2
+
+
+def with_fixed_sizes(pack: Pack) -> Pack:
+    """The pack with the NPU's graphs, every size fixed, to be run on the CPU."""
+    fixed = {
+        name: replace(part, variants={"portable": part.variants.get("htp", {})})
+        for name, part in pack.components.items()
+    }
+    return replace(pack, components=fixed)
+
+
+def observe(pack: Pack, prompts: Sequence[str], folder: Path) -> dict[tuple[str, str], Calls]:
+    """Run the pipeline on the CPU; the calls of each component's graphs.
+
+    The last unit is the one kept of the unseen prompt: its history is full.
+    """
+    fixed = with_fixed_sizes(pack)
+    calls: dict[tuple[str, str], Calls] = {}
+    modes = ["hybrid", *(["monolithic"] if pack.has("transformer_multistep") else [])]
+    for number, prompt in enumerate([*prompts, UNSEEN]):
+        last = number == len(prompts)
+
+        def watch(
+            component: str, graph: str, inputs: Values, outputs: Values, last: bool = last
+        ) -> None:
+            key = component, graph
+            if key not in calls:
+                home = folder / f"{component}-{graph}"
+                home.mkdir()
+                calls[key] = Calls(home)
+            if last:
+                calls[key].unseen = inputs, outputs
+            else:
+                calls[key].add(inputs)
+
+        for mode in modes:
+            request = Request(prompt, number, number + 1, mode=mode)  # type: ignore[arg-type]
+            for _ in generate(fixed, request, checked=True, watch=watch):
+                pass
+    return calls
+
+
+class _Samples(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = iter(files)
+
+    def get_next(self) -> Values | None:
+        file = next(self.files, None)
+        if file is None:
+            return None
+        with np.load(file) as values:
+            return dict(values)
+
+
+def quantise(graph: Graph, path: Path, samples: Sequence[Path], folder: Path) -> Path:
+    """The graph with its constant weights in 8 bits: a file in `folder`."""
+    plain, quantised = folder / "plain.onnx", folder / "quantised.onnx"
+    options = session_options(None)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(plain)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "plain.onnx.data"
+    )
+    for name, size in graph.dimensions.items():
+        options.add_free_dimension_override_by_name(name, size)
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(plain, load_external_data=False)
+    constant = {tensor.name for tensor in model.graph.initializer}
+    others = [
+        node.name
+        for node in model.graph.node
+        if not (node.op_type in QUANTISED and len(node.input) > 1 and node.input[1] in constant)
+    ]
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser gives advice
+    config = get_qnn_qdq_config(
+        str(plain),
+        _Samples(samples),
+        activation_type=QuantType.QUInt16,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        weight_symmetric=True,
+    )
+    config.nodes_to_exclude = others
+    config.use_external_data_format = True
+    quantize(str(plain), str(quantised), config)
+    return quantised
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """files: the small .onnx and its binary; seconds and peak bytes of the compilation."""
+
+    files: tuple[Path, Path]
+    seconds: float
+    peak: int
+
+
+def compile_graphs(
+    graphs: Sequence[tuple[Path, Mapping[str, int], Path]], shared: bool
+) -> list[Compiled]:
+    """Compile graphs (file, sizes, the .onnx to write) in a process of their own.
+
+    shared: their weights are kept once. Raises RuntimeError with the compiler's words.
+    """
+    job = [[str(path), dict(sizes), str(target)] for path, sizes, target in graphs]
+    for _, _, target in graphs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "training.compile_context", json.dumps([job, shared])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["it was killed"])[-1])
+    said = json.loads(done.stdout.splitlines()[-1])
+    return [
+        Compiled((target, _binary(target)), seconds, said["peak"])
+        for (_, _, target), seconds in zip(graphs, said["seconds"], strict=True)
+    ]
+
+
+def _binary(target: Path) -> Path:
+    """The file that a context's .onnx reads, which must be all it is."""
+    model = onnx.load(target)
+    kinds = {node.op_type for node in model.graph.node}
+    if kinds != {"EPContext"} or len(model.graph.node) != 1:
+        raise RuntimeError(f"{target.name} should be one context, but it has {sorted(kinds)}")
+    (name,) = [a.s for a in model.graph.node[0].attribute if a.name == "ep_cache_context"]
+    return target.with_name(name.decode())
+
+
+def measured(graph: Graph, path: Path, unseen: tuple[Values, Values]) -> float:
+    """A graph in emulation, nothing on the CPU, beside the portable one's outputs, in dB."""
+    inputs, expected = unseen
+    with load_graph(graph, path, "npu-emulated") as session:
+        outputs = session.run(**inputs)
+    return round(min(snr_db(value, outputs[name]) for name, value in expected.items()), 1)
+
+
+def compile_pack(
+    source: Path,
+    folder: Path,
+    prompts: Sequence[str],
+    precision: Precision = "w8a16",
+    components: Sequence[str] = (),
+    *,
+    portable: bool = False,
+    report: Report = print,
+) -> None:
+    """Compile the graphs of the portable pack `source` to a pack in `folder`.
+
+    components: only these, all where empty, the others stay as they are; portable: keep what runs
+    on the CPU of all. The upscaler keeps it, as the graph by which an NPU is tried. What is done is
+    noted in `source`, and not done again. Raises RuntimeError.
+    """
+    manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+    with open_pack(source) as pack, tempfile.TemporaryDirectory() as temporary:
+        unknown = sorted(set(components) - set(pack.components))
+        if unknown:
+            raise RuntimeError(
+                f"The components should be among {', '.join(pack.components)}, but there is"
+                f" {unknown[0]}; correct its name."
+            )
+        work = _Work(pack, folder, tuple(prompts), precision, Path(temporary), report)
+        for name, listed in manifest["components"].items():
+            graphs = pack.components[name].variants.get("htp", {})
+            if not graphs or (components and name not in components):
+                continue
+            listed["variants"] |= work.variants(name, graphs)
+            if not portable and name != "upscaler":
+                del listed["variants"]["portable"], listed["variants"]["htp"]
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    for file in _files(manifest):
+        if not (folder / file["file"]).exists():
+            (folder / file["file"]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file["file"], folder / file["file"])
+    with open_pack(folder) as made:
+        size = sum(file.size for file in made.files) / 1e6
+        report(f"{folder}: {made.name} {made.version}, {size:.1f} MB, pack {made.pack_hash[:12]}")
+
+
+@dataclass
+class _Work:
+    """The compilation of one pack: `pack` to `folder`."""
+
+    pack: Pack
+    folder: Path
+    prompts: tuple[str, ...]
+    precision: Precision
+    temporary: Path
+    report: Report
+    started: float = field(default_factory=time.perf_counter)
+
+    @cached_property
+    def calls(self) -> dict[tuple[str, str], Calls]:
+        """Observed when the first graph needs them."""
+        calls = observe(self.pack, self.prompts, self.temporary)
+        self.report(f"observed {len(self.prompts) + 1} clips in {self.spent:.0f} s")
+        return calls
+
+    @property
+    def spent(self) -> float:
+        return time.perf_counter() - self.started
+
+    @cached_property
+    def record_file(self) -> Path:
+        return self.pack.path / "compiled.json"
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Entries of the manifest by component, graph and what they depend on."""
+        return json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
+
+    def variants(self, component: str, graphs: Mapping[str, Graph]) -> dict[str, Any]:
+        """The compiled variants of a component for the manifest."""
+        about = {key: int(QNN_OPTIONS[key]) for key in ("soc_model", "htp_arch")}
+        variants = {}
+        single = {name: self._single(component, graph) for name, graph in graphs.items()}
+        context = {"context": about | {"sdk": qnn_sdk(), "shared": False}}
+        variants["context"] = context | {"graphs": {k: _public(e) for k, e in single.items()}}
+        stages = {name: graph for name, graph in graphs.items() if graph.dimensions}
+        if len(stages) > 1:
+            shared = self._shared(component, stages, single)
+            context = {"context": about | {"sdk": qnn_sdk(), "shared": True}}
+            variants["context-shared"] = context | {"graphs": shared}
+        return variants
+
+    def _single(self, component: str, graph: Graph) -> dict[str, Any]:
+        """A graph compiled alone."""
+
+        def make() -> dict[str, Any]:
+            target = self.folder / "contexts" / f"{_file(component, graph.name)}.onnx"
+            unseen = self.calls[component, graph.name].unseen
+            assert unseen is not None, "every graph of a clip runs"
+            floor = FLOORS.get(graph.name, FP16_FLOOR)
+            tried = {}
+            for precision in ("w8a16", "fp16"):
+                if precision == "w8a16" and (self.precision == "fp16" or graph.name not in FLOORS):
+                    continue
+                model, sizes = self._model(component, graph, precision)
+                (compiled,) = compile_graphs([(model, sizes, target)], shared=False)
+                entry = self._entry(graph, [compiled.files])[0]
+                tried[precision] = measured(graph_of(graph.name, entry), target, unseen)
+                if tried[precision] >= floor:
+                    break
+            else:
+                raise RuntimeError(
+                    f"{graph.name} should keep {floor} dB on the NPU, but it has {tried}."
+                )
+            size = sum(file["size"] for file in (entry, *entry["data"])) / 1e6
+            self.report(
+                f"{component}/{graph.name}: {tried} dB, {size:.1f} MB, compiled in"
+                f" {compiled.seconds} s with {compiled.peak / 1e9:.2f} GB; {self.spent:.0f} s"
+            )
+            measures = {"seconds": compiled.seconds, "peak": compiled.peak, "tried": tried}
+            return entry | {"fidelity_db": tried[precision], "precision": precision} | measures
+
+        return self._once(f"{component}/{graph.name}", [graph], make)
+
+    def _shared(
+        self, component: str, stages: Mapping[str, Graph], single: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The stages compiled so that their weights are kept once."""
+
+        def make() -> dict[str, Any]:
+            jobs = []
+            for name, graph in stages.items():
+                model, sizes = self._model(component, graph, single[name]["precision"])
+                target = self.folder / "contexts" / f"{_file(component, name)}_shared.onnx"
+                jobs.append((model, sizes, target))
+            compiled = compile_graphs(jobs, shared=True)
+            files = [one.files for one in compiled]
+            entries = {}
+            for graph, pair in zip(stages.values(), files, strict=True):
+                entries[graph.name] = self._entry(graph, [pair])[0]
+                entries[graph.name]["fidelity_db"] = single[graph.name]["fidelity_db"]
+            size = files[0][1].stat().st_size
+            alone = sum(single[name]["data"][0]["size"] for name in stages)
+            self.report(
+                f"{component}: weights shared by {len(stages)} stages, {size / 1e6:.1f} MB for"
+                f" {alone / 1e6:.1f}, compiled in {sum(c.seconds for c in compiled):.1f} s with"
+                f" {compiled[-1].peak / 1e9:.2f} GB"
+            )
+            return entries
+
+        return self._once(f"{component}/shared", list(stages.values()), make)
+
+    def _model(
+        self, component: str, graph: Graph, precision: str
+    ) -> tuple[Path, Mapping[str, int]]:
+        """What is to be compiled and the sizes it still needs."""
+        for file in graph.files:
+            self.pack.verified(file)
+        path = self.pack.verified(graph.file)
+        if precision == "fp16":
+            return path, graph.dimensions
+        home = self.temporary / f"{component}.{graph.name}"
+        if not home.exists():
+            home.mkdir()
+            quantise(graph, path, self.calls[component, graph.name].inputs, home)
+        return home / "quantised.onnx", {}
+
+    def _entry(self, graph: Graph, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:
+        """The manifest's entries of compiled files; every size is a number."""
+        entries = []
+        for small, binary in pairs:
+            entry = file_entry(small, self.folder) | {"data": [file_entry(binary, self.folder)]}
+            for side in ("inputs", "outputs"):
+                specs: Mapping[str, TensorSpec] = getattr(graph, side)
+                entry[side] = {
+                    name: {
+                        "dtype": spec.dtype,
+                        "shape": [graph.dimensions.get(str(size), size) for size in spec.shape],
+                    }
+                    for name, spec in specs.items()
+                }
+            entries.append(entry)
+        return entries
+
+    def _once(
+        self, key: str, graphs: Sequence[Graph], make: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What `make` gives, or gave before from the same files by the same code."""
+        told = [[file.sha256 for file in graph.files] for graph in graphs]
+        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+        mark = json.dumps([told, self.prompts, self.precision, QNN_OPTIONS, qnn_sdk(), code])
+        kept: dict[str, Any] = self.record.get(key, {}).get(mark, {})
+        if not kept or not all(
+            (self.folder / file["file"]).is_file()
+            and file_entry(self.folder / file["file"], self.folder) == file
+            for file in _files(kept)
+        ):
+            kept = make()
+            self.record[key] = {mark: kept}
+            self.record_file.write_text(json.dumps(self.record, indent=1))
+        else:
+            self.report(f"{key}: kept")
+        return kept
+
+
+def _file(component: str, graph: str) -> str:
+    return graph + ("_multistep" if component.endswith("_multistep") else "")
+
+
+def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without what is only of the compilation."""
+    private = ("precision", "seconds", "peak", "tried")
+    return {key: value for key, value in entry.items() if key not in private}
+
+
+def _files(part: Any) -> Iterator[dict[str, Any]]:
+    """Every file that a manifest or a part of it names."""
+    if isinstance(part, dict):
+        if {"file", "size", "sha256"} <= set(part):
+            yield {key: part[key] for key in ("file", "size", "sha256")}
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            yield from _files(inner)
