@@ -31,6 +31,10 @@ def shoot(page: Page, folder: Path, name: str) -> None:
 
 def create(page: Page, folder: Path) -> None:
     shoot(page, folder, "create-idle")
+    page.fill("#prompt textarea", "a yellow boat sails to the right at sunset")
+    page.click("#draw")
+    page.locator(".stage > img").wait_for()
+    shoot(page, folder, "create-first-frame")
     page.fill("#prompt textarea", "a red rocket rises above the meadow in daylight")
     page.fill("#look input", "7")
     page.click("#cast")
@@ -74,11 +78,29 @@ def library(page: Page, folder: Path) -> None:
     page.locator("#grid .shown", has_text="★★★★").wait_for()
     page.wait_for_timeout(1500)
     shoot(page, folder, "library-cull")
+    page.check("#kind input[value=all]")
+    page.wait_for_timeout(1500)
+    page.locator("#grid").evaluate("grid => grid.scrollIntoView()")
+    page.wait_for_timeout(500)
+    shoot(page, folder, "library-grid")
+    page.check("#kind input[value=clip]")
+    page.wait_for_timeout(1500)
     for number in range(4):
         page.locator("#grid [data-do=choose]").nth(number).click()
         expect(page.locator("#grid [aria-pressed=true]")).to_have_count(number + 1)
     page.wait_for_timeout(2000)
     shoot(page, folder, "library-compare")
+
+
+def machine(page: Page, folder: Path) -> None:
+    page.get_by_role("tab", name="Models").click()
+    page.click("#examine")
+    page.locator("[data-copy]").wait_for()
+    shoot(page, folder, "models")
+    page.get_by_role("tab", name="Settings").click()
+    page.locator("#quit").wait_for()
+    page.wait_for_timeout(500)
+    shoot(page, folder, "settings")
 
 
 def main() -> None:
@@ -108,6 +130,7 @@ def main() -> None:
                 create(page, options.folder)
                 batch(page, options.folder)
                 library(page, options.folder)
+                machine(page, options.folder)
             else:
                 page.locator(".stage video").first.wait_for()
                 shoot(page, options.folder, "dark")

@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -421,12 +420,12 @@ def add_qnn(options: ort.SessionOptions, backend: Backend) -> None:
 def _check_context(graph: Graph, path: Path) -> None:
     """Raise PackError where a compiled graph reads another file than the manifest says.
 
-    It is a small ONNX file that names the binary beside it; of that name only plain letters pass.
+    It is a small ONNX file that names the binary beside it, the name's length in front (protobuf).
     """
     content = path.read_bytes() if path.stat().st_size <= CONTEXT_LIMIT else b""
     names = [Path(file.name).name.encode() for file in graph.data]
-    found = set(re.findall(rb"[^\x00-\x1f]+\.bin", content))
-    if not names or len(found) != 1 or not found.pop().endswith(names[0]) or b".." in content:
+    sound = bool(names) and bytes([len(names[0])]) + names[0] in content
+    if not sound or content.count(b".bin") != 1:
         raise PackError(
             f"{graph.file.name} should read {graph.data[0].name if names else 'one binary'} alone,"
             f" but it does not; {GET_AGAIN}."

@@ -2,12 +2,14 @@
 
 Resolves pyproject.toml's dependencies for each target from wheels alone, a source build being a
 failure, and writes `packaging/locks/TARGET.txt` with the SHA-256 of every wheel. With `--check`
-the files stay: each is resolved again as it stands, to see that all its wheels are still to be had.
+the files stay: each is resolved again as it stands, to see that all its wheels are still to be had;
+3 is its exit code where no registry answers.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "packaging" / "locks"
 PYTHON = "3.12"
+NO_REGISTRY = "error sending request|dns error|tcp connect|certificate|client error"
 TARGETS = {
     "win_arm64": "aarch64-pc-windows-msvc",
     "win_amd64": "x86_64-pc-windows-msvc",
@@ -29,6 +32,9 @@ def resolve(source: Path, platform: str, *options: str) -> str:
     command += ["--only-binary", ":all:", "--generate-hashes", "--no-header", "--no-annotate"]
     command += ["--no-emit-index-url", "--no-emit-find-links", *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode and re.search(NO_REGISTRY, done.stderr):
+        print(f"{platform}: not resolved, the registry cannot be reached", file=sys.stderr)
+        sys.exit(3)
     if done.returncode:
         sys.exit(f"{platform} should resolve from wheels alone, but it does not:\n{done.stderr}")
     return done.stdout

@@ -37,7 +37,7 @@ class ModelsView:
                 gr.HTML(f"<h3>{say('models.install')}</h3>")
                 self.source = gr.Textbox(label=say("models.source"), elem_id="pack-source")
                 self.dropped = gr.File(
-                    label=say("models.drop"), file_types=[".zip"], height=90, elem_id="pack-file"
+                    label=say("models.drop"), file_types=[".zip"], height=140, elem_id="pack-file"
                 )
                 self.start = gr.Button(say("models.start"), elem_id="install")
                 self.progress = gr.HTML(elem_id="install-progress")

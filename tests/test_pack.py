@@ -448,8 +448,8 @@ def test_every_pack_error_names_its_component(pack: Path) -> None:
     with open_pack(pack) as opened:
         assert isinstance(opened, Pack)
         with pytest.raises(PackError) as error:
-            opened.graphs("safety_checker", "portable")
-    assert "safety_checker" in one_sentence(error)
+            opened.graphs("colouriser", "portable")
+    assert "colouriser" in one_sentence(error)
 
 
 @pytest.mark.skipif(not (MINI / MANIFEST).exists(), reason="the mini pack is not trained yet")

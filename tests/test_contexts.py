@@ -1,0 +1,193 @@
+"""Compiled packs: one made from the mini pack, and every way in which a context does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from engine import session
+from engine.config import Request
+from engine.errors import BackendError, PackError
+from engine.pack import MANIFEST, Context, Graph, Pack, open_pack
+from engine.pipeline import UnitFrames, generate
+from engine.session import OrtSession, available, open_graphs, open_session, placements
+from training.contexts import FP16_FLOOR, compile_pack
+from training.onnx_graphs import snr_db
+
+PROMPTS = ["a red ball jumps on the grass in daylight"]
+pytestmark = pytest.mark.skipif("npu-emulated" not in available(), reason="no NPU emulation here")
+
+
+@pytest.fixture(scope="module")
+def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini pack with its transformer in 8 bits and its upscaler, which stays in 16."""
+    folder = tmp_path_factory.mktemp("compiled")
+    source = folder / "portable"
+    source.mkdir()
+    for file in mini_pack.rglob("*"):
+        target = source / file.relative_to(mini_pack)
+        target.mkdir() if file.is_dir() else target.write_bytes(file.read_bytes())
+    said: list[str] = []
+    for _ in range(2):
+        said.clear()
+        compile_pack(
+            source,
+            folder / "pack",
+            PROMPTS,
+            components=["transformer", "upscaler"],
+            report=said.append,
+        )
+    assert sum("kept" in line for line in said) == 6, "what is done is not done again"
+    return folder / "pack"
+
+
+@pytest.fixture
+def pack(compiled: Path) -> Any:
+    with open_pack(compiled) as opened:
+        yield opened
+
+
+def test_the_stages_share_their_weights(pack: Pack) -> None:
+    alone, shared = (
+        {file for graph in pack.graphs("transformer", name).values() for file in graph.data}
+        for name in ("context", "context-shared")
+    )
+    assert (len(alone), len(shared)) == (4, 1)  # with the modulation
+    stages = [file.size for file in alone if "transformer" in file.name]
+    assert sum(file.size for file in shared) < 0.6 * sum(stages)
+    assert not pack.graphs("transformer", "portable")
+
+
+def test_a_unit_comes_out_the_same(pack: Pack, mini_pack: Path) -> None:
+    request = Request("a green fish swims right at noon", 1, 2)
+    frames = []
+    with open_pack(mini_pack) as portable:
+        parts = portable.components | {
+            name: pack.components[name] for name in ("transformer", "upscaler")
+        }
+        others = {
+            name: replace(part, variants={"portable": part.variants["portable"]})
+            for name, part in parts.items()
+            if name not in ("transformer", "upscaler")
+        }
+        mixed = replace(portable, components=parts | others, _source=_Both(pack, portable))
+        for opened, backend in ((portable, "cpu"), (mixed, "npu-emulated")):
+            running = generate(opened, request, backend)  # type: ignore[arg-type]
+            units = (event.frames for event in running if isinstance(event, UnitFrames))
+            frames.append([next(units), next(units)][1].astype(np.float32))
+            running.close()
+    assert snr_db(frames[0], frames[1]) > 30
+
+
+class _Both:
+    """Files of two packs."""
+
+    def __init__(self, *packs: Pack) -> None:
+        self.packs = packs
+
+    def fetch(self, name: str, size: int) -> Path:
+        for pack in self.packs:
+            if any(file.name == name for file in pack.files):
+                return pack._source.fetch(name, size)
+        raise AssertionError(name)
+
+
+def of(pack: Pack, change: Callable[[Context], Context]) -> Pack:
+    """The pack with its upscaler compiled for something else, and in no other form."""
+    part = pack.components["upscaler"]
+    graph = part.variants["context"]["upscaler"]
+    assert graph.context is not None
+    graph = replace(graph, context=change(graph.context))
+    part = replace(part, variants={"context": {"upscaler": graph}})
+    return replace(pack, components={**pack.components, "upscaler": part})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: replace(c, htp_arch=81), "compiled for Hexagon v73, but it is for v81"),
+        (lambda c: replace(c, sdk="9.1"), "or older, but it is by 9.1; update Neodragon Studio"),
+    ],
+)
+def test_a_context_for_something_else_is_refused(
+    pack: Pack, change: Callable[[Context], Context], message: str
+) -> None:
+    other = of(pack, change)
+    with pytest.raises(BackendError, match=message):
+        placements(other, "upscaler", "upscaler", "npu-emulated")
+    graph = other.graphs("upscaler", "context")["upscaler"]
+    with pytest.raises(BackendError, match=message) as error:
+        open_session(other, graph, "npu-emulated")
+    assert "\n" not in str(error.value)
+
+
+def test_the_cpu_has_no_use_for_a_context(pack: Pack) -> None:
+    with pytest.raises(BackendError, match="compiled for the NPU alone; choose the backend npu"):
+        placements(pack, "transformer", "transformer", "cpu")
+
+
+def test_another_binary_than_the_manifests_is_not_read(pack: Pack, tmp_path: Path) -> None:
+    graph = pack.graphs("upscaler", "context")["upscaler"]
+    content = pack.verified(graph.file).read_bytes()
+    name = Path(graph.data[0].name).name.encode()
+    for changed in (b"../" + name[3:], b"x" * (len(name) - 4) + b".bin", b"/" + name):
+        path = tmp_path / "changed.onnx"
+        path.write_bytes(content.replace(name, changed))
+        with pytest.raises(PackError, match="should read contexts/upscaler_qnn.bin alone"):
+            session.load_graph(graph, path, "npu-emulated")
+
+
+def test_a_manifest_must_say_what_a_context_is_for(compiled: Path, tmp_path: Path) -> None:
+    manifest = json.loads((compiled / MANIFEST).read_text())
+    about = manifest["components"]["upscaler"]["variants"]["context"]["context"]
+    for key, value in (("htp_arch", "73"), ("sdk", "new"), ("shared", 1)):
+        wrong = json.loads(json.dumps(manifest))
+        wrong["components"]["upscaler"]["variants"]["context"]["context"] = about | {key: value}
+        (tmp_path / MANIFEST).write_text(json.dumps(wrong))
+        with pytest.raises(PackError, match=f"context.{key}"):
+            open_pack(tmp_path)
+
+
+def test_where_a_shared_context_is_refused_the_single_ones_serve(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[Graph] = []
+
+    def device(pack: Pack, graph: Graph, *others: Any, **more: Any) -> Any:
+        """A device that has no room for a shared context."""
+        if graph.context is not None and graph.context.shared:
+            raise BackendError(f"{graph.name} should load, but it does not; choose another.")
+        opened.append(graph)
+        return OrtSession(graph, None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session, "open_session", device)
+    stages = open_graphs(pack, "transformer", "transformer", "npu")
+    assert list(stages) == ["transformer_0", "transformer_1", "transformer_2"]
+    assert all(graph.context and not graph.context.shared for graph in opened)
+    assert "Until then it runs from graphs of its own" in capsys.readouterr().err
+
+
+def test_a_device_that_goes_away_is_one_sentence(pack: Pack) -> None:
+    class Gone:
+        def run(self, *_: Any) -> Any:
+            raise ort_state.EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : the graph has no device\nx")
+
+    graph = pack.graphs("upscaler", "portable")["upscaler"]
+    image = np.zeros([int(size) for size in graph.inputs["image"].shape], np.float32)
+    with pytest.raises(BackendError, match="upscaler should run, but it failed") as error:
+        OrtSession(graph, Gone()).run(image=image)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_fidelity_is_measured(pack: Pack) -> None:
+    for component in ("transformer", "upscaler"):
+        for graph in pack.graphs(component, "context").values():
+            least = 22 if "transformer_" in graph.name else FP16_FLOOR
+            assert graph.fidelity_db is not None and graph.fidelity_db > least
