@@ -32,7 +32,7 @@ def test_every_graph_matches_its_module() -> None:
             for component in pack.components.values()
             for graph in component.variants["portable"].values()
         }
-    assert len(measured) == 10
+    assert len(measured) == 11
     assert all(db is not None and db >= 100 for db in measured.values()), measured
 
 

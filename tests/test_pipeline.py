@@ -66,7 +66,7 @@ def test_events_in_order() -> None:
     clip = frames(generated)
     assert clip.shape == (49, 128, 192, 3) and clip.dtype == np.uint8
     assert [event.stage for event in generated if isinstance(event, StageDone)] == [
-        *("clip", "first_frame", "video_encoder", "text", "transformer", "video_decoder"),
+        *("clip", "first_frame", "safety", "video_encoder", "text", "transformer", "video_decoder"),
     ]
     progress = [event for event in generated if isinstance(event, Progress)]
     assert [p.done for p in progress if p.stage == "first_frame"] == [1, 2, 3, 4]
