@@ -17,7 +17,7 @@ from studio.settings import Settings, SettingsError, change, load, save
 
 MINE = Settings(
     *("de", "dark", True, "C:\\Vidéos 🐉", "packs/full.zip", "npu", 3, "monolithic"),
-    *(False, False, False, 0, False),
+    *(False, False, False, 0, False, False),
     rest={"from the future": {"a": [1, None]}},
 )
 
