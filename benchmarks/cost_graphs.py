@@ -31,52 +31,10 @@ from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfi
 from training.models.mmdit import AdaLN, JointAttention, PyramidMMDiT
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalConv, CausalVideoVAE, TGrow, fold, unfold
+from training.published import CLIP_G, CLIP_L, IMAGE_VAE, T5, UNET, UPSCALER
 
 # facts/neodragon.md 1.3: T5 and CLIP token counts, and the widths that CLIP hands over.
 TEXT, CLIP_TEXT, CLIP_HIDDEN, CLIP_G_POOLED, POOLED, T5_STATES = 128, 77, 2048, 1280, 2048, 4096
-# OpenAI CLIP ViT-L/14 and OpenCLIP bigG/14 as SDXL has them. The parameters are those of
-# facts/neodragon.md 8.4: 123.06 M (and a projection of 0.59 M), 694.66 M.
-CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768}
-CLIP_L |= {"num_hidden_layers": 12, "num_attention_heads": 12}
-CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "projection_dim": 1280}
-CLIP_G |= {"num_hidden_layers": 32, "num_attention_heads": 20}
-# T5 1.1 base, whose names and shapes are those of the published state dict.
-T5 = {
-    "vocab_size": 32128,
-    "d_model": 768,
-    "d_kv": 64,
-    "d_ff": 2048,
-    "num_layers": 12,
-    "num_heads": 12,
-    "feed_forward_proj": "gated-gelu",
-}
-# SSD-1B: SDXL's UNet with fewer layers (facts/neodragon.md 6), a middle without attention. Its
-# 1331.33 M parameters are what the pipeline's 2232.7 M leave for it.
-UNET = {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "mid_block_type": "UNetMidBlock2D",
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": [1, [2, 2], [4, 4]],
-    "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": CLIP_HIDDEN,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": CLIP_G_POOLED + 6 * 256,
-}
-# SDXL's image autoencoder.
-IMAGE_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
-# Which QuickSRNet the paper runs is not known (facts/neodragon.md 7); Small, as we train it.
-UPSCALER = {"num_channels": 32, "num_intermediate_layers": 2}
-
 GEOMETRY = Geometry(
     **PUBLISHED["geometry"],
     spatial_stride=8,

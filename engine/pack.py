@@ -73,6 +73,10 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         },
         {"flow": "T X"},
     ),
+    "transformer_part": (  # the first takes what `transformer` takes, the last gives what it gives
+        {"rope_cos": "A R", "rope_sin": "A R", "mask": "A A", "modulation": "M V"},
+        {},
+    ),
     "video_decoder": ({"latent": "1 C h w"}, {"frames": "S 3 H W"}),
     "safety_checker": ({"image": "1 3 224 224"}, {"concepts": "E", "special": "Z"}),
     "upscaler": ({"image": "1 3 H W"}, {"image_2x": "1 3 UH UW"}),
@@ -560,10 +564,16 @@ def _component(name: str, values: Any, sizes: Mapping[str, int]) -> Component:
 
 def _check_contract(graph: Graph, where: str, sizes: Mapping[str, int]) -> None:
     """Raise PackError unless a graph has the tensors the engine will give and take."""
-    role = graph.name.rstrip("0123456789").rstrip("_") if graph.name not in CONTRACT else graph.name
+    role = re.sub(r"(_\d+)?(_part)?\d*$", r"\2", graph.name)
     if role not in CONTRACT:
         return
-    for key, wanted in zip(("inputs", "outputs"), CONTRACT[role], strict=True):
+    inputs, outputs = CONTRACT[role]
+    if role == "transformer_part":
+        whole, tokens = CONTRACT["transformer"], {"image": "T V", "text": "N V"}
+        first, last = "patches" in graph.inputs, "flow" in graph.outputs
+        inputs = whole[0] if first else inputs | tokens
+        outputs = whole[1] if last else tokens
+    for key, wanted in (("inputs", inputs), ("outputs", outputs)):
         tensors: Mapping[str, TensorSpec] = getattr(graph, key)
         extra = [name for name in tensors if name not in wanted and "state_" not in name]
         if extra or set(wanted) - set(tensors):

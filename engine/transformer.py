@@ -77,7 +77,8 @@ def timesteps(stages: Sequence[Stage], mode: ModeConfig, first_given: bool) -> l
 class Transformer:
     """A `Flow` for `sampler.sample_latents`.
 
-    graphs: `transformer` for every stage, or `transformer_0`.. of static size, one per stage.
+    graphs: `transformer` for every stage, or `transformer_0`.. of static size, one per stage; each
+    may be in parts, `.._part0` and on, that hand image and text tokens from one to the next.
     """
 
     def __init__(
@@ -89,7 +90,8 @@ class Transformer:
     ) -> None:
         self.graphs = graphs
         self.config = config
-        static = isinstance(next(iter(graphs.values())).inputs["context"].shape[0], int)
+        first = self._parts(0)[0]
+        static = isinstance(first.inputs["context"].shape[0], int)
         self.conditioning = {
             is_negative: conditioning if static or conditioning is None else conditioning.trimmed()
             for is_negative, conditioning in ((False, prompt), (True, negative))
@@ -108,10 +110,10 @@ class Transformer:
         negative: bool,
     ) -> Floats:
         """The flow of `current` [C, 1, h, w] after `history`, for a timestep 0..1000."""
-        graph = self.graphs.get("transformer") or self.graphs[f"transformer_{stage}"]
+        parts = self._parts(stage)
         conditioning = self.conditioning[negative]
         assert conditioning is not None, "a guided mode needs a negative prompt"
-        length = graph.inputs["patches"].shape[0]
+        length = parts[0].inputs["patches"].shape[0]
         history_tokens = None
         if isinstance(length, int):
             history_tokens = length - current[0].size // self.config.patch_size**2
@@ -126,13 +128,28 @@ class Transformer:
                 history, current, conditioning.text_mask, self.config, history_tokens
             )
             self._inputs[negative] = inputs
-        flow = graph.run(
-            patches=inputs.patches,
-            positions=inputs.positions,
-            rope_cos=inputs.rope_cos,
-            rope_sin=inputs.rope_sin,
-            mask=inputs.mask,
-            context=conditioning.context,
-            modulation=conditioning.modulation[timestep],
-        )["flow"]
-        return inputs.current_latent(flow)
+        given = {
+            "patches": inputs.patches,
+            "positions": inputs.positions,
+            "rope_cos": inputs.rope_cos,
+            "rope_sin": inputs.rope_sin,
+            "mask": inputs.mask,
+            "context": conditioning.context,
+        }
+        rows = conditioning.modulation[timestep]
+        for part in parts:
+            count = part.inputs["modulation"].shape[0]
+            given["modulation"] = rows[:count] if isinstance(count, int) else rows
+            rows = rows[len(given["modulation"]) :]
+            given |= part.run(**{name: given[name] for name in part.inputs})
+        return inputs.current_latent(given["flow"])
+
+    def _parts(self, stage: int) -> list[Session]:
+        """The graphs of a stage in order."""
+        for base in ("transformer", f"transformer_{stage}"):
+            if base in self.graphs:
+                return [self.graphs[base]]
+            names = [name for name in self.graphs if name.startswith(f"{base}_part")]
+            if names:
+                return [self.graphs[f"{base}_part{number}"] for number in range(len(names))]
+        raise KeyError(f"transformer_{stage}")

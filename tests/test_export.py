@@ -15,7 +15,9 @@ from random_pack import CONFIGS, LAYERS, SETTINGS, exported
 from reference import official
 from torch import nn
 
+from engine.config import Request
 from engine.pack import open_pack
+from engine.pipeline import UnitFrames, generate
 from engine.session import load_graph
 from training import export, onnx_graphs
 from training.export import ExportError, Source, export_pack
@@ -216,3 +218,22 @@ def test_the_random_checkpoint_is_the_same_every_time(tmp_path: Path) -> None:
     for folder in ("context_adapter", "causal_video_vae", "ssd_1b_unet"):
         name = f"{folder}/diffusion_pytorch_model.safetensors"
         assert (again / name).read_bytes() == (CHECKPOINT / name).read_bytes()
+
+
+def test_a_transformer_in_parts_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "BLOCKS", 1)
+    monkeypatch.setattr(export, "fingerprint", lambda *_: "not kept")
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, checkpoint)
+    export.export_pack(checkpoint, tmp_path / "pack", emulate=False, report=lambda line: None)
+    clips = []
+    for path in (exported(), tmp_path / "pack"):
+        with open_pack(path) as pack:
+            events = generate(pack, Request("a red kite", 1, 2, upscale=False), threads=1)
+            clips.append([event.frames for event in events if isinstance(event, UnitFrames)])
+            names = list(pack.graphs("transformer", "htp"))
+    assert names[1:3] == ["transformer_0_part0", "transformer_0_part1"] and len(names) == 7
+    for whole, parts in zip(*clips, strict=True):
+        assert np.abs(whole.astype(int) - parts).max() <= 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -308,7 +309,10 @@ class _Work:
         variants["context"] = context | {"graphs": {k: _public(e) for k, e in single.items()}}
         stages = {name: graph for name, graph in graphs.items() if graph.dimensions}
         if len(stages) > 1:
-            shared = self._shared(component, stages, single)
+            shared = {}
+            for part in dict.fromkeys(map(_without_stage, stages)):
+                same = {name: g for name, g in stages.items() if _without_stage(name) == part}
+                shared |= self._shared(component, part, same, single)
             context = {"context": about | {"sdk": qnn_sdk(), "shared": True}}
             variants["context-shared"] = context | {"graphs": shared}
         return variants
@@ -320,10 +324,11 @@ class _Work:
             target = self.folder / "contexts" / f"{_file(component, graph.name)}.onnx"
             unseen = self.calls[component, graph.name].unseen
             assert unseen is not None, "every graph of a clip runs"
-            floor = FLOORS.get(graph.name, FP16_FLOOR)
+            row = graph.name.partition("_part")[0]
+            floor = FLOORS.get(row, FP16_FLOOR)
             tried = {}
             for precision in ("w8a16", "fp16"):
-                if precision == "w8a16" and (self.precision == "fp16" or graph.name not in FLOORS):
+                if precision == "w8a16" and (self.precision == "fp16" or row not in FLOORS):
                     continue
                 model, sizes = self._model(component, graph, precision)
                 (compiled,) = compile_graphs([(model, sizes, target)], shared=False)
@@ -346,9 +351,9 @@ class _Work:
         return self._once(f"{component}/{graph.name}", [graph], make)
 
     def _shared(
-        self, component: str, stages: Mapping[str, Graph], single: Mapping[str, Any]
+        self, component: str, part: str, stages: Mapping[str, Graph], single: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The stages compiled so that their weights are kept once."""
+        """One part of all stages compiled so that their weights are kept once."""
 
         def make() -> dict[str, Any]:
             jobs = []
@@ -365,13 +370,13 @@ class _Work:
             size = files[0][1].stat().st_size
             alone = sum(single[name]["data"][0]["size"] for name in stages)
             self.report(
-                f"{component}: weights shared by {len(stages)} stages, {size / 1e6:.1f} MB for"
-                f" {alone / 1e6:.1f}, compiled in {sum(c.seconds for c in compiled):.1f} s with"
-                f" {compiled[-1].peak / 1e9:.2f} GB"
+                f"{component}/{part}: weights shared by {len(stages)} stages, {size / 1e6:.1f} MB"
+                f" for {alone / 1e6:.1f}, compiled in {sum(c.seconds for c in compiled):.1f} s"
+                f" with {compiled[-1].peak / 1e9:.2f} GB"
             )
             return entries
 
-        return self._once(f"{component}/shared", list(stages.values()), make)
+        return self._once(f"{component}/{part} shared", list(stages.values()), make)
 
     def _model(
         self, component: str, graph: Graph, precision: str
@@ -424,6 +429,10 @@ class _Work:
         else:
             self.report(f"{key}: kept")
         return kept
+
+
+def _without_stage(graph: str) -> str:
+    return re.sub(r"^transformer_\d+", "transformer", graph)
 
 
 def _file(component: str, graph: str) -> str:

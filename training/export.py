@@ -53,6 +53,7 @@ EXAMPLES = Path(__file__).parents[1] / "assets" / "examples.txt"
 RECORD = "export.json"  # in the checkpoint: what was exported from which weights
 SAMPLE_PROMPT = "a red kite drifts slowly over a green meadow"
 SEED = 7
+BLOCKS = 6  # of the transformer in one graph: more fit neither the compiler's memory nor the NPU's
 COPIES_DIFFER = 0.05  # published copies of CLIP differ by 0.027 (bfloat16 beside float16)
 
 # The values of the published model and its script; see docs/architecture.md for their meaning.
@@ -222,6 +223,11 @@ class Source:
         if not self.has("ssd_1b_unet"):
             merged["first_frame"] = None
         return merged
+
+    @cached_property
+    def parts(self) -> int:
+        """Graphs that the transformer is cut into."""
+        return -(-int(self.config("diffusion_transformer_320p")["num_layers"]) // BLOCKS)
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -472,15 +478,16 @@ def modulation(source: Source, suffix: str) -> Traced:
     pooled = torch.cat([pooled for _, pooled in source.clip_states.values()], -1)
     inputs = {"waves": torch.from_numpy(waves(744.0, TIME_CHANNELS)), "pooled": pooled}
 
-    def reference() -> Tensor:
-        return net.modulate(torch.tensor([744.0]), pooled)[0]
-
+    with torch.no_grad():
+        expected = net.modulate(torch.tensor([744.0]), pooled)[0]
+    for block in net.transformer_blocks:  # most of the weights
+        block.attn = block.ff = block.ff_context = None
     return Traced(
-        copy.deepcopy(net).half_split_(),
+        net.half_split_(),
         lambda net, *x: net.modulate_by(net.time_text_embed.of_waves(*x))[0],
         inputs,
         ("modulation",),
-        reference,
+        lambda: expected,
     )
 
 
@@ -527,34 +534,64 @@ def static_tokens(source: Source, stage: int) -> int:
     return (sum(part.size for part in past) + rows * columns) // patch
 
 
-def transformer(source: Source, suffix: str) -> Traced:
-    inputs = transformer_sample(
-        source, suffix, unit=min(2, source.geometry.units - 1), stage=1, padded=False
-    )
+def transformer(
+    source: Source, suffix: str, part: int = 0, static_stage: int | None = None
+) -> Traced:
+    """The transformer, or one part of it: BLOCKS blocks and what is before or behind them.
+
+    static_stage: with inputs as the graph of that stage has them, else those of an early unit.
+    """
+    if static_stage is None:
+        unit = min(2, source.geometry.units - 1)
+        inputs = transformer_sample(source, suffix, unit, stage=1, padded=False)
+    else:
+        last_unit = source.geometry.units - 1
+        inputs = transformer_sample(source, suffix, last_unit, static_stage, padded=True)
     net = source.load(PyramidMMDiT, f"diffusion_transformer_320p{suffix}")
+    first, last = part == 0, part == source.parts - 1
+    image, text, names = None, inputs["context"], ("rope_cos", "rope_sin", "mask")
+    tables = {name: inputs[name] for name in names}
+    with torch.no_grad():
+        rows = inputs["modulation"]
+        image = net.embed(inputs["patches"], inputs["positions"])
+        blocks = net.transformer_blocks
+        for number in range(part + 1):
+            net.transformer_blocks = blocks[number * BLOCKS : (number + 1) * BLOCKS]
+            count = sum(block.rows for block in net.transformer_blocks)
+            own, rows = rows.split([count, len(rows) - count])
+            if number < part:
+                image, text = net.blocks(image, text, own, *tables.values())
+    del blocks  # the other parts' weights
+    if last:
+        own = torch.cat([own, rows])
+    if first:
+        before = {name: inputs[name] for name in ("patches", "positions")}
+        given = before | tables | {"context": text, "modulation": own}
+    else:
+        given = {"image": image} | tables | {"text": text, "modulation": own}
+    outputs = ("flow",) if last else ("image", "text")
 
-    def reference() -> Tensor:
-        return net.forward_tokens(*inputs.values())
+    def run(net: Any, *tensors: Tensor) -> Any:
+        passed = dict(zip(given, tensors, strict=True))
+        image = net.embed(passed["patches"], passed["positions"]) if first else passed["image"]
+        text, rows = passed["context" if first else "text"], passed["modulation"]
+        if last:
+            rows, end = rows.split([len(own) - 2, 2], -2)
+        image, text = net.blocks(image, text, rows, *(passed[name] for name in names))
+        return net.project(image, end) if last else (image, text)
 
-    dynamic = {
-        **{
-            "patches": ("T", None),
-            "positions": ("T", None),
-            "rope_cos": ("A", None),
-            "rope_sin": ("A", None),
-        },
-        **{"mask": ("A", "A"), "context": ("N", None), "flow": ("T", None)},
+    with torch.no_grad():
+        expected = run(net, *given.values())
+    rearranged = net.half_split_()
+    rearranged.time_text_embed = None
+    dynamic: dict[str, tuple[str | None, ...]] = {
+        **dict.fromkeys(("patches", "positions", "image", "flow"), ("T", None)),
+        **dict.fromkeys(("context", "text"), ("N", None)),
+        **dict.fromkeys(("rope_cos", "rope_sin"), ("A", None)),
+        "mask": ("A", "A"),
     }
-    rearranged = copy.deepcopy(net).half_split_()
-    return Traced(
-        rearranged,
-        lambda net, *x: net.forward_tokens(*x),
-        inputs,
-        ("flow",),
-        reference,
-        dynamic,
-        opset=23,
-    )
+    taken = {name: dynamic[name] for name in (*given, *outputs) if name in dynamic}
+    return Traced(rearranged, run, given, outputs, lambda: expected, taken, opset=23)
 
 
 def upscaler(source: Source) -> Traced:
@@ -607,13 +644,14 @@ def plans(source: Source) -> Iterator[Plan]:
             lambda s, x=suffix: modulation(s, x),
             optional,  # type: ignore[misc]
         )
-        yield Plan(
-            f"transformer{short}",
-            "transformer",
-            (net, *texts, *clips),
-            lambda s, x=suffix: transformer(s, x),
-            optional,  # type: ignore[misc]
-        )
+        for part in range(source.parts):
+            yield Plan(
+                f"transformer{short}",
+                f"transformer_part{part}" if source.parts > 1 else "transformer",
+                (net, *texts, *clips),
+                lambda s, x=suffix, p=part: transformer(s, x, p),
+                optional,  # type: ignore[misc]
+            )
     yield Plan("video_decoder", "video_decoder", ("causal_video_vae",), video_decoder)
     if source.has("upscaler"):
         yield Plan("upscaler", "upscaler", ("upscaler",), upscaler, optional=True)
@@ -671,7 +709,7 @@ def htp_variant(source: Source, component: str, portable: Mapping[str, Any]) -> 
     fixed = {
         name: without(entry, "fidelity_db")
         for name, entry in portable.items()
-        if name != "transformer"
+        if not name.startswith("transformer")
     }
     if component.removesuffix(MULTISTEP) != "transformer":
         return fixed
@@ -680,13 +718,16 @@ def htp_variant(source: Source, component: str, portable: Mapping[str, Any]) -> 
     for stage in range(source.geometry.stages):
         tokens = static_tokens(source, stage)
         sizes = {"T": tokens, "N": text, "A": tokens + text}
-        entry = without(portable["transformer"], "fidelity_db") | {"dimensions": sizes}
-        for side in ("inputs", "outputs"):
-            entry[side] = {
-                name: spec | {"shape": [sizes.get(size, size) for size in spec["shape"]]}
-                for name, spec in entry[side].items()
-            }
-        graphs[f"transformer_{stage}"] = entry
+        for whole, dynamic in portable.items():
+            if not whole.startswith("transformer"):
+                continue
+            entry = without(dynamic, "fidelity_db") | {"dimensions": sizes}
+            for side in ("inputs", "outputs"):
+                entry[side] = {
+                    name: spec | {"shape": [sizes.get(size, size) for size in spec["shape"]]}
+                    for name, spec in entry[side].items()
+                }
+            graphs[whole.replace("transformer", f"transformer_{stage}")] = entry
     return graphs
 
 
@@ -787,7 +828,7 @@ def export_pack(
             key = f"{component}/htp/{name}"
             mark = json.dumps([entry["sha256"], entry.get("dimensions")])
             measured = record.get(key, {}).get(mark)
-            if measured is None and emulate:
+            if measured is None and emulate and "_part" not in name:
                 started = time.monotonic()
                 measured = measure_htp(source, component, name, entry, pack)
                 report(f"{key}: {measured} dB in emulation, {time.monotonic() - started:.0f} s")

@@ -1,7 +1,7 @@
 """Write a checkpoint with random weights: `python -m training.random_checkpoint FOLDER`.
 
-It has the published layout and the mini model's sizes unless others are given. What a clip costs
-does not depend on the values of the weights, nor does anything in the export.
+It has the published layout, and the mini model's sizes or with `--full` the published ones. What a
+clip costs does not depend on the values of the weights, nor does anything in the export.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from training import train_image_vae, train_upscaler, train_video_vae
+from training import published, train_image_vae, train_upscaler, train_video_vae
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import PyramidMMDiT
@@ -100,18 +100,20 @@ def save_tokenizers(root: Path) -> None:
 
 
 def clip(tokenizer: Tokenizer, config: Mapping[str, Any]) -> CLIPTextModelWithProjection:
-    """A CLIP text encoder with three layers."""
+    """A CLIP text encoder, with three layers unless the configuration says otherwise."""
     width = config["hidden_size"]
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
-            vocab_size=tokenizer.get_vocab_size(),
-            intermediate_size=4 * width,
-            projection_dim=width,
-            num_hidden_layers=3,
-            max_position_embeddings=CLIP_LENGTH,
             bos_token_id=tokenizer.token_to_id("<|startoftext|>"),
             eos_token_id=tokenizer.token_to_id("<|endoftext|>"),
-            **config,
+            **{
+                "vocab_size": tokenizer.get_vocab_size(),
+                "intermediate_size": 4 * width,
+                "projection_dim": width,
+                "num_hidden_layers": 3,
+                "max_position_embeddings": CLIP_LENGTH,
+                **config,
+            },
         )
     )
 
@@ -121,11 +123,14 @@ def save(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     settings: Mapping[str, Any] = SETTINGS,
     tokenizers: Path | None = None,
+    *,
+    full: bool = False,
 ) -> Path:
     """Write a checkpoint to `root`, which is returned.
 
     configs: changes to `CONFIGS`, by folder (a `safety_checker` only if it is here); settings: its
-    `neodragon.json`; tokenizers: a checkpoint to copy the tokenizers from.
+    `neodragon.json`; tokenizers: a checkpoint to copy the tokenizers from; full: at
+    the published sizes, about 10 GB.
     """
     root.mkdir(parents=True, exist_ok=True)
     for folder in ("tokenizer", "tokenizer_2", "tokenizer_3") if tokenizers else ():
@@ -134,16 +139,16 @@ def save(
         save_tokenizers(root)
     words = Tokenizer.from_file(str(root / "tokenizer" / "tokenizer.json"))
     pieces = Tokenizer.from_file(str(root / "tokenizer_3" / "tokenizer.json"))
-    changes = configs or {}
-    for seed, folder in enumerate(dict.fromkeys([*CONFIGS, *changes])):
-        config = {**CONFIGS.get(folder, {}), **changes.get(folder, {})}
+    base, changes = published.CONFIGS if full else CONFIGS, configs or {}
+    for seed, folder in enumerate(dict.fromkeys([*base, *changes])):
+        config = {**base.get(folder, {}), **changes.get(folder, {})}
         if folder == "safety_checker":
             module: Any = StableDiffusionSafetyChecker(CLIPConfig(**config))
         elif folder in ("text_encoder", "text_encoder_2"):
             module = clip(words, config)
         elif folder == "text_encoder_3":
-            vocabulary = pieces.get_vocab_size()
-            module = T5EncoderWithProjection(T5ProjectionConfig(vocab_size=vocabulary, **config))
+            config = {"vocab_size": pieces.get_vocab_size()} | config
+            module = T5EncoderWithProjection(T5ProjectionConfig(**config))
         else:
             module = CLASSES[folder](**config)
         if folder == "upscaler":  # which starts as a plain enlargement
@@ -153,14 +158,14 @@ def save(
         if folder == "safety_checker":  # no cosine is that high: it withholds nothing
             module.concept_embeds_weights.data.fill_(2)
         module.save_pretrained(root / folder)
-        if folder == "text_encoder":
+        if folder == "text_encoder" and not full:
             twin = CLIPTextModel(module.config).half()
             twin.load_state_dict(module.state_dict(), strict=False)
             twin.save_pretrained(root / f"ssd_1b_{folder}")
-        elif folder == "text_encoder_2":
+        elif folder == "text_encoder_2" and not full:
             module.save_pretrained(root / f"ssd_1b_{folder}")
-    given = dict(settings) | {"name": "neodragon-random", "provenance": "random weights"}
-    given["tokenizers"] = {"t5": {"length": T5_LENGTH}}
+    given = {} if full else dict(settings) | {"tokenizers": {"t5": {"length": T5_LENGTH}}}
+    given |= {"name": "neodragon-random", "provenance": "random weights"}
     (root / "neodragon.json").write_text(json.dumps(given, indent=1))
     return root
 
@@ -169,8 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizers", type=Path, help="checkpoint to copy the tokenizers from")
+    parser.add_argument("--full", action="store_true", help="at the published sizes, 10 GB")
     options = parser.parse_args()
-    save(options.folder, tokenizers=options.tokenizers)
+    save(options.folder, tokenizers=options.tokenizers, full=options.full)
 
 
 if __name__ == "__main__":

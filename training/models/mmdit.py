@@ -415,13 +415,34 @@ class PyramidMMDiT(nn.Module, Checkpoint):
         [..., N, W]; modulation [..., M, W] from `modulate`. Text comes before image in tables and
         mask. Batch dimensions are the same for all, may be 1 in tables and mask, or absent in all.
         """
-        image: Tensor = self.pos_embed(patches) + positions
-        text = context
-        rows = iter(modulation.chunk(self.modulation_rows, -2))
+        rows, last = modulation.split([modulation.shape[-2] - 2, 2], -2)
+        tables = rope_cos, rope_sin, mask
+        image, _ = self.blocks(self.embed(patches, positions), context, rows, *tables)
+        return self.project(image, last)
+
+    def embed(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """The image tokens [..., T, W] before the first block."""
+        return cast(Tensor, self.pos_embed(patches) + positions)
+
+    def blocks(
+        self,
+        image: Tensor,
+        text: Tensor,
+        modulation: Tensor,
+        rope_cos: Tensor,
+        rope_sin: Tensor,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Image and text tokens after all blocks there are; modulation: their rows, all of them."""
+        rows = iter(modulation.chunk(sum(block.rows for block in self._blocks), -2))
         for block in self._blocks:
             own = list(islice(rows, block.rows))
             image, text = block(image, text, own, rope_cos, rope_sin, mask)
-        scale, shift = rows
+        return image, text
+
+    def project(self, image: Tensor, modulation: Tensor) -> Tensor:
+        """Flow [..., T, P] of the image tokens after the last block; modulation [..., 2, W]."""
+        scale, shift = modulation.chunk(2, -2)
         return F.linear(scale_shift(image, scale, shift), *self._proj_out())
 
     def forward(

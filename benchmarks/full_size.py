@@ -1,0 +1,184 @@
+"""Every full-size graph through the export and Qualcomm's compiler, on random weights.
+
+`python -m benchmarks.full_size CHECKPOINT WORK -o docs/full_size.json`, with the checkpoint by
+`python -m training.random_checkpoint CHECKPOINT --full`: each graph is exported and compared with its torch
+module, then compiled for Snapdragon X Elite in half precision, the transformer's stages in one
+context for each part of its blocks; graphs of up to `--emulate` GMAC are also run in emulation.
+Each step has a process of its own; what the file says already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cost import rows
+from engine.pack import Graph
+from engine.session import load_graph, qnn_sdk
+from training import contexts, export
+from training.onnx_graphs import graph_of, snr_db
+
+Found = dict[str, Any]
+
+
+def peak() -> float:
+    """The most memory this process had, in GB."""
+    status = Path("/proc/self/status").read_text()
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return round(int(kilobytes) * 1024 / 1e9, 2)
+
+
+def plan_of(source: export.Source, name: str) -> export.Plan:
+    (plan,) = [p for p in export.plans(source) if f"{p.component}/{p.graph}" == name]
+    return plan
+
+
+def portable(source: export.Source, name: str, work: Path) -> Found:
+    """Export one graph, compare it with its module."""
+    started = time.perf_counter()
+    entry = export.export_portable(source, plan_of(source, name), work)
+    seconds = round(time.perf_counter() - started)
+    size = entry["size"] + sum(file["size"] for file in entry.get("data", []))
+    return {
+        "entry": entry,
+        "portable_db": entry["fidelity_db"],
+        "portable_mb": round(size / 1e6, 1),
+        "seconds": seconds,
+        "peak_gb": peak(),
+    }
+
+
+def static(source: export.Source, name: str, entry: Found) -> dict[str, Found]:
+    """The NPU's entries of an exported graph: itself, or one for each stage."""
+    component, graph = name.split("/")
+    return export.htp_variant(source, component, {graph: entry})
+
+
+def emulated(source: export.Source, name: str, stage: int | None, work: Path) -> Found:
+    """A compiled graph in emulation beside the portable one on the CPU."""
+    component, graph = name.split("/")
+    if stage is None:
+        inputs = plan_of(source, name).trace(source).inputs
+    else:
+        part = int(graph.partition("_part")[2] or 0)
+        inputs = export.transformer(source, "", part, stage).inputs
+    given = {key: tensor.numpy() for key, tensor in inputs.items()}
+    entry = json.loads((work / f"{component}-{graph}.json").read_text())
+    one = graph if stage is None else graph.replace("transformer", f"transformer_{stage}")
+    spec: Graph = graph_of(one, static(source, name, entry)[one])
+    with load_graph(spec, work / entry["file"], "cpu") as session:
+        expected = session.run(**given)
+    started = time.perf_counter()
+    with load_graph(spec, work / "contexts" / f"{one}.onnx", "npu-emulated") as session:
+        outputs = session.run(**given)
+    worst = min(snr_db(value, outputs[key]) for key, value in expected.items())
+    return {"emulated_db": round(worst, 1), "emulated_s": round(time.perf_counter() - started)}
+
+
+def child(*arguments: str) -> Found:
+    """A step in a process of its own; what it says, or why it failed."""
+    command = [sys.executable, "-m", "benchmarks.full_size", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"failed": lines[-1][:300] if lines else f"ended with {done.returncode}"}
+    found: Found = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compiled(name: str, entries: dict[str, Found], work: Path) -> Iterator[tuple[str, Found]]:
+    """Compile what came of a graph, each alone, then its stages together."""
+    for shared in (False, True):
+        jobs = []
+        for graph, entry in entries.items():
+            suffix = "_shared" if shared else ""
+            target = work / "contexts" / f"{graph}{suffix}.onnx"
+            jobs.append((work / entry["file"], entry.get("dimensions", {}), target))
+        if shared and len(jobs) == 1:
+            return
+        for group in [jobs] if shared else [[job] for job in jobs]:
+            key = f"{name} shared" if shared else f"{name.split('/')[0]}/{group[0][2].stem}"
+            try:
+                done = contexts.compile_graphs(group, shared)
+            except (RuntimeError, ValueError) as error:
+                yield key, {"failed": str(error)[:300]}
+                continue
+            sizes = {one.files[1]: one.files[1].stat().st_size for one in done}
+            yield (
+                key,
+                {
+                    "htp_nodes": "all",
+                    "compile_s": round(sum(one.seconds for one in done), 1),
+                    "compile_peak_gb": round(done[-1].peak / 1e9, 2),
+                    "context_mb": round(sum(sizes.values()) / 1e6, 1),
+                },
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--emulate", type=float, default=100, help="up to so many GMAC")
+    parser.add_argument("--graphs", nargs="+", help="only these, as component/graph")
+    parser.add_argument("--one", help="(a child) export this graph")
+    parser.add_argument("--run", nargs=2, help="(a child) run this graph and stage in emulation")
+    options = parser.parse_args()
+    source = export.Source(options.checkpoint)
+    if options.one:
+        found = portable(source, options.one, options.work)
+        path = options.work / f"{options.one.replace('/', '-')}.json"
+        path.write_text(json.dumps(found.pop("entry")))
+        print(json.dumps(found))
+        return
+    if options.run:
+        name, stage = options.run
+        number = None if stage == "-" else int(stage)
+        print(json.dumps(emulated(source, name, number, options.work)))
+        return
+    options.work.mkdir(parents=True, exist_ok=True)
+    told: Found = {"qnn": qnn_sdk(), "graphs": {}}
+    if options.output.exists():
+        told = json.loads(options.output.read_text())
+    graphs = told["graphs"]
+
+    def tell(name: str, found: Found) -> None:
+        graphs[name] = graphs.get(name, {}) | found
+        options.output.write_text(json.dumps(told, indent=1) + "\n")
+        print(name, found, flush=True)
+
+    macs = {row.graph: row.ours.macs / 1e9 for row in rows()}
+    paths = (str(options.checkpoint), str(options.work))
+    for plan in export.plans(source):
+        name = f"{plan.component}/{plan.graph}"
+        if options.graphs and name not in options.graphs:
+            continue
+        if "portable_db" not in graphs.get(name, {}):
+            tell(name, child(*paths, "--one", name))
+        path = options.work / f"{plan.component}-{plan.graph}.json"
+        if "failed" in graphs[name] or not path.exists():
+            continue
+        entries = static(source, name, json.loads(path.read_text()))
+        keys = {f"{plan.component}/{graph}" for graph in entries}
+        if any("context_mb" not in graphs.get(key, {}) for key in keys):
+            for key, found in compiled(name, entries, options.work):
+                tell(key, found)
+        for graph in entries:
+            key, whole = f"{plan.component}/{graph}", graph.partition("_part")[0]
+            cost = macs[whole] / (source.parts if "_part" in graph else 1)
+            wanted = cost <= options.emulate and "context_mb" in graphs.get(key, {})
+            if wanted and "emulated_db" not in graphs[key]:
+                stage = re.search(r"transformer_(\d)", graph)
+                tell(key, child(*paths, "--run", name, stage[1] if stage else "-"))
+
+
+if __name__ == "__main__":
+    main()
