@@ -1,10 +1,10 @@
 """Every full-size graph through the export and Qualcomm's compiler, on random weights.
 
 `python -m benchmarks.full_size CHECKPOINT WORK -o docs/full_size.json`, with the checkpoint by
-`python -m training.random_checkpoint CHECKPOINT --full`: each graph is exported and compared with its torch
-module, then compiled for Snapdragon X Elite in half precision, the transformer's stages in one
-context for each part of its blocks; graphs of up to `--emulate` GMAC are also run in emulation.
-Each step has a process of its own; what the file says already is not done again.
+`python -m training.random_checkpoint CHECKPOINT --full`: each graph is exported and compared with
+its torch module, then compiled for Snapdragon X Elite in half precision, the transformer's stages
+in one context for each part of its blocks; graphs of up to `--emulate` GMAC are also run in
+emulation. Each step has a process of its own; what the file says already is not done again.
 """
 
 from __future__ import annotations
