@@ -96,6 +96,7 @@ def machine(page: Page, folder: Path) -> None:
     page.get_by_role("tab", name="Models").click()
     page.click("#examine")
     page.locator("[data-copy]").wait_for()
+    page.wait_for_timeout(1000)
     shoot(page, folder, "models")
     page.get_by_role("tab", name="Settings").click()
     page.locator("#quit").wait_for()

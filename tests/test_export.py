@@ -237,3 +237,18 @@ def test_a_transformer_in_parts_is_the_same(
     assert names[1:3] == ["transformer_0_part0", "transformer_0_part1"] and len(names) == 7
     for whole, parts in zip(*clips, strict=True):
         assert np.abs(whole.astype(int) - parts).max() <= 1
+
+
+def test_a_large_graph_is_the_same_with_its_weights_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graphs, "LARGE", 0)
+    source = Source(CHECKPOINT)
+    (plan,) = [plan for plan in export.plans(source) if plan.graph == "transformer"][:1]
+    entry = export.export_portable(source, plan, tmp_path)
+    assert entry["fidelity_db"] > 100
+    (data,) = entry["data"]
+    with open_pack(exported()) as pack:
+        whole = pack.graphs("transformer", "portable")["transformer"]
+    assert entry["size"] < whole.file.size / 4
+    assert entry["size"] + data["size"] < 1.5 * whole.file.size  # aligned to pages

@@ -679,16 +679,21 @@ def export_portable(source: Source, plan: Plan, pack: Path) -> dict[str, Any]:
     """Write one portable graph, measure it and return its manifest entry; raises ExportError."""
     traced = plan.trace(source)
     call = onnx_graphs.Call(traced.module, traced.function)
-    model = onnx_graphs.export(call, traced.inputs, traced.outputs, traced.dynamic, traced.opset)
+    what = call, traced.inputs, traced.outputs, traced.dynamic, traced.opset
+    weights = 4 * sum(weight.numel() for weight in traced.module.parameters())
     multistep = MULTISTEP if plan.component.endswith(MULTISTEP) else ""
     path = pack / "portable" / f"{plan.graph}{multistep}.onnx"
-    files = onnx_graphs.write(model, path)
+    if weights > onnx_graphs.LARGE:
+        model, files = onnx_graphs.export_large(*what, path)
+    else:
+        model = onnx_graphs.export(*what)
+        files = onnx_graphs.write(model, path)
     entry = onnx_graphs.file_entry(files[0], pack)
     if files[1:]:
         entry["data"] = [onnx_graphs.file_entry(file, pack) for file in files[1:]]
     entry["inputs"] = onnx_graphs.tensor_specs(model.graph.input)
     entry["outputs"] = onnx_graphs.tensor_specs(model.graph.output)
-    del model, call
+    del model, call, what
     with torch.no_grad():
         if traced.reference is None:
             outputs = traced.function(traced.module, *traced.inputs.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 from engine.pack import Graph, PackFile, TensorSpec
 
 EXTERNAL_ABOVE = 1_800_000_000  # bytes; a protobuf holds at most 2 GiB
+LARGE = 1_000_000_000  # bytes of weights in float32 from which on `export_large` saves memory
+ALIGNMENT = 4096  # bytes; what can be mapped
 SMALL = 128  # elements below which a tensor stays as it is
 DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 10: "float16"}
 
@@ -97,6 +100,44 @@ def export(
     dynamic: names of the dynamic dimensions of an input or output, None where it is fixed.
     opset: 20 decomposes norms as ONNX Runtime runs them best, 23 keeps RMS norms whole.
     """
+    model = _traced(call, inputs, outputs, dynamic, opset).model_proto
+    _strip(model, dynamic)
+    _share(model)
+    _store_in_16_bits(model)
+    return model
+
+
+def export_large(
+    call: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Sequence[str | None]],
+    opset: int,
+    path: Path,
+) -> tuple[onnx.ModelProto, list[Path]]:
+    """The same to a file at `path`, its weights in `path.data`: the graph without them, the files.
+
+    They go to the disk as they are and come back one by one, so no second copy is ever in memory.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = path.with_name(path.name + ".data")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / "whole.onnx"
+        _traced(call, inputs, outputs, dynamic, opset).save(whole, external_data=True)
+        model = onnx.load(whole, load_external_data=False)
+        _strip(model, dynamic)
+        _move_weights(model, whole.parent, data)
+    onnx.save_model(model, path)
+    return model, [path, data]
+
+
+def _traced(
+    call: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Sequence[str | None]],
+    opset: int,
+) -> Any:
     auto = torch.export.Dim.AUTO
     shapes = tuple(
         {axis: auto for axis, size in enumerate(dynamic.get(name, ())) if size} for name in inputs
@@ -120,11 +161,7 @@ def export(
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
-    _strip(model, dynamic)
-    _share(model)
-    _store_in_16_bits(model)
-    return model
+    return program
 
 
 def _strip(model: onnx.ModelProto, dynamic: Mapping[str, Sequence[str | None]]) -> None:
@@ -164,6 +201,61 @@ def _share(model: onnx.ModelProto) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
+
+
+def _move_weights(model: onnx.ModelProto, source: Path, target: Path) -> None:
+    """Copy weights from the files in `source` to `target`, each once and in 16 bits if it can."""
+    graph = model.graph
+    casts, kept, renamed = [], [], {}
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    with target.open("wb") as file:
+        for tensor in graph.initializer:
+            array: NDArray[Any]
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                where = {entry.key: entry.value for entry in tensor.external_data}
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                start, shape = int(where.get("offset", 0)), tuple(tensor.dims)
+                array = np.memmap(source / where["location"], dtype, "r", start, shape)
+            else:
+                array = numpy_helper.to_array(tensor)
+            digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+            key = (tensor.data_type, tuple(tensor.dims), digest)
+            if key in first:
+                renamed[tensor.name] = first[key]
+                continue
+            first[key] = tensor.name
+            kept.append(tensor)
+            small = narrowed(array) if tensor.data_type == onnx.TensorProto.FLOAT else None
+            if small is not None:
+                stored = f"{tensor.name}.stored"
+                casts.append(
+                    onnx.helper.make_node(
+                        "Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT
+                    )
+                )
+                tensor.name = stored
+                tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(small.dtype)
+                array = small
+            if array.nbytes < SMALL * 8:
+                tensor.CopyFrom(numpy_helper.from_array(np.asarray(array), tensor.name))
+                continue
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            place = {"location": target.name, "offset": file.tell(), "length": array.nbytes}
+            file.write(np.ascontiguousarray(array).data)
+            tensor.ClearField("raw_data")
+            del tensor.external_data[:]
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for name, value in place.items():
+                tensor.external_data.add(key=name, value=str(value))
+    tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+    nodes = list(graph.node)
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    del graph.node[:]
+    graph.node.extend(casts + nodes)
 
 
 def _store_in_16_bits(model: onnx.ModelProto) -> None:
