@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from engine.pack import MANIFEST
 from training.export import export_pack
 from training.random_checkpoint import save
 from training.settings import SETTINGS as MINI_SETTINGS
@@ -60,3 +67,24 @@ def exported() -> Path:
     checkpoint = save(root / "checkpoint", CONFIGS, SETTINGS)
     export_pack(checkpoint, root / "pack", emulate=False, report=lambda line: None)
     return root / "pack"
+
+
+@functools.cache
+def strict() -> Path:
+    """The same with a safety checker that withholds everything; not to be written to."""
+    folder = Path(tempfile.mkdtemp(prefix="neodragon-strict-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(exported(), folder, dirs_exist_ok=True)
+    path = folder / "portable" / "safety_checker.onnx"
+    model = onnx.load(path)
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    (limits,) = [t for t in model.graph.initializer if np.array_equal(arrays[t.name], [2.0] * 17)]
+    limits.CopyFrom(numpy_helper.from_array(arrays[limits.name] - 4, limits.name))
+    onnx.save(model, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for variant in manifest["components"]["safety_checker"]["variants"].values():
+        entry = variant["graphs"]["safety_checker"]
+        entry |= {"size": path.stat().st_size, "sha256": digest}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder

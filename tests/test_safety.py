@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+import random_pack
 import torch
-from onnx import numpy_helper
 from random_pack import exported
 from transformers import CLIPImageProcessor
 
 from engine.config import Request
 from engine.errors import WithheldError
-from engine.pack import MANIFEST, open_pack
+from engine.pack import open_pack
 from engine.pipeline import FirstFrame, StageDone, generate
 from engine.safety import DEVIATION, MEAN, SIZE
 
@@ -32,28 +28,9 @@ def test_pictures_are_normalised_as_clip_does() -> None:
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def strict() -> Path:
     """The random pack with a checker that withholds everything."""
-    folder = tmp_path_factory.mktemp("strict") / "pack"
-    shutil.copytree(exported(), folder)
-    path = folder / "portable" / "safety_checker.onnx"
-    model = onnx.load(path)
-    (limits,) = [
-        tensor
-        for tensor in model.graph.initializer
-        if numpy_helper.to_array(tensor).size == 17
-        and np.allclose(numpy_helper.to_array(tensor), 2)
-    ]
-    lower = numpy_helper.to_array(limits) - 4
-    limits.CopyFrom(numpy_helper.from_array(lower, limits.name))
-    onnx.save(model, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for variant in manifest["components"]["safety_checker"]["variants"].values():
-        entry = variant["graphs"]["safety_checker"]
-        entry |= {"size": path.stat().st_size, "sha256": digest}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    return folder
+    return random_pack.strict()
 
 
 def test_a_withheld_clip_says_why_before_it_is_shown(strict: Path) -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from random_pack import strict
 
 from engine.pack import Pack
 from engine.pipeline import UnitFrames, generate
 from studio import worker
 from studio.jobs import PENDING, Entry, Job, JobTable, State, Work, content_key
+from studio.settings import change, settings_file
 from studio.video import read_metadata
 
 PATIENCE = 600.0  # seconds, on a machine that is busy with other things
@@ -120,6 +122,25 @@ def test_jobs_become_files(place: Place) -> None:
     assert continued.result is not None
     assert read_metadata(continued.result)["picture"] == "mine.png"
     assert not list(place.root.rglob("*.part"))
+
+
+def test_a_withheld_row_ends_no_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEODRAGON_DATA", str(place.root / "data"))
+    withheld = replace(place.work, pack=str(strict()), kind="frame")
+    frame = replace(place.work, kind="frame")
+    place.table.add([Entry(withheld, "?")])
+    place.add(frame)
+    assert place.drain().returncode == 0
+    row, made = place.table.jobs()
+    assert (row.state, made.state) == ("failed", "done")
+    assert "should pass the safety check" in row.error and "settings" in row.error
+    assert not list((place.cache / str(row.id)).glob("*.png")), "it is not shown either"
+    place.table.retry([row.id])
+    assert place.table.job(row.id).state == "waiting"
+    assert place.table.job(made.id).state == "done", "only what failed is tried again"
+    change(settings_file(), safety=False)
+    assert place.drain().returncode == 0
+    assert place.states() == ["done", "done"]
 
 
 def test_a_clip_is_what_the_engine_makes(
