@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -26,9 +25,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize
-from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from engine.config import Request
 from engine.pack import MANIFEST, Graph, Pack, TensorSpec, open_pack
@@ -38,9 +34,9 @@ from engine.session import (
     Array,
     load_graph,
     qnn_sdk,
-    session_options,
 )
 from training.onnx_graphs import file_entry, graph_of, snr_db
+from training.quantise import quantise
 
 Precision = Literal["w8a16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -56,7 +52,6 @@ FLOORS = {
     "upscaler": 48.0,
 }
 FP16_FLOOR = 35.0
-QUANTISED = ("MatMul", "Gemm", "Conv")
 SAMPLES = 12  # of each graph's calls, for the ranges
 UNSEEN = "a green fish swims right under water at noon"
 
@@ -129,52 +124,6 @@ def observe(pack: Pack, prompts: Sequence[str], folder: Path) -> dict[tuple[str,
             for _ in generate(fixed, request, checked=True, watch=watch):
                 pass
     return calls
-
-
-class _Samples(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = iter(files)
-
-    def get_next(self) -> Values | None:
-        file = next(self.files, None)
-        if file is None:
-            return None
-        with np.load(file) as values:
-            return dict(values)
-
-
-def quantise(graph: Graph, path: Path, samples: Sequence[Path], folder: Path) -> Path:
-    """The graph with its constant weights in 8 bits: a file in `folder`."""
-    plain, quantised = folder / "plain.onnx", folder / "quantised.onnx"
-    options = session_options(None)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(plain)
-    options.add_session_config_entry(
-        "session.optimized_model_external_initializers_file_name", "plain.onnx.data"
-    )
-    for name, size in graph.dimensions.items():
-        options.add_free_dimension_override_by_name(name, size)
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    model = onnx.load(plain, load_external_data=False)
-    constant = {tensor.name for tensor in model.graph.initializer}
-    others = [
-        node.name
-        for node in model.graph.node
-        if not (node.op_type in QUANTISED and len(node.input) > 1 and node.input[1] in constant)
-    ]
-    logging.getLogger().setLevel(logging.ERROR)  # the quantiser gives advice
-    config = get_qnn_qdq_config(
-        str(plain),
-        _Samples(samples),
-        activation_type=QuantType.QUInt16,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        weight_symmetric=True,
-    )
-    config.nodes_to_exclude = others
-    config.use_external_data_format = True
-    quantize(str(plain), str(quantised), config)
-    return quantised
 
 
 @dataclass(frozen=True)
@@ -390,7 +339,8 @@ class _Work:
         home = self.temporary / f"{component}.{graph.name}"
         if not home.exists():
             home.mkdir()
-            quantise(graph, path, self.calls[component, graph.name].inputs, home)
+            samples = self.calls[component, graph.name].inputs
+            quantise(path, graph.dimensions, map(_loaded, samples), home)
         return home / "quantised.onnx", {}
 
     def _entry(self, graph: Graph, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:
@@ -429,6 +379,11 @@ class _Work:
         else:
             self.report(f"{key}: kept")
         return kept
+
+
+def _loaded(path: Path) -> Values:
+    with np.load(path) as values:
+        return dict(values)
 
 
 def _without_stage(graph: str) -> str:

@@ -1,0 +1,228 @@
+"""8-bit weights for an NPU graph: constant weights per channel, 16-bit activations around them.
+
+Only linear layers and convolutions whose weights are constants are touched. Written here and not
+by ONNX Runtime's quantiser, which takes seven times a graph's weights in memory: weights stay on
+the disk and come one by one, and the ranges of activations are found inside the graph. Its results
+are as close as the library's (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from engine.session import session_options
+
+KINDS = ("MatMul", "Gemm", "Conv")
+QDQ = "com.microsoft"  # whose QuantizeLinear knows 16 bits before opset 21
+BIAS_LIMIT = 2.0**30
+ALIGNMENT = 4096
+
+Values = Mapping[str, NDArray[Any]]
+Ranges = dict[str, tuple[float, float]]
+
+
+def quantise(path: Path, sizes: Mapping[str, int], samples: Iterable[Values], folder: Path) -> Path:
+    """The graph at `path` with dynamic `sizes` fixed and weights in 8 bits: a file in `folder`.
+
+    samples: inputs that show how large activations become.
+    """
+    plain = folder / "plain.onnx"
+    options = session_options(None)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(plain)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "plain.onnx.data"
+    )
+    for name, size in sizes.items():
+        options.add_free_dimension_override_by_name(name, size)
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(plain, load_external_data=False)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = [
+        node
+        for node in model.graph.node
+        if node.op_type in KINDS and len(node.input) > 1 and node.input[1] in constants
+    ]
+    ranges = _ranges(plain, {name for n in nodes for name in (n.input[0], n.output[0])}, samples)
+    with (folder / "quantised.onnx.data").open("wb") as data:
+        _Rewriter(model, plain.parent, constants, ranges, data).rewrite(nodes)
+    quantised = folder / "quantised.onnx"
+    onnx.save_model(model, quantised)
+    return quantised
+
+
+def _ranges(plain: Path, names: set[str], samples: Iterable[Values]) -> Ranges:
+    """The least and the largest value of tensors over all samples, 0 between them."""
+    model = onnx.load(plain, load_external_data=False)
+    given = {tensor.name for tensor in model.graph.output}
+    order = sorted(names)
+    for name in order:
+        for kind in ("ReduceMin", "ReduceMax"):
+            told = f"{name}.{kind}"
+            model.graph.node.append(helper.make_node(kind, [name], [told], keepdims=0))
+            model.graph.output.append(helper.make_tensor_value_info(told, TensorProto.FLOAT, []))
+    for tensor in [tensor for tensor in model.graph.output if tensor.name in given]:
+        model.graph.output.remove(tensor)
+    watched = plain.with_name("watched.onnx")
+    onnx.save_model(model, watched)
+    session = ort.InferenceSession(
+        str(watched), session_options(None), providers=["CPUExecutionProvider"]
+    )
+    asked = [tensor.name for tensor in session.get_inputs()]
+    found = [(0.0, 0.0)] * len(order)
+    for sample in samples:
+        told = session.run(None, {name: sample[name] for name in asked})
+        pairs = zip(told[::2], told[1::2], strict=True)
+        found = [
+            (min(low, float(a)), max(high, float(b)))
+            for (low, high), (a, b) in zip(found, pairs, strict=True)
+        ]
+    return dict(zip(order, found, strict=True))
+
+
+@dataclass
+class _Rewriter:
+    """Puts quantised constants, and the nodes around them, into `model`."""
+
+    model: onnx.ModelProto
+    folder: Path
+    constants: dict[str, TensorProto]
+    ranges: Ranges
+    data: IO[bytes]
+    added: dict[str, TensorProto] = field(default_factory=dict)
+    activations: dict[str, str] = field(default_factory=dict)
+
+    def rewrite(self, nodes: list[Any]) -> None:
+        """Quantise these nodes of the model."""
+        chosen = {id(node) for node in nodes}
+        rewritten = []
+        for node in self.model.graph.node:
+            if id(node) in chosen:
+                rewritten += self._node(node)
+            else:
+                rewritten.append(node)
+        used = {name for node in rewritten for name in node.input}
+        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
+        tensors = [
+            TensorProto.FromString(t.SerializeToString()) for t in (*kept, *self.added.values())
+        ]
+        del (
+            self.model.graph.node[:],
+            self.model.graph.initializer[:],
+            self.model.graph.value_info[:],
+        )
+        self.model.graph.node.extend(copies)
+        self.model.graph.initializer.extend(tensors)
+        if not any(opset.domain == QDQ for opset in self.model.opset_import):
+            self.model.opset_import.append(helper.make_opsetid(QDQ, 1))
+
+    def _node(self, node: Any) -> Iterator[Any]:
+        """A node between the nodes that make it an 8-bit one."""
+        source, weight = node.input[0], node.input[1]
+        scale_in, _ = self._scale(source)
+        if source not in self.activations:
+            self.activations[source] = f"{source}.q16"
+            yield from self._pair(source, source, self.activations[source])
+        array = self._array(weight).astype(np.float32)
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else array.ndim - 1
+        others = tuple(i for i in range(array.ndim) if i != axis)
+        scales = np.maximum(np.abs(array).max(others), 1e-12) / 127
+        bias = None
+        if len(node.input) > 2 and node.input[2] in self.constants:
+            bias = self._array(node.input[2]).astype(np.float64)
+            scales = np.maximum(scales, np.abs(bias) / scale_in / BIAS_LIMIT)
+        scales = scales.astype(np.float32)
+        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+        small = np.rint(array / scales.reshape(shape)).clip(-127, 127).astype(np.int8)
+        name = node.name or node.output[0]
+        node.input[0] = self.activations[source]
+        node.input[1] = f"{name}.weight"
+        yield self._constant(node.input[1], small, scales, axis)
+        if bias is not None:
+            steps = scale_in * scales.astype(np.float64)
+            whole = np.rint(bias / steps).astype(np.int32)
+            node.input[2] = f"{name}.bias"
+            yield self._constant(node.input[2], whole, steps.astype(np.float32), 0)
+        result = node.output[0]
+        node.output[0] = f"{result}.raw"
+        yield node
+        yield from self._pair(node.output[0], result, result)
+
+    def _scale(self, name: str) -> tuple[float, int]:
+        """Scale and zero point of an activation in 16 bits."""
+        low, high = self.ranges[name]
+        scale = max(high - low, 1e-8) / 65535
+        return scale, round(-low / scale)
+
+    def _pair(self, tensor: str, ranged: str, result: str) -> Iterator[Any]:
+        """To 16 bits and back."""
+        scale, zero = self._scale(ranged)
+        self._add(f"{ranged}.scale", np.float32(scale))
+        self._add(f"{ranged}.zero", np.uint16(zero))
+        constants = [f"{ranged}.scale", f"{ranged}.zero"]
+        middle = f"{result}.u16"
+        for kind, source, target in (
+            ("QuantizeLinear", tensor, middle),
+            ("DequantizeLinear", middle, result),
+        ):
+            yield helper.make_node(
+                kind, [source, *constants], [target], name=f"{target}.{kind}", domain=QDQ
+            )
+
+    def _constant(self, name: str, array: NDArray[Any], scales: NDArray[Any], axis: int) -> Any:
+        """A quantised constant and what widens it."""
+        self._add(f"{name}.stored", array)
+        self._add(f"{name}.scale", scales)
+        self._add(f"{name}.zero", np.zeros(len(scales), array.dtype))
+        inputs = [f"{name}.{part}" for part in ("stored", "scale", "zero")]
+        return helper.make_node(
+            "DequantizeLinear",
+            inputs,
+            [name],
+            name=f"{name}.DequantizeLinear",
+            domain=QDQ,
+            axis=axis,
+        )
+
+    def _add(self, name: str, array: Any) -> None:
+        """A new constant, a large one in the file of data."""
+        array = np.asarray(array)
+        if array.nbytes < ALIGNMENT:
+            self.added[name] = numpy_helper.from_array(array, name)
+            return
+        self.data.write(bytes(-self.data.tell() % ALIGNMENT))
+        tensor = TensorProto(
+            name=name,
+            dims=array.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_location=TensorProto.EXTERNAL,
+        )
+        place = (Path(self.data.name).name, self.data.tell(), array.nbytes)
+        for key, value in zip(("location", "offset", "length"), place, strict=True):
+            tensor.external_data.add(key=key, value=str(value))
+        self.data.write(np.ascontiguousarray(array).data)
+        self.added[name] = tensor
+
+    def _array(self, name: str) -> NDArray[Any]:
+        """A constant of the plain graph, mapped from its file."""
+        tensor = self.constants[name]
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return numpy_helper.to_array(tensor)
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        start = int(where.get("offset", 0))
+        mapped: NDArray[Any] = np.memmap(
+            self.folder / where["location"], dtype, "r", start, tuple(tensor.dims)
+        )
+        return mapped
