@@ -24,8 +24,10 @@ from engine.pack import Graph
 from engine.session import load_graph, qnn_sdk
 from training import contexts, export
 from training.onnx_graphs import graph_of, snr_db
+from training.quantise import quantise
 
 Found = dict[str, Any]
+EIGHT_BIT = ("unet", "first_frame_decoder", *(f"transformer_{stage}" for stage in range(3)))
 
 
 def peak() -> float:
@@ -61,15 +63,35 @@ def static(source: export.Source, name: str, entry: Found) -> dict[str, Found]:
     return export.htp_variant(source, component, {graph: entry})
 
 
-def emulated(source: export.Source, name: str, stage: int | None, work: Path) -> Found:
-    """A compiled graph in emulation beside the portable one on the CPU."""
-    component, graph = name.split("/")
+def traced(source: export.Source, name: str, stage: int | None) -> dict[str, Any]:
+    """Inputs of a graph as the NPU has it."""
     if stage is None:
         inputs = plan_of(source, name).trace(source).inputs
     else:
-        part = int(graph.partition("_part")[2] or 0)
+        part = int(name.partition("_part")[2] or 0)
         inputs = export.transformer(source, "", part, stage).inputs
-    given = {key: tensor.numpy() for key, tensor in inputs.items()}
+    return {key: tensor.numpy() for key, tensor in inputs.items()}
+
+
+def quantised(source: export.Source, name: str, work: Path) -> Found:
+    """An exported graph with 8-bit weights, for each stage; ranges of one sample."""
+    started = time.perf_counter()
+    entry = json.loads((work / f"{name.replace('/', '-')}.json").read_text())
+    for graph, one in static(source, name, entry).items():
+        stage = re.search(r"transformer_(\d)", graph)
+        inputs = traced(source, name, int(stage[1]) if stage else None)
+        folder = work / "quantised" / graph
+        folder.mkdir(parents=True, exist_ok=True)
+        quantise(work / one["file"], one.get("dimensions", {}), [inputs], folder)
+        for file in ("plain.onnx", "plain.onnx.data", "watched.onnx"):
+            (folder / file).unlink(missing_ok=True)
+    return {"quantise_s": round(time.perf_counter() - started), "quantise_peak_gb": peak()}
+
+
+def emulated(source: export.Source, name: str, stage: int | None, work: Path) -> Found:
+    """A compiled graph in emulation beside the portable one on the CPU."""
+    component, graph = name.split("/")
+    given = traced(source, name, stage)
     entry = json.loads((work / f"{component}-{graph}.json").read_text())
     one = graph if stage is None else graph.replace("transformer", f"transformer_{stage}")
     spec: Graph = graph_of(one, static(source, name, entry)[one])
@@ -110,16 +132,29 @@ def compiled(name: str, entries: dict[str, Found], work: Path) -> Iterator[tuple
             except (RuntimeError, ValueError) as error:
                 yield key, {"failed": str(error)[:300]}
                 continue
-            sizes = {one.files[1]: one.files[1].stat().st_size for one in done}
-            yield (
-                key,
-                {
-                    "htp_nodes": "all",
-                    "compile_s": round(sum(one.seconds for one in done), 1),
-                    "compile_peak_gb": round(done[-1].peak / 1e9, 2),
-                    "context_mb": round(sum(sizes.values()) / 1e6, 1),
-                },
-            )
+            yield key, _told(done)
+
+
+def together(entries: dict[str, Found], work: Path) -> Found:
+    """What came of a graph with 8-bit weights, in one context."""
+    jobs = [
+        (work / "quantised" / graph / "quantised.onnx", {}, work / "contexts" / f"{graph}_w8.onnx")
+        for graph in entries
+    ]
+    try:
+        return _told(contexts.compile_graphs(jobs, shared=len(jobs) > 1))
+    except (RuntimeError, ValueError) as error:
+        return {"failed": str(error)[:300]}
+
+
+def _told(done: list[contexts.Compiled]) -> Found:
+    sizes = {one.files[1]: one.files[1].stat().st_size for one in done}
+    return {
+        "htp_nodes": "all",
+        "compile_s": round(sum(one.seconds for one in done), 1),
+        "compile_peak_gb": round(done[-1].peak / 1e9, 2),
+        "context_mb": round(sum(sizes.values()) / 1e6, 1),
+    }
 
 
 def main() -> None:
@@ -130,6 +165,7 @@ def main() -> None:
     parser.add_argument("--emulate", type=float, default=100, help="up to so many GMAC")
     parser.add_argument("--graphs", nargs="+", help="only these, as component/graph")
     parser.add_argument("--one", help="(a child) export this graph")
+    parser.add_argument("--quantise", help="(a child) give this graph 8-bit weights")
     parser.add_argument("--run", nargs=2, help="(a child) run this graph and stage in emulation")
     options = parser.parse_args()
     source = export.Source(options.checkpoint)
@@ -138,6 +174,9 @@ def main() -> None:
         path = options.work / f"{options.one.replace('/', '-')}.json"
         path.write_text(json.dumps(found.pop("entry")))
         print(json.dumps(found))
+        return
+    if options.quantise:
+        print(json.dumps(quantised(source, options.quantise, options.work)))
         return
     if options.run:
         name, stage = options.run
@@ -171,6 +210,11 @@ def main() -> None:
         if any("context_mb" not in graphs.get(key, {}) for key in keys):
             for key, found in compiled(name, entries, options.work):
                 tell(key, found)
+        if any(graph.partition("_part")[0] in EIGHT_BIT for graph in entries):
+            if "quantise_s" not in graphs[name]:
+                tell(name, child(*paths, "--quantise", name))
+            if "quantise_s" in graphs[name] and "context_mb" not in graphs.get(f"{name} W8A16", {}):
+                tell(f"{name} W8A16", together(entries, options.work))
         for graph in entries:
             key, whole = f"{plan.component}/{graph}", graph.partition("_part")[0]
             cost = macs[whole] / (source.parts if "_part" in graph else 1)
