@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 
 from engine.pack import Pack, open_pack
 from studio.places import default_pack
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in a shell's background has it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
