@@ -116,8 +116,13 @@ def child(*arguments: str) -> Found:
 
 
 def compiled(name: str, entries: dict[str, Found], work: Path) -> Iterator[tuple[str, Found]]:
-    """Compile what came of a graph, each alone, then its stages together."""
+    """Compile what came of a graph, each alone, then its stages together.
+
+    Of the transformer's parts only the first alone as well, since only that can be run here.
+    """
     for shared in (False, True):
+        if not shared and "_part" in name and not name.endswith("_part0"):
+            continue
         jobs = []
         for graph, entry in entries.items():
             suffix = "_shared" if shared else ""
@@ -206,8 +211,7 @@ def main() -> None:
         if "failed" in graphs[name] or not path.exists():
             continue
         entries = static(source, name, json.loads(path.read_text()))
-        keys = {f"{plan.component}/{graph}" for graph in entries}
-        if any("context_mb" not in graphs.get(key, {}) for key in keys):
+        if "context_mb" not in graphs.get(f"{name} shared" if len(entries) > 1 else name, {}):
             for key, found in compiled(name, entries, options.work):
                 tell(key, found)
         if any(graph.partition("_part")[0] in EIGHT_BIT for graph in entries):
