@@ -90,7 +90,7 @@ class Transformer:
     ) -> None:
         self.graphs = graphs
         self.config = config
-        first = self._parts(0)[0]
+        first = next(graph for graph in graphs.values() if "context" in graph.inputs)
         static = isinstance(first.inputs["context"].shape[0], int)
         self.conditioning = {
             is_negative: conditioning if static or conditioning is None else conditioning.trimmed()
