@@ -27,7 +27,12 @@ from training.onnx_graphs import graph_of, snr_db
 from training.quantise import quantise
 
 Found = dict[str, Any]
-EIGHT_BIT = ("unet", "first_frame_decoder", *(f"transformer_{stage}" for stage in range(3)))
+EIGHT_BIT = (
+    "unet",
+    "first_frame_decoder",
+    "modulation",
+    *(f"transformer_{stage}" for stage in range(3)),
+)
 
 
 def peak() -> float:

@@ -50,6 +50,7 @@ FLOORS = {
     "transformer_1": 22.0,
     "transformer_2": 24.0,
     "upscaler": 48.0,
+    "modulation": 40.0,  # in the paper a part of the transformer, of which less is asked
 }
 FP16_FLOOR = 35.0
 SAMPLES = 12  # of each graph's calls, for the ranges
