@@ -2,9 +2,10 @@
 
 `python -m benchmarks.full_size CHECKPOINT WORK -o docs/full_size.json`, with the checkpoint by
 `python -m training.random_checkpoint CHECKPOINT --full`: each graph is exported and compared with
-its torch module, then compiled for Snapdragon X Elite in half precision, the transformer's stages
-in one context for each part of its blocks; graphs of up to `--emulate` GMAC are also run in
-emulation. Each step has a process of its own; what the file says already is not done again.
+its torch module, then compiled for Snapdragon X Elite with the precision it would have in a pack,
+the transformer's stages in one context for each part of its blocks; graphs of up to `--emulate`
+GMAC are also run in emulation. Each step has a process of its own; what the file says already is
+not done again.
 """
 
 from __future__ import annotations
@@ -78,6 +79,14 @@ def traced(source: export.Source, name: str, stage: int | None) -> dict[str, Any
     return {key: tensor.numpy() for key, tensor in inputs.items()}
 
 
+def precision(graph: str) -> str:
+    """How a graph is compiled, as `training.contexts` does it where the floors are kept."""
+    whole = graph.partition("_part")[0]
+    if whole in contexts.WEIGHTS_ALONE:
+        return "w8"
+    return "w8a16" if whole in EIGHT_BIT else "fp16"
+
+
 def quantised(source: export.Source, name: str, work: Path) -> Found:
     """An exported graph with 8-bit weights, for each stage; ranges of one sample."""
     started = time.perf_counter()
@@ -87,9 +96,8 @@ def quantised(source: export.Source, name: str, work: Path) -> Found:
         inputs = traced(source, name, int(stage[1]) if stage else None)
         folder = work / "quantised" / graph
         folder.mkdir(parents=True, exist_ok=True)
-        quantise(work / one["file"], one.get("dimensions", {}), [inputs], folder)
-        for file in ("plain.onnx", "plain.onnx.data", "watched.onnx"):
-            (folder / file).unlink(missing_ok=True)
+        samples = None if precision(graph) == "w8" else [inputs]
+        quantise(work / one["file"], one.get("dimensions", {}), samples, folder)
     return {"quantise_s": round(time.perf_counter() - started), "quantise_peak_gb": peak()}
 
 
@@ -121,40 +129,27 @@ def child(*arguments: str) -> Found:
 
 
 def compiled(name: str, entries: dict[str, Found], work: Path) -> Iterator[tuple[str, Found]]:
-    """Compile what came of a graph, each alone, then its stages together.
-
-    Of the transformer's parts only the first alone as well, since only that can be run here.
-    """
-    for shared in (False, True):
-        if not shared and "_part" in name and not name.endswith("_part0"):
+    """Compile what came of a graph: its stages together, and alone the one that can be run here."""
+    jobs = {}
+    for graph, entry in entries.items():
+        source, sizes = work / entry["file"], entry.get("dimensions", {})
+        if precision(graph) != "fp16":
+            source, sizes = work / "quantised" / graph / "quantised.onnx", {}
+        jobs[graph] = (source, sizes)
+    alone = list(jobs) if len(jobs) == 1 else [g for g in jobs if g.endswith("_0_part0")]
+    for group in (alone, *([list(jobs)] if len(jobs) > 1 else [])):
+        if not group:
             continue
-        jobs = []
-        for graph, entry in entries.items():
-            suffix = "_shared" if shared else ""
-            target = work / "contexts" / f"{graph}{suffix}.onnx"
-            jobs.append((work / entry["file"], entry.get("dimensions", {}), target))
-        if shared and len(jobs) == 1:
-            return
-        for group in [jobs] if shared else [[job] for job in jobs]:
-            key = f"{name} shared" if shared else f"{name.split('/')[0]}/{group[0][2].stem}"
-            try:
-                done = contexts.compile_graphs(group, shared)
-            except (RuntimeError, ValueError) as error:
-                yield key, {"failed": str(error)[:300]}
-                continue
-            yield key, _told(done)
-
-
-def together(entries: dict[str, Found], work: Path) -> Found:
-    """What came of a graph with 8-bit weights, in one context."""
-    jobs = [
-        (work / "quantised" / graph / "quantised.onnx", {}, work / "contexts" / f"{graph}_w8.onnx")
-        for graph in entries
-    ]
-    try:
-        return _told(contexts.compile_graphs(jobs, shared=len(jobs) > 1))
-    except (RuntimeError, ValueError) as error:
-        return {"failed": str(error)[:300]}
+        shared = len(group) > 1
+        suffix = "_shared" if shared else ""
+        key = f"{name} shared" if shared else f"{name.split('/')[0]}/{group[0]}"
+        chosen = [(*jobs[g], work / "contexts" / f"{g}{suffix}.onnx") for g in group]
+        try:
+            done = contexts.compile_graphs(chosen, shared)
+        except (RuntimeError, ValueError) as error:
+            yield key, {"failed": str(error)[:300]}
+            continue
+        yield key, {"precision": precision(group[0])} | _told(done)
 
 
 def _told(done: list[contexts.Compiled]) -> Found:
@@ -216,14 +211,12 @@ def main() -> None:
         if "failed" in graphs[name] or not path.exists():
             continue
         entries = static(source, name, json.loads(path.read_text()))
+        small = any(precision(graph) != "fp16" for graph in entries)
+        if small and "quantise_s" not in graphs[name]:
+            tell(name, child(*paths, "--quantise", name))
         if "context_mb" not in graphs.get(f"{name} shared" if len(entries) > 1 else name, {}):
             for key, found in compiled(name, entries, options.work):
                 tell(key, found)
-        if any(graph.partition("_part")[0] in EIGHT_BIT for graph in entries):
-            if "quantise_s" not in graphs[name]:
-                tell(name, child(*paths, "--quantise", name))
-            if "quantise_s" in graphs[name] and "context_mb" not in graphs.get(f"{name} W8A16", {}):
-                tell(f"{name} W8A16", together(entries, options.work))
         for graph in entries:
             key, whole = f"{plan.component}/{graph}", graph.partition("_part")[0]
             cost = macs[whole] / (source.parts if "_part" in graph else 1)

@@ -1,7 +1,8 @@
 """Compile a pack's graphs for one Hexagon: `training.export --target` calls `compile_pack`.
 
 Weights of linear layers and convolutions become 8 bits per output channel, with activations of 16,
-where the graph stays close enough; the rest stays in half precision, text encoders whole. Ranges
+where the graph stays close enough; those of CLIP-G 8 bits in blocks, with activations as they are.
+The rest stays in half precision, text encoders whole. Ranges
 are those of the pipeline's own activations on a list of prompts; what is reported is measured on a
 prompt that is not in it, in the NPU's emulation, beside the portable graph. Every compilation has
 a process of its own, so that the memory it took is given back.
@@ -52,6 +53,8 @@ FLOORS = {
     "upscaler": 48.0,
     "modulation": 40.0,  # in the paper a part of the transformer, of which less is asked
 }
+# Weights alone in 8 bits, which halves the largest file; what that must leave, as what fp16 must.
+WEIGHTS_ALONE = ("clip_g",)
 FP16_FLOOR = 35.0
 SAMPLES = 12  # of each graph's calls, for the ranges
 UNSEEN = "a green fish swims right under water at noon"
@@ -277,9 +280,12 @@ class _Work:
             row = graph.name.partition("_part")[0]
             floor = FLOORS.get(row, FP16_FLOOR)
             tried = {}
-            for precision in ("w8a16", "fp16"):
-                if precision == "w8a16" and (self.precision == "fp16" or row not in FLOORS):
-                    continue
+            schemes = ["fp16"]
+            if self.precision == "w8a16" and row in FLOORS:
+                schemes.insert(0, "w8a16")
+            if self.precision == "w8a16" and row in WEIGHTS_ALONE:
+                schemes.insert(0, "w8")
+            for precision in schemes:
                 model, sizes = self._model(component, graph, precision)
                 (compiled,) = compile_graphs([(model, sizes, target)], shared=False)
                 entry = self._entry(graph, [compiled.files])[0]
@@ -340,8 +346,8 @@ class _Work:
         home = self.temporary / f"{component}.{graph.name}"
         if not home.exists():
             home.mkdir()
-            samples = self.calls[component, graph.name].inputs
-            quantise(path, graph.dimensions, map(_loaded, samples), home)
+            samples = map(_loaded, self.calls[component, graph.name].inputs)
+            quantise(path, graph.dimensions, None if precision == "w8" else samples, home)
         return home / "quantised.onnx", {}
 
     def _entry(self, graph: Graph, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""8-bit weights for an NPU graph: constant weights per channel, 16-bit activations around them.
+"""8-bit weights for an NPU graph: per channel with 16-bit activations, or alone in blocks.
 
 Only linear layers and convolutions whose weights are constants are touched. Written here and not
 by ONNX Runtime's quantiser, which takes seven times a graph's weights in memory: weights stay on
@@ -25,15 +25,19 @@ KINDS = ("MatMul", "Gemm", "Conv")
 QDQ = "com.microsoft"  # whose QuantizeLinear knows 16 bits before opset 21
 BIAS_LIMIT = 2.0**30
 ALIGNMENT = 4096
+BLOCK = 32  # weights that share a scale where activations keep half precision
 
 Values = Mapping[str, NDArray[Any]]
 Ranges = dict[str, tuple[float, float]]
 
 
-def quantise(path: Path, sizes: Mapping[str, int], samples: Iterable[Values], folder: Path) -> Path:
+def quantise(
+    path: Path, sizes: Mapping[str, int], samples: Iterable[Values] | None, folder: Path
+) -> Path:
     """The graph at `path` with dynamic `sizes` fixed and weights in 8 bits: a file in `folder`.
 
-    samples: inputs that show how large activations become.
+    samples: inputs that show how large activations become; None leaves activations as they are, and
+    only linear layers get 8 bits, in blocks of BLOCK weights.
     """
     plain = folder / "plain.onnx"
     options = session_options(None)
@@ -52,12 +56,26 @@ def quantise(path: Path, sizes: Mapping[str, int], samples: Iterable[Values], fo
         for node in model.graph.node
         if node.op_type in KINDS and len(node.input) > 1 and node.input[1] in constants
     ]
-    ranges = _ranges(plain, {name for n in nodes for name in (n.input[0], n.output[0])}, samples)
+    if samples is None:
+        nodes = [n for n in nodes if n.op_type != "Conv" and not _width(n, constants) % BLOCK]
+        ranges = None
+    else:
+        names = {name for node in nodes for name in (node.input[0], node.output[0])}
+        ranges = _ranges(plain, names, samples)
     with (folder / "quantised.onnx.data").open("wb") as data:
         _Rewriter(model, plain.parent, constants, ranges, data).rewrite(nodes)
     quantised = folder / "quantised.onnx"
     onnx.save_model(model, quantised)
     return quantised
+
+
+def _transposed(node: Any) -> bool:
+    return any(a.name == "transB" and a.i for a in node.attribute)
+
+
+def _width(node: Any, constants: Mapping[str, TensorProto]) -> int:
+    """Inputs of a linear layer."""
+    return int(constants[node.input[1]].dims[1 if _transposed(node) else 0])
 
 
 def _ranges(plain: Path, names: set[str], samples: Iterable[Values]) -> Ranges:
@@ -96,7 +114,7 @@ class _Rewriter:
     model: onnx.ModelProto
     folder: Path
     constants: dict[str, TensorProto]
-    ranges: Ranges
+    ranges: Ranges | None
     data: IO[bytes]
     added: dict[str, TensorProto] = field(default_factory=dict)
     activations: dict[str, str] = field(default_factory=dict)
@@ -107,7 +125,7 @@ class _Rewriter:
         rewritten = []
         for node in self.model.graph.node:
             if id(node) in chosen:
-                rewritten += self._node(node)
+                rewritten += self._blocks(node) if self.ranges is None else self._node(node)
             else:
                 rewritten.append(node)
         used = {name for node in rewritten for name in node.input}
@@ -126,6 +144,40 @@ class _Rewriter:
         if not any(opset.domain == QDQ for opset in self.model.opset_import):
             self.model.opset_import.append(helper.make_opsetid(QDQ, 1))
 
+    def _blocks(self, node: Any) -> Iterator[Any]:
+        """A linear layer as MatMulNBits, which the NPU knows for three axes alone."""
+        array = self._array(node.input[1])
+        array = array if _transposed(node) else array.T
+        outputs, inputs = array.shape
+        cut = array.astype(np.float32).reshape(outputs, -1, BLOCK)
+        scales = np.maximum(np.abs(cut).max(-1), 1e-12) / 127
+        small = (np.rint(cut / scales[..., None]) + 128).astype(np.uint8)
+        result, flat = node.output[0], node.op_type == "Gemm"
+        stored = [f"{result}.stored", f"{result}.scale"]
+        self._add(stored[0], small)
+        self._add(stored[1], scales.astype(np.float32).reshape(-1))
+        source, product = node.input[0], f"{result}.product"
+        if flat:
+            self._add("first_axis", np.array([0]))
+            source = f"{result}.source"
+            yield helper.make_node("Unsqueeze", [node.input[0], "first_axis"], [source])
+        yield helper.make_node(
+            "MatMulNBits",
+            [source, *stored],
+            [product],
+            name=product,
+            domain=QDQ,
+            K=inputs,
+            N=outputs,
+            bits=8,
+            block_size=BLOCK,
+        )
+        if len(node.input) > 2:
+            yield helper.make_node("Add", [product, node.input[2]], [f"{result}.sum"])
+            product = f"{result}.sum"
+        last = ("Squeeze", [product, "first_axis"]) if flat else ("Identity", [product])
+        yield helper.make_node(*last, [result])
+
     def _node(self, node: Any) -> Iterator[Any]:
         """A node between the nodes that make it an 8-bit one."""
         source, weight = node.input[0], node.input[1]
@@ -134,8 +186,7 @@ class _Rewriter:
             self.activations[source] = f"{source}.q16"
             yield from self._pair(source, source, self.activations[source])
         array = self._array(weight).astype(np.float32)
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        axis = 0 if node.op_type == "Conv" or transposed else array.ndim - 1
+        axis = 0 if node.op_type == "Conv" or _transposed(node) else array.ndim - 1
         others = tuple(i for i in range(array.ndim) if i != axis)
         scales = np.maximum(np.abs(array).max(others), 1e-12) / 127
         bias = None
@@ -161,6 +212,7 @@ class _Rewriter:
 
     def _scale(self, name: str) -> tuple[float, int]:
         """Scale and zero point of an activation in 16 bits."""
+        assert self.ranges is not None
         low, high = self.ranges[name]
         scale = max(high - low, 1e-8) / 65535
         return scale, round(-low / scale)
