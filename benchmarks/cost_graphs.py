@@ -1,13 +1,12 @@
 """The graphs of the full-size model as torch modules on the meta device, and what a run of each is.
 
 No weight is ever allocated. A function per graph, in our form or, where they differ, in the paper's
-(`paper_...`, `published`); `remembering_transformer` is a form that nobody has built yet.
+(`paper_...`, `published`).
 Configurations are the published ones.
 """
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from engine.config import Geometry
 from training.export import PUBLISHED, collapse_
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
-from training.models.mmdit import AdaLN, JointAttention, PyramidMMDiT
+from training.models.mmdit import AdaLN, PyramidMMDiT
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalConv, CausalVideoVAE, TGrow, fold, unfold
 from training.published import CLIP_G, CLIP_L, IMAGE_VAE, T5, UNET, UPSCALER
@@ -257,67 +256,44 @@ def past_tokens(unit: int, stage: int) -> int:
     return sum(map(frame_tokens, levels(unit, stage)[:frames])) + TEXT * bool(frames)
 
 
+def forgetful(stage: int) -> int:
+    """The last unit that remembers nothing at `stage`."""
+    return max(unit for unit in range(1, GEOMETRY.units) if not remembered(unit, stage))
+
+
+def image_only(net: PyramidMMDiT) -> list[nn.Module]:
+    """The parts of `dense` that image tokens go through."""
+    found: list[nn.Module] = [net.pos_embed, net.proj_out]
+    for block in net.transformer_blocks:
+        attention: Any = block.attn
+        found += [attention.to_q, attention.to_k, attention.to_v, attention.to_out, block.ff]
+        found += [attention.norm_q, attention.norm_k]
+    return found
+
+
 @cache
-def remembering_transformer(stage: int, first: bool) -> Cost:
-    """The transformer over only the tokens that a unit does not remember, in two static graphs.
+def later_transformer(stage: int) -> Cost:
+    """The transformer over only the tokens that a unit does not remember, as `export` has it.
 
-    first: the graph of the units that remember nothing; the other is that of all later ones. Each
-    is padded to the largest of its units.
+    Padded to the last unit's memory.
     """
-    own = [u for u in range(1, GEOMETRY.units) if first != bool(remembered(u, stage))]
-    past = max(past_tokens(unit, stage) for unit in own)
-    text = TEXT if first else 0
-    fresh = max(image_tokens(u, stage) + TEXT - text - past_tokens(u, stage) for u in own)
-    net = copy.copy(exported())
-    net._modules = net._modules | {"transformer_blocks": nn.ModuleList()}
-    for block in exported().transformer_blocks:
-        twin, attention = copy.copy(block), RememberingAttention(block.attn)
-        shape = (block.attn.heads, past, block.attn.head_dim)
-        attention.past = (meta(*shape), meta(*shape))
-        twin._modules = block._modules | {"attn": attention}
-        net.transformer_blocks.append(twin)
-    kept = [tensor for block in net.transformer_blocks for tensor in block.attn.past]
-    inputs = transformer_inputs(net, fresh, text, past)
-    inputs += (meta(text, net.token_config.width),)
-    inputs += (meta(net.modulation_rows, net.token_config.width),)
+    net = exported()
+    past = past_tokens(GEOMETRY.units - 1, stage)
+    fresh = image_tokens(GEOMETRY.units - 1, stage) + TEXT - past
+    inputs = transformer_inputs(net, fresh, 0, past)
+    rows = meta(net.modulation_rows, net.token_config.width)
+    heads, head_dim = net.config["num_attention_heads"], net.token_config.head_dim
+    kept = [meta(heads, past, head_dim) for _ in range(2 * len(net.transformer_blocks))]
 
-    def run(*given: Any) -> Tensor:
-        return net.forward_tokens(*given[: len(inputs)])
+    def run(
+        patches: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, *others: Tensor
+    ) -> Tensor:
+        chosen, last = others[0].split([len(others[0]) - 2, 2])
+        pairs = list(zip(others[1::2], others[2::2], strict=True))
+        image, _ = net.blocks(net.embed(patches, positions), None, chosen, cos, sin, mask, pairs)
+        return net.project(image, last)
 
-    return count(dense(net), run, (*inputs, *kept), eight_bit=True)
-
-
-class RememberingAttention(nn.Module):
-    """Attention that also sees tokens whose keys and values `past` were computed before.
-
-    past: keys and values [..., heads, tokens, head_dim]. `seen` is the same with the tokens of the
-    last call behind them.
-    """
-
-    past: tuple[Tensor, Tensor]
-    seen: tuple[Tensor, Tensor]
-
-    def __init__(self, inner: JointAttention) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(
-        self, image: Tensor, text: Tensor, cos: Tensor, sin: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """As `JointAttention` after `half_split_`; mask [..., fresh tokens, all tokens]."""
-        a, heads, count = self.inner, self.inner._heads, text.shape[-2]
-        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-        streams = ((a.add_q_proj, a.add_k_proj, a.add_v_proj, a.norm_add_q, a.norm_add_k, text),)
-        streams += ((a.to_q, a.to_k, a.to_v, a.norm_q, a.norm_k, image),)
-        q = torch.cat([heads(s[0], s[5], s[3]) for s in streams], -3)
-        k = torch.cat([heads(s[1], s[5], s[4]) for s in streams], -3)
-        v = torch.cat([heads(s[2], s[5]) for s in streams], -3).transpose(-3, -2)
-        q, k = (a._rotate(x, cos, sin).transpose(-3, -2) for x in (q, k))
-        self.seen = torch.cat([self.past[0], k], -2), torch.cat([self.past[1], v], -2)
-        out = (q @ self.seen[0].transpose(-2, -1) + mask).softmax(-1) @ self.seen[1]
-        out = out.transpose(-3, -2).flatten(-2)
-        text_out = None if a.to_add_out is None else a.to_add_out(out[..., :count, :])
-        return a.to_out[0](out[..., count:, :]), text_out
+    return count(image_only(net), run, (*inputs, rows, *kept), eight_bit=True)
 
 
 def modulation(timesteps: int = 1) -> Cost:
@@ -333,10 +309,10 @@ def text_encoder(adapter: bool = True) -> Cost:
     return count(parts, nn.Sequential(*parts), (ids(TEXT),), eight_bit=False)
 
 
-def clip_encoder(name: str) -> Cost:
-    """One of the CLIP encoders, in 16 bits."""
+def clip_encoder(name: str, eight_bit: bool = False) -> Cost:
+    """One of the CLIP encoders."""
     net = built(name)
-    return count([net], net, (ids(CLIP_TEXT),), eight_bit=False)
+    return count([net], net, (ids(CLIP_TEXT),), eight_bit)
 
 
 def unet() -> Cost:
@@ -368,10 +344,10 @@ def first_frame_decoder() -> Cost:
 
 
 def video_encoder() -> Cost:
-    """The encoder of one frame, collapsed to 2-D convolutions."""
+    """The encoder of one frame, collapsed to 2-D convolutions, in 16 bits."""
     with torch.device("meta"):
         vae = collapse_(CausalVideoVAE()).eval()
-    return count([vae.encoder, vae.quant_conv], vae.encode_image, (frame(),), eight_bit=True)
+    return count([vae.encoder, vae.quant_conv], vae.encode_image, (frame(),), eight_bit=False)
 
 
 def frame() -> Tensor:
@@ -380,7 +356,10 @@ def frame() -> Tensor:
 
 
 def video_decoder(published: bool = False) -> Cost:
-    """One unit of the streaming decoder; `published` enlarges before a TGrow's 1x1 convolution."""
+    """One unit of the streaming decoder in 16 bits.
+
+    `published` enlarges before a TGrow's 1x1 convolution, and has 8.
+    """
     with torch.device("meta"):
         vae = collapse_(CausalVideoVAE()).eval()
         latent = meta(1, GEOMETRY.latent_channels, GEOMETRY.latent_height, GEOMETRY.latent_width)
@@ -389,12 +368,12 @@ def video_decoder(published: bool = False) -> Cost:
             if published and isinstance(block, TGrow):
                 grown = EnlargeFirst(block.conv.in_channels, block.time, block.space)
                 vae.decoder.blocks[i] = grown
-    return count([vae.decoder, vae.post_quant_conv], vae.step, (latent, states), eight_bit=True)
+    return count([vae.decoder, vae.post_quant_conv], vae.step, (latent, states), published)
 
 
 def upscaler() -> Cost:
-    """One frame."""
-    return count([built("upscaler")], built("upscaler"), (frame(),), eight_bit=True)
+    """One frame, in 16 bits."""
+    return count([built("upscaler")], built("upscaler"), (frame(),), eight_bit=False)
 
 
 class EnlargeFirst(TGrow):

@@ -28,12 +28,7 @@ from training.onnx_graphs import graph_of, snr_db
 from training.quantise import quantise
 
 Found = dict[str, Any]
-EIGHT_BIT = (
-    "unet",
-    "first_frame_decoder",
-    "modulation",
-    *(f"transformer_{stage}" for stage in range(3)),
-)
+EIGHT_BIT = ("unet", "first_frame_decoder", "modulation")
 
 
 def peak() -> float:
@@ -44,7 +39,8 @@ def peak() -> float:
 
 
 def plan_of(source: export.Source, name: str) -> export.Plan:
-    (plan,) = [p for p in export.plans(source) if f"{p.component}/{p.graph}" == name]
+    every = [*export.plans(source), *export.remembering(source)]
+    (plan,) = [p for p in every if f"{p.component}/{p.graph}" == name]
     return plan
 
 
@@ -74,9 +70,13 @@ def traced(source: export.Source, name: str, stage: int | None) -> dict[str, Any
     if stage is None:
         inputs = plan_of(source, name).trace(source).inputs
     else:
-        part = int(name.partition("_part")[2] or 0)
-        inputs = export.transformer(source, "", part, stage).inputs
+        part, form = int(name.partition("_part")[2] or 0), _form(name)
+        inputs = export.transformer(source, "", part, stage, form).inputs
     return {key: tensor.numpy() for key, tensor in inputs.items()}
+
+
+def _form(name: str) -> str:
+    return next(form for form in ("first", "later") if form in name)
 
 
 def precision(graph: str) -> str:
@@ -84,7 +84,7 @@ def precision(graph: str) -> str:
     whole = graph.partition("_part")[0]
     if whole in contexts.WEIGHTS_ALONE:
         return "w8"
-    return "w8a16" if whole in EIGHT_BIT else "fp16"
+    return "w8a16" if whole in EIGHT_BIT or "transformer" in whole else "fp16"
 
 
 def quantised(source: export.Source, name: str, work: Path) -> Found:
@@ -129,17 +129,15 @@ def child(*arguments: str) -> Found:
 
 
 def compiled(name: str, entries: dict[str, Found], work: Path) -> Iterator[tuple[str, Found]]:
-    """Compile what came of a graph: its stages together, and alone the one that can be run here."""
+    """Compile what came of a graph: its stages together, and alone those that can be run here."""
     jobs = {}
     for graph, entry in entries.items():
         source, sizes = work / entry["file"], entry.get("dimensions", {})
         if precision(graph) != "fp16":
             source, sizes = work / "quantised" / graph / "quantised.onnx", {}
         jobs[graph] = (source, sizes)
-    alone = list(jobs) if len(jobs) == 1 else [g for g in jobs if g.endswith("_0_part0")]
-    for group in (alone, *([list(jobs)] if len(jobs) > 1 else [])):
-        if not group:
-            continue
+    alone = [graph for graph in jobs if len(jobs) == 1 or graph.endswith("_part0")]
+    for group in [[graph] for graph in alone] + ([list(jobs)] if len(jobs) > 1 else []):
         shared = len(group) > 1
         suffix = "_shared" if shared else ""
         key = f"{name} shared" if shared else f"{name.split('/')[0]}/{group[0]}"
@@ -195,13 +193,15 @@ def main() -> None:
     graphs = told["graphs"]
 
     def tell(name: str, found: Found) -> None:
-        graphs[name] = graphs.get(name, {}) | found
+        kept = {key: value for key, value in graphs.get(name, {}).items() if key != "failed"}
+        graphs[name] = kept | found
         options.output.write_text(json.dumps(told, indent=1) + "\n")
         print(name, found, flush=True)
 
     macs = {row.graph: row.ours.macs / 1e9 for row in rows()}
     paths = (str(options.checkpoint), str(options.work))
-    for plan in export.plans(source):
+    groups: dict[str, dict[str, Found]] = {}
+    for plan in [*export.plans(source), *export.remembering(source)]:
         name = f"{plan.component}/{plan.graph}"
         if options.graphs and name not in options.graphs:
             continue
@@ -210,12 +210,21 @@ def main() -> None:
         path = options.work / f"{plan.component}-{plan.graph}.json"
         if "failed" in graphs[name] or not path.exists():
             continue
+        if re.search(r"/transformer(_part|$)", name):
+            continue  # the CPU's form
         entries = static(source, name, json.loads(path.read_text()))
-        small = any(precision(graph) != "fp16" for graph in entries)
-        if small and "quantise_s" not in graphs[name]:
+        if (
+            any(precision(graph) != "fp16" for graph in entries)
+            and "quantise_s" not in graphs[name]
+        ):
             tell(name, child(*paths, "--quantise", name))
-        if "context_mb" not in graphs.get(f"{name} shared" if len(entries) > 1 else name, {}):
-            for key, found in compiled(name, entries, options.work):
+        together = re.sub("_(first|later)", "", name)
+        groups[together] = groups.get(together, {}) | entries
+        if "_first" in name:
+            continue  # compiled with the later form
+        entries = groups[together]
+        if "context_mb" not in graphs.get(f"{together} shared" if len(entries) > 1 else name, {}):
+            for key, found in compiled(together, entries, options.work):
                 tell(key, found)
         for graph in entries:
             key, whole = f"{plan.component}/{graph}", graph.partition("_part")[0]
@@ -223,7 +232,9 @@ def main() -> None:
             wanted = cost <= options.emulate and "context_mb" in graphs.get(key, {})
             if wanted and "emulated_db" not in graphs[key]:
                 stage = re.search(r"transformer_(\d)", graph)
-                tell(key, child(*paths, "--run", name, stage[1] if stage else "-"))
+                dynamic = re.sub(r"transformer_\d", "transformer", graph)
+                source_name = f"{plan.component}/{dynamic}"
+                tell(key, child(*paths, "--run", source_name, stage[1] if stage else "-"))
 
 
 if __name__ == "__main__":

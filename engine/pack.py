@@ -73,9 +73,30 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         },
         {"flow": "T X"},
     ),
-    "transformer_part": (  # the first takes what `transformer` takes, the last gives what it gives
-        {"rope_cos": "A R", "rope_sin": "A R", "mask": "A A", "modulation": "M V"},
-        {},
+    "transformer_first": (  # it also gives keys and values of text and the oldest frame
+        {
+            "patches": "T X",
+            "positions": "T V",
+            "rope_cos": "A R",
+            "rope_sin": "A R",
+            "mask": "A A",
+            "context": "N V",
+            "modulation": "M V",
+        },
+        {"flow": "T X", "keys": "B Q K O", "values": "B Q K O"},
+    ),
+    "transformer_later": (  # it takes them, and gives those of its own oldest frame
+        {
+            "patches": "T X",
+            "positions": "T V",
+            "rope_cos": "T R",
+            "rope_sin": "T R",
+            "mask": "T A",
+            "past_keys": "B Q P O",
+            "past_values": "B Q P O",
+            "modulation": "M V",
+        },
+        {"flow": "T X", "keys": "B Q K O", "values": "B Q K O"},
     ),
     "video_decoder": ({"latent": "1 C h w"}, {"frames": "S 3 H W"}),
     "safety_checker": ({"image": "1 3 224 224"}, {"concepts": "E", "special": "Z"}),
@@ -564,15 +585,18 @@ def _component(name: str, values: Any, sizes: Mapping[str, int]) -> Component:
 
 def _check_contract(graph: Graph, where: str, sizes: Mapping[str, int]) -> None:
     """Raise PackError unless a graph has the tensors the engine will give and take."""
-    role = re.sub(r"(_\d+)?(_part)?\d*$", r"\2", graph.name)
+    role, _, part = graph.name.partition("_part")
+    role = re.sub(r"_?\d+(?=$|_first$|_later$)", "", role)
     if role not in CONTRACT:
         return
     inputs, outputs = CONTRACT[role]
-    if role == "transformer_part":
-        whole, tokens = CONTRACT["transformer"], {"image": "T V", "text": "N V"}
-        first, last = "patches" in graph.inputs, "flow" in graph.outputs
-        inputs = whole[0] if first else inputs | tokens
-        outputs = whole[1] if last else tokens
+    if part:  # the first takes what the whole takes, the last gives what it gives
+        tokens = {"image": "T V"} | ({} if role.endswith("later") else {"text": "N V"})
+        if "patches" not in graph.inputs:
+            fixed = ("patches", "positions", "context")
+            inputs = {key: shape for key, shape in inputs.items() if key not in fixed} | tokens
+        if "flow" not in graph.outputs:
+            outputs = {key: shape for key, shape in outputs.items() if key != "flow"} | tokens
     for key, wanted in (("inputs", inputs), ("outputs", outputs)):
         tensors: Mapping[str, TensorSpec] = getattr(graph, key)
         extra = [name for name in tensors if name not in wanted and "state_" not in name]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.config import ModeConfig, TransformerConfig
 from engine.scheduler import Stage
 from engine.session import Session
-from engine.tokens import TransformerInputs, patchify, transformer_inputs
+from engine.tokens import MASKED, TransformerInputs, frame_shapes, patchify, transformer_inputs
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -74,11 +74,41 @@ def timesteps(stages: Sequence[Stage], mode: ModeConfig, first_given: bool) -> l
     return list(dict.fromkeys(asked))
 
 
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """What of `unit` later units would compute again: keys and values of text and oldest frames.
+
+    grids: token rows and columns of each frame of its history; keys, values: float32
+    [blocks, heads, tokens, head_dim] for each part of the transformer.
+    """
+
+    unit: int
+    grids: list[tuple[int, int]]
+    keys: list[Floats]
+    values: list[Floats]
+
+    def image_tokens(self, text: int, unit: int, grids: Sequence[tuple[int, int]]) -> int:
+        """How many tokens of a unit's history it holds; 0 where it is of no use to that unit.
+
+        A frame that has kept its size goes through the transformer as it did for the unit before:
+        no token sees a later frame, and none but itself sees the noise.
+        """
+        held = self.keys[0].shape[2] - text
+        frames = count = 0
+        while frames < len(self.grids) and count < held:
+            count += self.grids[frames][0] * self.grids[frames][1]
+            frames += 1
+        same = count == held and self.grids[:frames] == grids[:frames]
+        return held if same and unit == self.unit + 1 else 0
+
+
 class Transformer:
     """A `Flow` for `sampler.sample_latents`.
 
     graphs: `transformer` for every stage, or `transformer_0`.. of static size, one per stage; each
-    may be in parts, `.._part0` and on, that hand image and text tokens from one to the next.
+    may be in parts, `.._part0` and on, that hand image and text tokens from one to the next. With
+    `transformer_0_first` and `transformer_0_later` in its place, a unit for which the one before
+    has left keys and values goes through the later graph, which does without those tokens.
     """
 
     def __init__(
@@ -98,6 +128,8 @@ class Transformer:
         }
         self._key: tuple[int, int] | None = None
         self._inputs: dict[bool, TransformerInputs] = {}
+        self._remembers = any("_later" in name for name in graphs)
+        self._memories: dict[tuple[int, float, bool], _Memory] = {}
 
     def __call__(
         self,
@@ -110,12 +142,16 @@ class Transformer:
         negative: bool,
     ) -> Floats:
         """The flow of `current` [C, 1, h, w] after `history`, for a timestep 0..1000."""
-        parts = self._parts(stage)
         conditioning = self.conditioning[negative]
         assert conditioning is not None, "a guided mode needs a negative prompt"
+        text = len(conditioning.text_mask)
+        grids = frame_shapes([latent.shape for latent in history], self.config.patch_size)
+        memory = self._memories.get((stage, timestep, negative))
+        known = memory.image_tokens(text, unit, grids) if memory else 0
+        parts = self._parts(stage, ("_later" if known else "_first") if self._remembers else "")
         length = parts[0].inputs["patches"].shape[0]
         history_tokens = None
-        if isinstance(length, int):
+        if isinstance(length, int) and not known:
             history_tokens = length - current[0].size // self.config.patch_size**2
         if self._key != (unit, stage):
             self._key, self._inputs = (unit, stage), {}
@@ -136,20 +172,45 @@ class Transformer:
             "mask": inputs.mask,
             "context": conditioning.context,
         }
+        if known:
+            past = text + known
+            room = parts[0].inputs["past_keys"].shape[2]
+            padding = room - past if isinstance(room, int) else 0
+            given |= {name: given[name][known:] for name in ("patches", "positions")}
+            given |= {name: given[name][past:] for name in ("rope_cos", "rope_sin", "mask")}
+            wider = ((0, 0), (padding, 0))
+            given["mask"] = np.pad(given["mask"], wider, constant_values=MASKED)
         rows = conditioning.modulation[timestep]
-        for part in parts:
+        keys, values = [], []
+        for number, part in enumerate(parts):
             count = part.inputs["modulation"].shape[0]
             given["modulation"] = rows[:count] if isinstance(count, int) else rows
             rows = rows[len(given["modulation"]) :]
+            if known and memory:
+                room_in_front = ((0, 0), (0, 0), (padding, 0), (0, 0))
+                given["past_keys"] = np.pad(memory.keys[number], room_in_front)
+                given["past_values"] = np.pad(memory.values[number], room_in_front)
             given |= part.run(**{name: given[name] for name in part.inputs})
+            if self._remembers:
+                keys.append(given["keys"])
+                values.append(given["values"])
+        if self._remembers:
+            if known and memory:
+                keys = _joined(memory.keys, keys)
+                values = _joined(memory.values, values)
+            self._memories[stage, timestep, negative] = _Memory(unit, grids, keys, values)
         return inputs.current_latent(given["flow"])
 
-    def _parts(self, stage: int) -> list[Session]:
-        """The graphs of a stage in order."""
-        for base in ("transformer", f"transformer_{stage}"):
+    def _parts(self, stage: int, form: str) -> list[Session]:
+        """The graphs of a stage in order; form: "", or which of those that remember."""
+        for base in ("transformer", f"transformer_{stage}{form}"):
             if base in self.graphs:
                 return [self.graphs[base]]
             names = [name for name in self.graphs if name.startswith(f"{base}_part")]
             if names:
                 return [self.graphs[f"{base}_part{number}"] for number in range(len(names))]
         raise KeyError(f"transformer_{stage}")
+
+
+def _joined(old: Sequence[Floats], new: Sequence[Floats]) -> list[Floats]:
+    return [np.concatenate(pair, axis=2) for pair in zip(old, new, strict=True)]

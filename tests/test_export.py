@@ -16,10 +16,11 @@ from reference import official
 from torch import nn
 
 from engine.config import Request
-from engine.pack import open_pack
+from engine.pack import Pack, open_pack
 from engine.pipeline import UnitFrames, generate
 from engine.session import load_graph
 from training import export, onnx_graphs
+from training.contexts import with_fixed_sizes
 from training.export import ExportError, Source, export_pack
 from training.models.mmdit import PyramidMMDiT
 from training.random_checkpoint import save, save_tokenizers
@@ -94,11 +95,11 @@ def test_a_graph_that_strays_fails_the_export(tmp_path: Path) -> None:
         traced = plan.trace(source)
         image = traced.inputs["image"]
         with torch.no_grad():
-            wrong = traced.module(image) + 1e-4
+            wrong = traced.module(image) + 1e-2
         traced.reference = lambda: wrong
         return traced
 
-    with pytest.raises(ExportError, match=r"upscaler should match its module at 100.0 dB"):
+    with pytest.raises(ExportError, match=r"upscaler should match its module at 60.0 dB"):
         export.export_portable(source, export.Plan("upscaler", "upscaler", (), astray), tmp_path)
 
 
@@ -220,23 +221,43 @@ def test_the_random_checkpoint_is_the_same_every_time(tmp_path: Path) -> None:
         assert (again / name).read_bytes() == (CHECKPOINT / name).read_bytes()
 
 
-def test_a_transformer_in_parts_is_the_same(
+def test_a_transformer_in_parts_or_with_a_memory_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "BLOCKS", 1)
     monkeypatch.setattr(export, "fingerprint", lambda *_: "not kept")
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(CHECKPOINT, checkpoint)
-    export.export_pack(checkpoint, tmp_path / "pack", emulate=False, report=lambda line: None)
-    clips = []
-    for path in (exported(), tmp_path / "pack"):
-        with open_pack(path) as pack:
-            events = generate(pack, Request("a red kite", 1, 2, upscale=False), threads=1)
-            clips.append([event.frames for event in events if isinstance(event, UnitFrames)])
-            names = list(pack.graphs("transformer", "htp"))
-    assert names[1:3] == ["transformer_0_part0", "transformer_0_part1"] and len(names) == 7
-    for whole, parts in zip(*clips, strict=True):
-        assert np.abs(whole.astype(int) - parts).max() <= 1
+    export.export_pack(
+        checkpoint, tmp_path / "pack", emulate=False, report=lambda line: None, remember=True
+    )
+    with open_pack(exported()) as whole, open_pack(tmp_path / "pack") as parts:
+        names = list(parts.graphs("transformer", "htp"))
+        assert names[1:3] == ["transformer_0_first_part0", "transformer_0_first_part1"]
+        assert len(names) == 1 + 3 * 2 * 2
+        for steps in ((1, 1, 1), (2, 1, 2)):
+            expected, *others = (
+                clip(pack, steps) for pack in (whole, parts, with_fixed_sizes(parts))
+            )
+            for other in others:
+                assert np.abs(expected - other).max() <= 1
+
+
+def clip(pack: Pack, steps: tuple[int, ...]) -> Any:
+    """The frames of a clip."""
+    events = generate(pack, Request("a red kite", 1, 2, upscale=False, steps=steps), threads=1)
+    frames = [event.frames for event in events if isinstance(event, UnitFrames)]
+    return np.concatenate(frames).astype(int)
+
+
+def test_what_is_remembered_is_not_computed_again() -> None:
+    """As `benchmarks.cost_graphs` counts it for the published sizes."""
+    source = Source(CHECKPOINT)
+    assert export.oldest_tokens(source) == 6
+    for stage in range(3):
+        assert export.forgetful(source, stage) == stage + 1
+        known = [export.known_tokens(source, unit, stage) for unit in range(1, 7)]
+        assert known == [6 * max(0, unit - stage - 1) for unit in range(1, 7)]
 
 
 def test_a_large_graph_is_the_same_with_its_weights_outside(

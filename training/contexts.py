@@ -53,8 +53,8 @@ FLOORS = {
     "upscaler": 48.0,
     "modulation": 40.0,  # in the paper a part of the transformer, of which less is asked
 }
-# Weights alone in 8 bits, which halves the largest file; what that must leave, as what fp16 must.
-WEIGHTS_ALONE = ("clip_g",)
+# Weights alone in 8 bits, for the largest file, and what they must leave; with no row in Table 9.
+WEIGHTS_ALONE = {"clip_g": 30.0}
 FP16_FLOOR = 35.0
 SAMPLES = 12  # of each graph's calls, for the ranges
 UNSEEN = "a green fish swims right under water at noon"
@@ -277,8 +277,8 @@ class _Work:
             target = self.folder / "contexts" / f"{_file(component, graph.name)}.onnx"
             unseen = self.calls[component, graph.name].unseen
             assert unseen is not None, "every graph of a clip runs"
-            row = graph.name.partition("_part")[0]
-            floor = FLOORS.get(row, FP16_FLOOR)
+            row = re.sub("(_first|_later)?(_part.*)?$", "", graph.name)
+            floor = FLOORS.get(row, WEIGHTS_ALONE.get(row, FP16_FLOOR))
             tried = {}
             schemes = ["fp16"]
             if self.precision == "w8a16" and row in FLOORS:
@@ -309,7 +309,7 @@ class _Work:
     def _shared(
         self, component: str, part: str, stages: Mapping[str, Graph], single: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """One part of all stages compiled so that their weights are kept once."""
+        """One part of all stages and forms compiled so that their weights are kept once."""
 
         def make() -> dict[str, Any]:
             jobs = []
@@ -326,7 +326,7 @@ class _Work:
             size = files[0][1].stat().st_size
             alone = sum(single[name]["data"][0]["size"] for name in stages)
             self.report(
-                f"{component}/{part}: weights shared by {len(stages)} stages, {size / 1e6:.1f} MB"
+                f"{component}/{part}: weights shared by {len(stages)} graphs, {size / 1e6:.1f} MB"
                 f" for {alone / 1e6:.1f}, compiled in {sum(c.seconds for c in compiled):.1f} s"
                 f" with {compiled[-1].peak / 1e9:.2f} GB"
             )
@@ -394,7 +394,7 @@ def _loaded(path: Path) -> Values:
 
 
 def _without_stage(graph: str) -> str:
-    return re.sub(r"^transformer_\d+", "transformer", graph)
+    return re.sub(r"^transformer_\d+(_first|_later)?", "transformer", graph)
 
 
 def _file(component: str, graph: str) -> str:

@@ -14,10 +14,12 @@ import copy
 import gc
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,12 @@ from engine.noise import normal, stream
 from engine.pack import FORMAT, MANIFEST, Graph, open_pack
 from engine.safety import SIZE as SAFETY_SIZE
 from engine.session import Backend, available, load_graph
-from engine.tokens import transformer_inputs
+from engine.tokens import frame_shapes, transformer_inputs
 from engine.transformer import waves
 from training import contexts, onnx_graphs
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection
-from training.models.mmdit import TIME_CHANNELS, PyramidMMDiT
+from training.models.mmdit import TIME_CHANNELS, KeysValues, PyramidMMDiT
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalConv, CausalVideoVAE
 
@@ -492,12 +494,12 @@ def modulation(source: Source, suffix: str) -> Traced:
 
 
 def transformer_sample(
-    source: Source, suffix: str, unit: int, stage: int, padded: bool
+    source: Source, suffix: str, unit: int, stage: int, padded: bool, longest: int | None = None
 ) -> dict[str, Tensor]:
     """Inputs of the transformer at `unit` and `stage`: sample prompt, unit-variance latents.
 
-    With `padded` the history is padded to the last unit's and the text to its full length, as
-    static graphs need it.
+    With `padded` the history is padded to that of unit `longest`, the last where it is None, and
+    the text to its full length, as static graphs need it.
     """
     g = source.geometry
     net = source.load(PyramidMMDiT, f"diffusion_transformer_320p{suffix}")
@@ -512,9 +514,8 @@ def transformer_sample(
     ).numpy()
     past = history(image_pyramid(latents, g.stages), unit, stage)
     current = _sample("current", (g.latent_channels, 1, *g.stage_size(stage))).numpy()
-    tokens = (
-        static_tokens(source, stage) - current[0].size // source.transformer_config.patch_size**2
-    )
+    patch = source.transformer_config.patch_size
+    tokens = static_tokens(source, stage, longest) - current[0].size // patch**2
     if not padded:
         context, real = context[real], real[real]
     made = transformer_inputs(
@@ -525,31 +526,77 @@ def transformer_sample(
     return arrays | {"context": torch.from_numpy(context), "modulation": rows}
 
 
-def static_tokens(source: Source, stage: int) -> int:
-    """Image tokens of the last unit at `stage`: history and current."""
-    g, patch = source.geometry, source.transformer_config.patch_size**2
+def history_grids(source: Source, unit: int, stage: int) -> list[tuple[int, int]]:
+    """Token rows and columns of every frame that `unit` reads at `stage` before itself."""
+    g = source.geometry
     latents = np.zeros((1, g.units - 1, g.latent_height, g.latent_width), np.float32)
-    past = history(image_pyramid(latents, g.stages), g.units - 1, stage)
-    rows, columns = g.stage_size(stage)
-    return (sum(part.size for part in past) + rows * columns) // patch
+    past = history(image_pyramid(latents, g.stages), unit, stage)
+    return frame_shapes([part.shape for part in past], source.transformer_config.patch_size)
+
+
+def static_tokens(source: Source, stage: int, unit: int | None = None) -> int:
+    """Image tokens of `unit`, the last where it is None, at `stage`: history and current."""
+    unit = source.geometry.units - 1 if unit is None else unit
+    rows, columns = source.geometry.stage_size(stage)
+    current = rows * columns // source.transformer_config.patch_size**2
+    return current + sum(map(math.prod, history_grids(source, unit, stage)))
+
+
+def known_tokens(source: Source, unit: int, stage: int) -> int:
+    """Tokens of a unit's history that the unit before has had at the same size."""
+    before, now = (history_grids(source, max(u, 1), stage) for u in (unit - 1, unit))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
+    return sum(math.prod(grid) for grid, _ in same) if unit > 1 else 0
+
+
+def forgetful(source: Source, stage: int) -> int:
+    """The last unit that finds nothing of its history at `stage` done by the unit before."""
+    units = range(1, source.geometry.units)
+    return max(unit for unit in units if not known_tokens(source, unit, stage))
+
+
+def oldest_tokens(source: Source) -> int:
+    """Tokens of the oldest frame, by which what units remember grows; 0 where it does not so.
+
+    Then the transformer has no graphs that remember.
+    """
+    last, oldest = source.geometry.units - 1, math.prod(source.geometry.stage_size(0))
+    oldest //= source.transformer_config.patch_size**2
+    for stage in range(source.geometry.stages):
+        start = forgetful(source, stage)
+        known = [known_tokens(source, unit, stage) for unit in range(start, last + 1)]
+        if start == last or known != [oldest * number for number in range(len(known))]:
+            return 0
+    return oldest
 
 
 def transformer(
-    source: Source, suffix: str, part: int = 0, static_stage: int | None = None
+    source: Source,
+    suffix: str,
+    part: int = 0,
+    static_stage: int | None = None,
+    form: str = "",
 ) -> Traced:
     """The transformer, or one part of it: BLOCKS blocks and what is before or behind them.
 
     static_stage: with inputs as the graph of that stage has them, else those of an early unit.
+    form: "first" also gives keys and values of text and the oldest frame, "later" takes those and
+    gives its own; both are what `engine.transformer` says.
     """
-    if static_stage is None:
-        unit = min(2, source.geometry.units - 1)
-        inputs = transformer_sample(source, suffix, unit, stage=1, padded=False)
+    stage, last_unit = static_stage, source.geometry.units - 1
+    if stage is None:
+        unit, stage = last_unit if form == "later" else min(2, last_unit), 1
+        inputs = transformer_sample(source, suffix, unit, stage, padded=False)
     else:
-        last_unit = source.geometry.units - 1
-        inputs = transformer_sample(source, suffix, last_unit, static_stage, padded=True)
+        unit = forgetful(source, stage) if form == "first" else last_unit
+        inputs = transformer_sample(source, suffix, unit, stage, padded=True, longest=unit)
     net = source.load(PyramidMMDiT, f"diffusion_transformer_320p{suffix}")
-    first, last = part == 0, part == source.parts - 1
+    first, last, later = part == 0, part == source.parts - 1, form == "later"
     image, text, names = None, inputs["context"], ("rope_cos", "rope_sin", "mask")
+    known = known_tokens(source, unit, stage) if later else 0
+    past = len(text) + known if later else 0
+    oldest = oldest_tokens(source)
+    seen: list[KeysValues] = []
     tables = {name: inputs[name] for name in names}
     with torch.no_grad():
         rows = inputs["modulation"]
@@ -561,24 +608,41 @@ def transformer(
             own, rows = rows.split([count, len(rows) - count])
             if number < part:
                 image, text = net.blocks(image, text, own, *tables.values())
+        if later:
+            net.blocks(image, text, own, *tables.values(), own=seen)
     del blocks  # the other parts' weights
     if last:
         own = torch.cat([own, rows])
+    tables = {name: table[past:] for name, table in tables.items()}
+    texts = {} if later else {"context" if first else "text": text}
     if first:
-        before = {name: inputs[name] for name in ("patches", "positions")}
-        given = before | tables | {"context": text, "modulation": own}
+        before = {name: inputs[name][known:] for name in ("patches", "positions")}
+        given = before | tables | texts | {"modulation": own}
     else:
-        given = {"image": image} | tables | {"text": text, "modulation": own}
-    outputs = ("flow",) if last else ("image", "text")
+        given = {"image": image[known:]} | tables | texts | {"modulation": own}
+    if later:
+        for name, pair in zip(("past_keys", "past_values"), zip(*seen, strict=True), strict=True):
+            given[name] = torch.stack([x[:, :past] for x in pair])
+    outputs = ("flow",) if last else ("image",) if later else ("image", "text")
+    outputs += ("keys", "values") if form else ()
 
     def run(net: Any, *tensors: Tensor) -> Any:
         passed = dict(zip(given, tensors, strict=True))
         image = net.embed(passed["patches"], passed["positions"]) if first else passed["image"]
-        text, rows = passed["context" if first else "text"], passed["modulation"]
+        text, rows = passed.get("context" if first else "text"), passed["modulation"]
         if last:
             rows, end = rows.split([len(own) - 2, 2], -2)
-        image, text = net.blocks(image, text, rows, *(passed[name] for name in names))
-        return net.project(image, end) if last else (image, text)
+        made: list[KeysValues] = []
+        before = zip(passed["past_keys"], passed["past_values"], strict=True) if later else None
+        kept = oldest + (0 if text is None else text.shape[-2])
+        image, text = net.blocks(image, text, rows, *(passed[n] for n in names), before, made)
+        result = [net.project(image, end)] if last else [image] if later else [image, text]
+        if form:
+            result += [
+                torch.stack([x.narrow(1, 0, kept) for x in pair])
+                for pair in zip(*made, strict=True)
+            ]
+        return tuple(result)
 
     with torch.no_grad():
         expected = run(net, *given.values())
@@ -587,8 +651,10 @@ def transformer(
     dynamic: dict[str, tuple[str | None, ...]] = {
         **dict.fromkeys(("patches", "positions", "image", "flow"), ("T", None)),
         **dict.fromkeys(("context", "text"), ("N", None)),
-        **dict.fromkeys(("rope_cos", "rope_sin"), ("A", None)),
-        "mask": ("A", "A"),
+        **dict.fromkeys(("rope_cos", "rope_sin"), ("T" if later else "A", None)),
+        "mask": ("T", "A") if later else ("A", "A"),
+        **dict.fromkeys(("past_keys", "past_values"), (None, None, "P", None)),
+        **dict.fromkeys(("keys", "values"), (None, None, None if later else "K", None)),
     }
     taken = {name: dynamic[name] for name in (*given, *outputs) if name in dynamic}
     return Traced(rearranged, run, given, outputs, lambda: expected, taken, opset=23)
@@ -610,6 +676,33 @@ class Plan:
     folders: tuple[str, ...]
     trace: Callable[[Source], Traced]
     optional: bool = False
+
+
+def transformer_plans(
+    source: Source, suffix: str = "", component: str = "transformer", form: str = ""
+) -> Iterator[Plan]:
+    """The transformer's graphs in order, or those of a `form` that remembers."""
+    folders = (f"diffusion_transformer_320p{suffix}", "text_encoder_3", f"context_adapter{suffix}")
+    for part in range(source.parts):
+        name = "transformer" + (f"_{form}" if form else "")
+        yield Plan(
+            component,
+            f"{name}_part{part}" if source.parts > 1 else name,
+            (*folders, "text_encoder", "text_encoder_2"),
+            lambda s, p=part: transformer(s, suffix, p, form=form),  # type: ignore[misc]
+            optional=bool(suffix),
+        )
+
+
+def remembering(source: Source) -> list[Plan]:
+    """Graphs for the NPU that take the transformer's place there: a unit's own tokens alone.
+
+    For the one component whose modes may have a step a stage; with many steps and guidance there
+    would be too much to remember.
+    """
+    if not oldest_tokens(source):
+        return []
+    return [p for form in ("first", "later") for p in transformer_plans(source, form=form)]
 
 
 def plans(source: Source) -> Iterator[Plan]:
@@ -644,14 +737,7 @@ def plans(source: Source) -> Iterator[Plan]:
             lambda s, x=suffix: modulation(s, x),
             optional,  # type: ignore[misc]
         )
-        for part in range(source.parts):
-            yield Plan(
-                f"transformer{short}",
-                f"transformer_part{part}" if source.parts > 1 else "transformer",
-                (net, *texts, *clips),
-                lambda s, x=suffix, p=part: transformer(s, x, p),
-                optional,  # type: ignore[misc]
-            )
+        yield from transformer_plans(source, suffix, f"transformer{short}")
     yield Plan("video_decoder", "video_decoder", ("causal_video_vae",), video_decoder)
     if source.has("upscaler"):
         yield Plan("upscaler", "upscaler", ("upscaler",), upscaler, optional=True)
@@ -682,7 +768,8 @@ def export_portable(source: Source, plan: Plan, pack: Path) -> dict[str, Any]:
     what = call, traced.inputs, traced.outputs, traced.dynamic, traced.opset
     weights = 4 * sum(weight.numel() for weight in traced.module.parameters())
     multistep = MULTISTEP if plan.component.endswith(MULTISTEP) else ""
-    path = pack / "portable" / f"{plan.graph}{multistep}.onnx"
+    home = "npu" if "_first" in plan.graph or "_later" in plan.graph else "portable"
+    path = pack / home / f"{plan.graph}{multistep}.onnx"
     if weights > onnx_graphs.LARGE:
         model, files = onnx_graphs.export_large(*what, path)
     else:
@@ -720,12 +807,25 @@ def htp_variant(source: Source, component: str, portable: Mapping[str, Any]) -> 
         return fixed
     text = source.manifest["tokenizers"]["t5"]["length"]
     graphs = fixed
+    forms = {whole: _form(whole) for whole in portable if whole.startswith("transformer")}
     for stage in range(source.geometry.stages):
-        tokens = static_tokens(source, stage)
-        sizes = {"T": tokens, "N": text, "A": tokens + text}
+        last_unit, first_unit = source.geometry.units - 1, forgetful(source, stage)
+        known = known_tokens(source, last_unit, stage)
         for whole, dynamic in portable.items():
-            if not whole.startswith("transformer"):
+            if whole not in forms or (any(forms.values()) and not forms[whole]):
                 continue
+            past = text + known if forms[whole] == "later" else 0
+            tokens = static_tokens(source, stage, first_unit if forms[whole] == "first" else None)
+            tokens -= past - text if past else 0
+            sizes = {"T": tokens, "N": text, "A": tokens + (past or text)}
+            sizes |= {"P": past, "K": text + oldest_tokens(source)}
+            named = {
+                size
+                for side in ("inputs", "outputs")
+                for spec in dynamic[side].values()
+                for size in spec["shape"]
+            }
+            sizes = {name: size for name, size in sizes.items() if name in named}
             entry = without(dynamic, "fidelity_db") | {"dimensions": sizes}
             for side in ("inputs", "outputs"):
                 entry[side] = {
@@ -734,6 +834,11 @@ def htp_variant(source: Source, component: str, portable: Mapping[str, Any]) -> 
                 }
             graphs[whole.replace("transformer", f"transformer_{stage}")] = entry
     return graphs
+
+
+def _form(graph: str) -> str:
+    """Which of the transformer's forms a graph is of: "", first or later."""
+    return next((form for form in ("first", "later") if f"_{form}" in graph), "")
 
 
 def without(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -798,11 +903,16 @@ def unchanged(entry: Mapping[str, Any] | None, pack: Path) -> bool:
 
 
 def export_pack(
-    root: Path, pack: Path, emulate: bool = True, report: Callable[[str], None] = print
+    root: Path,
+    pack: Path,
+    emulate: bool = True,
+    report: Callable[[str], None] = print,
+    remember: bool = False,
 ) -> None:
     """Export the checkpoint at `root` to the folder `pack`; raises ExportError.
 
-    emulate: also measure the NPU's graphs where their emulation is available.
+    emulate: also measure the NPU's graphs where their emulation is available. remember: give the
+    NPU graphs of its own for the transformer, which take more disk.
     """
     source = Source(root)
     record_file = root / RECORD
@@ -810,7 +920,9 @@ def export_pack(
     emulate = emulate and "npu-emulated" in available()
     manifest = source.manifest | {"tokenizers": export_tokenizers(source, pack), "components": {}}
     components: dict[str, Any] = manifest["components"]
-    for plan in plans(source):
+    own = remembering(source) if remember else []
+    entries: dict[str, dict[str, Any]] = {}
+    for plan in [*plans(source), *own]:
         key = f"{plan.component}/{plan.graph}"
         started, mark = time.monotonic(), fingerprint(source, plan)
         kept = record.get(key, {}).get(mark)
@@ -826,14 +938,16 @@ def export_pack(
         part = components.setdefault(
             plan.component, {"optional": plan.optional, "variants": {"portable": {"graphs": {}}}}
         )
-        part["variants"]["portable"]["graphs"][plan.graph] = kept
+        entries.setdefault(plan.component, {})[plan.graph] = kept
+        if plan not in own:
+            part["variants"]["portable"]["graphs"][plan.graph] = kept
     for component, part in components.items():
-        graphs = htp_variant(source, component, part["variants"]["portable"]["graphs"])
+        graphs = htp_variant(source, component, entries[component])
         for name, entry in graphs.items():
             key = f"{component}/htp/{name}"
             mark = json.dumps([entry["sha256"], entry.get("dimensions")])
             measured = record.get(key, {}).get(mark)
-            if measured is None and emulate and "_part" not in name:
+            if measured is None and emulate and "_part" not in name and not _form(name):
                 started = time.monotonic()
                 measured = measure_htp(source, component, name, entry, pack)
                 report(f"{key}: {measured} dB in emulation, {time.monotonic() - started:.0f} s")
@@ -850,7 +964,7 @@ def export_pack(
     (pack / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     with open_pack(pack) as opened:
         named = {pack / file.name for file in opened.files}
-        for file in pack.glob("portable/*"):  # of an earlier export
+        for file in (*pack.glob("portable/*"), *pack.glob("npu/*")):  # of an earlier export
             if file not in named:
                 file.unlink()
         size = sum(file.size for file in opened.files)
@@ -894,7 +1008,7 @@ def main() -> None:
             export_pack(options.checkpoint, options.output, not options.no_emulation)
             return
         work = options.output.with_name(f"{options.output.name}.portable")
-        export_pack(options.checkpoint, work, emulate=False)
+        export_pack(options.checkpoint, work, emulate=False, remember=True)
         lines = options.calibration.read_text(encoding="utf-8").splitlines()
         prompts = [line for line in lines if line.strip()][: options.clips]
         contexts.compile_pack(

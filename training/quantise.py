@@ -66,6 +66,8 @@ def quantise(
         _Rewriter(model, plain.parent, constants, ranges, data).rewrite(nodes)
     quantised = folder / "quantised.onnx"
     onnx.save_model(model, quantised)
+    for name in ("plain.onnx", "plain.onnx.data", "watched.onnx"):
+        (folder / name).unlink(missing_ok=True)
     return quantised
 
 
@@ -129,7 +131,12 @@ class _Rewriter:
             else:
                 rewritten.append(node)
         used = {name for node in rewritten for name in node.input}
-        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
+        kept = []
+        for tensor in [t for t in self.model.graph.initializer if t.name in used]:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                self._add(tensor.name, self._array(tensor.name))
+            else:
+                kept.append(tensor)
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
         tensors = [
             TensorProto.FromString(t.SerializeToString()) for t in (*kept, *self.added.values())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +30,7 @@ TIME_CHANNELS = 256
 CONTEXT_ROWS_LAST = 2  # the last block's text only needs the scale and shift of its attention input
 
 Shape = tuple[int, int, int, int]
+KeysValues = tuple[Tensor, Tensor]
 
 
 def patchify(latent: Tensor, patch_size: int) -> Tensor:
@@ -158,22 +159,37 @@ class JointAttention(nn.Module):
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
     def forward(
-        self, image: Tensor, text: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
+        self,
+        image: Tensor,
+        text: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        past: KeysValues | None = None,
+        own: list[KeysValues] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """image [..., T, W], text [..., N, W] -> the same; no text where `context_pre_only`."""
-        q = [
-            self._heads(self.add_q_proj, text, self.norm_add_q),
-            self._heads(self.to_q, image, self.norm_q),
-        ]
-        k = [
-            self._heads(self.add_k_proj, text, self.norm_add_k),
-            self._heads(self.to_k, image, self.norm_k),
-        ]
-        v = [self._heads(self.add_v_proj, text), self._heads(self.to_v, image)]
+        """image [..., T, W], text [..., N, W] -> the same; no text where `context_pre_only`.
+
+        past: keys and values of tokens before these, the text's among them where there is no
+        `text`; the mask is then of [..., own tokens, past and own]. own: gets those of these.
+        """
+        q, k = (
+            [self._heads(self.to_q, image, self.norm_q)],
+            [self._heads(self.to_k, image, self.norm_k)],
+        )
+        v = [self._heads(self.to_v, image)]
+        if text is not None:
+            q.insert(0, self._heads(self.add_q_proj, text, self.norm_add_q))
+            k.insert(0, self._heads(self.add_k_proj, text, self.norm_add_k))
+            v.insert(0, self._heads(self.add_v_proj, text))
         cos, sin = cos.to(q[0].dtype).unsqueeze(-2), sin.to(q[0].dtype).unsqueeze(-2)
         queries = self._rotate(torch.cat(q, -3), cos, sin).transpose(-3, -2)
         keys = self._rotate(torch.cat(k, -3), cos, sin).transpose(-3, -2)
         values = torch.cat(v, -3).transpose(-3, -2)
+        if own is not None:
+            own.append((keys, values))
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], -2), torch.cat([past[1], values], -2)
         if self.half_split:  # plain products: the fused ONNX Attention is unknown to the NPU
             scores = queries @ keys.transpose(-2, -1)
             out = (scores if mask is None else scores + mask).softmax(-1) @ values
@@ -185,6 +201,8 @@ class JointAttention(nn.Module):
         else:
             out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         out = out.transpose(-3, -2).flatten(-2)
+        if text is None:
+            return self.to_out[0](out), None
         count = text.shape[-2]
         text_out = self.to_add_out(out[..., :count, :]) if self.to_add_out is not None else None
         return self.to_out[0](out[..., count:, :]), text_out
@@ -232,24 +250,29 @@ class JointBlock(nn.Module):
     def forward(
         self,
         image: Tensor,
-        text: Tensor,
+        text: Tensor | None,
         rows: Sequence[Tensor],
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """image [..., T, W], text [..., N, W] -> the same; rows [..., 1, W] as from `modulate`."""
+        past: KeysValues | None = None,
+        own: list[KeysValues] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """image [..., T, W], text [..., N, W] -> the same; rows [..., 1, W] as from `modulate`.
+
+        past, own: see `JointAttention`.
+        """
         shift, scale, gate, ff_shift, ff_scale, ff_gate = rows[:6]
         image_in = scale_shift(image, scale, shift)
         if self.ff_context is None:
             context_scale, context_shift = rows[6:]
         else:
             context_shift, context_scale, context_gate, *context_ff = rows[6:]
-        text_in = scale_shift(text, context_scale, context_shift)
-        image_out, text_out = self.attn(image_in, text_in, cos, sin, mask)
+        text_in = None if text is None else scale_shift(text, context_scale, context_shift)
+        image_out, text_out = self.attn(image_in, text_in, cos, sin, mask, past, own)
         image = image + gate * image_out
         image = image + ff_gate * self.ff(scale_shift(image, ff_scale, ff_shift))
-        if self.ff_context is not None:
+        if self.ff_context is not None and text is not None:
             text = text + context_gate * text_out
             shift, scale, gate = context_ff
             text = text + gate * self.ff_context(scale_shift(text, scale, shift))
@@ -427,17 +450,23 @@ class PyramidMMDiT(nn.Module, Checkpoint):
     def blocks(
         self,
         image: Tensor,
-        text: Tensor,
+        text: Tensor | None,
         modulation: Tensor,
         rope_cos: Tensor,
         rope_sin: Tensor,
         mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Image and text tokens after all blocks there are; modulation: their rows, all of them."""
+        past: Sequence[KeysValues] | None = None,
+        own: list[KeysValues] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Image and text tokens after all blocks there are; modulation: their rows, all of them.
+
+        past: for each block, keys and values [..., heads, tokens, head_dim] of tokens that it need
+        not compute again; own: gets those of the tokens given.
+        """
         rows = iter(modulation.chunk(sum(block.rows for block in self._blocks), -2))
-        for block in self._blocks:
-            own = list(islice(rows, block.rows))
-            image, text = block(image, text, own, rope_cos, rope_sin, mask)
+        for block, before in zip(self._blocks, past or repeat(None), strict=False):
+            chosen = list(islice(rows, block.rows))
+            image, text = block(image, text, chosen, rope_cos, rope_sin, mask, before, own)
         return image, text
 
     def project(self, image: Tensor, modulation: Tensor) -> Tensor:
