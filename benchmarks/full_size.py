@@ -160,10 +160,34 @@ def _told(done: list[contexts.Compiled]) -> Found:
     }
 
 
+def table(told: Found) -> str:
+    """Markdown of the file."""
+    columns = {
+        "portable_db": "portable, dB",
+        "portable_mb": "MB",
+        "seconds": "exported in, s",
+        "peak_gb": "GB",
+        "precision": "compiled as",
+        "htp_nodes": "nodes on the NPU",
+        "context_mb": "context, MB",
+        "compile_s": "compiled in, s",
+        "compile_peak_gb": "GB of it",
+        "emulated_db": "emulated, dB",
+    }
+    lines = [f"| graph | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    for name, found in told["graphs"].items():
+        cells = [str(found.get(key, "")) for key in columns]
+        if "failed" in found:
+            cells[-1] = f"failed: {found['failed'][:80]}"
+        lines.append(f"| {name.removeprefix('transformer/')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("work", type=Path)
+    parser.add_argument("--table", type=Path, help="print this file as Markdown, nothing else")
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=Path())
+    parser.add_argument("work", type=Path, nargs="?", default=Path())
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--emulate", type=float, default=100, help="up to so many GMAC")
     parser.add_argument("--graphs", nargs="+", help="only these, as component/graph")
@@ -171,6 +195,9 @@ def main() -> None:
     parser.add_argument("--quantise", help="(a child) give this graph 8-bit weights")
     parser.add_argument("--run", nargs=2, help="(a child) run this graph and stage in emulation")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.table.read_text())))
+        return
     source = export.Source(options.checkpoint)
     if options.one:
         found = portable(source, options.one, options.work)
