@@ -596,7 +596,8 @@ def _check_contract(graph: Graph, where: str, sizes: Mapping[str, int]) -> None:
             fixed = ("patches", "positions", "context")
             inputs = {key: shape for key, shape in inputs.items() if key not in fixed} | tokens
         if "flow" not in graph.outputs:
-            outputs = {key: shape for key, shape in outputs.items() if key != "flow"} | tokens
+            outputs = {key: shape for key, shape in outputs.items() if key != "flow"}
+            outputs |= {f"next_{name}": shape for name, shape in tokens.items()}
     for key, wanted in (("inputs", inputs), ("outputs", outputs)):
         tensors: Mapping[str, TensorSpec] = getattr(graph, key)
         extra = [name for name in tensors if name not in wanted and "state_" not in name]

@@ -1,9 +1,9 @@
 """The whole generation, top to bottom: a prompt and two seeds to the frames of a clip.
 
 `generate` is a generator of events. The caller draws progress, keeps the frames and closes the
-generator to cancel. A graph is loaded when its turn comes and freed after its last use, so at most
-the transformer, the video decoder and the upscaler are in memory at once. What a single graph or
-step does is in the modules imported here.
+generator to cancel. A graph is loaded when its turn comes and given back after its last use, so
+without a cache at most the transformer, the video decoder and the upscaler are in memory at once.
+What a single graph or step does is in the modules imported here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from engine import first_frame, safety, upscaler, vae
 from engine.config import Mode, ModeConfig, Request
-from engine.errors import RequestError
+from engine.errors import BackendError, RequestError
 from engine.first_frame import ClipEmbeds
+from engine.graph_cache import GraphCache, Key
 from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import stage_schedule
-from engine.session import Array, Backend, OrtSession, Session, open_graphs, require
+from engine.session import Array, Backend, OrtSession, Session, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
 
@@ -107,21 +108,28 @@ def generate(
     *,
     checked: bool = True,
     watch: Watch | None = None,
+    cache: GraphCache | None = None,
 ) -> Generator[Event, None, None]:
     """Generate a clip, yielding events in the order it comes to be; close it to cancel.
 
     The frames of the clip are those of the seven `UnitFrames` in order. The same request gives the
     same bytes on the same backend. threads: of the CPU, None for all cores; checked: ask the pack's
     safety checker, if it has one, before the first frame is shown; watch: is told every graph's
-    component and name, inputs and outputs, which calibration needs.
+    component and name, inputs and outputs, which calibration needs; cache: keeps graphs for the
+    next clip, and none after a failure.
     Raises RequestError (its WithheldError where the checker objects), PackError, BackendError.
     """
-    run = _Run(pack, require(backend), threads, checked, watch)
-    with closing(_events(run, request)) as events:
-        for event in events:
-            run.pause()
-            yield event
-            run.resume()
+    cache = cache or GraphCache(budget=0)
+    run = _Run(pack, require(backend), threads, checked, watch, cache)
+    try:
+        with closing(_events(run, request)) as events:
+            for event in events:
+                run.pause()
+                yield event
+                run.resume()
+    except BackendError:
+        cache.clear()
+        raise
 
 
 class _Run:
@@ -134,11 +142,13 @@ class _Run:
         threads: int | None,
         checked: bool,
         watch: Watch | None,
+        cache: GraphCache,
     ) -> None:
         self.pack = pack
         self.backend = backend
         self.threads = threads
         self.watch = watch
+        self.cache = cache
         self.checked = checked and pack.has("safety_checker")
         self.graph_seconds = self.load_seconds = 0.0
         self._stages: dict[str, float] = {}
@@ -182,16 +192,16 @@ class _Run:
         return StageDone(stage, self._stages[stage])
 
     def load(self, stack: ExitStack, component: str, role: str | None = None) -> dict[str, Session]:
-        """Load a component's graphs whose names start with `role`; freed when `stack` closes."""
+        """A component's graphs whose names start with `role`; given back when `stack` closes."""
         started = time.perf_counter()
-        opened = open_graphs(self.pack, component, role or component, self.backend, self.threads)
+        role = role or component
+        key, opened = self.cache.take(self.pack, component, role, self.backend, self.threads)
         self.load_seconds += time.perf_counter() - started
-        loaded: dict[str, Session] = {}
-        for name, session in opened.items():
-            stack.callback(self._free, session)
+        stack.callback(self._give_back, key, opened)
+        for session in opened.values():
+            session.seconds = 0.0
             session.watch = self.watch and partial(self.watch, component)
-            loaded[name] = session
-        return loaded
+        return dict(opened)
 
     def check(self, image: Bytes) -> Iterator[StageDone]:
         """Raise WithheldError where the pack's safety checker objects to a first frame."""
@@ -200,9 +210,9 @@ class _Run:
                 safety.check(self.load(stack, "safety_checker")["safety_checker"], image)
             yield self.done("safety")
 
-    def _free(self, session: OrtSession) -> None:
-        self.graph_seconds += session.seconds
-        session.close()
+    def _give_back(self, key: Key, opened: dict[str, OrtSession]) -> None:
+        self.graph_seconds += sum(session.seconds for session in opened.values())
+        self.cache.give_back(key, opened)
 
 
 def _events(run: _Run, request: Request) -> Generator[Event, None, None]:

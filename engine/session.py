@@ -14,9 +14,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -90,6 +92,10 @@ class Session(Protocol):
         """The outputs by name; raises BackendError for inputs that do not fit or a failed run."""
         ...
 
+    def stream(self) -> Stream:
+        """For a graph with memory: its steps, from a memory of zeros on."""
+        ...
+
     def close(self) -> None:
         """Free the graph's memory."""
         ...
@@ -113,14 +119,28 @@ class OrtSession:
 
     def run(self, **inputs: Array) -> dict[str, Array]:
         """The outputs by name; raises BackendError for inputs that do not fit or a failed run."""
+        _check_inputs(self.name, self.inputs, inputs)
+        with self.running() as session:
+            outputs = session.run(self._output_names, inputs)
+        named = dict(zip(self._output_names, outputs, strict=True))
+        if self.watch is not None:
+            self.watch(self.name, inputs, named)
+        return named
+
+    def stream(self) -> Stream:
+        """For a graph with memory: its steps, from a memory of zeros on."""
+        return Stream(self)
+
+    @contextmanager
+    def running(self) -> Iterator[ort.InferenceSession]:
+        """ONNX Runtime's session, what happens in it timed and its errors told in one sentence."""
         if self._session is None:
             raise BackendError(
                 f"The graph {self.name} should be open, but it is closed; open it again."
             )
-        _check_inputs(self.name, self.inputs, inputs)
         started = time.perf_counter()
         try:
-            outputs = self._session.run(self._output_names, inputs)
+            yield self._session
         except ORT_ERRORS as error:
             raise BackendError(
                 f"The graph {self.name} should run, but it failed ({_first_line(error)});"
@@ -128,10 +148,6 @@ class OrtSession:
             ) from error
         finally:
             self.seconds += time.perf_counter() - started
-        named = dict(zip(self._output_names, outputs, strict=True))
-        if self.watch is not None:
-            self.watch(self.name, inputs, named)
-        return named
 
     def close(self) -> None:
         """Free the graph's memory."""
@@ -142,6 +158,53 @@ class OrtSession:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class Stream:
+    """A graph that takes `state_*` and gives `next_state_*`, run step by step.
+
+    The states are bound to two sets of buffers that take turns: what a step has written, the next
+    one reads where it is.
+    """
+
+    def __init__(self, graph: OrtSession) -> None:
+        self.graph = graph
+        self._now, self._next = (
+            {
+                name: ort.OrtValue.ortvalue_from_numpy(
+                    np.zeros([int(size) for size in spec.shape], spec.dtype)
+                )
+                for name, spec in graph.inputs.items()
+                if name.startswith("state_")
+            }
+            for _ in range(2)
+        )
+
+    def step(self, **inputs: Array) -> dict[str, Array]:
+        """The outputs but for the states; raises as `run` does."""
+        graph = self.graph
+        given = {name: spec for name, spec in graph.inputs.items() if name not in self._now}
+        _check_inputs(graph.name, given, inputs)
+        told = [name for name in graph.outputs if name.removeprefix("next_") not in self._now]
+        with graph.running() as session:
+            binding = session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name, value in self._now.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in told:
+                binding.bind_output(name)
+            for name, value in self._next.items():
+                binding.bind_ortvalue_output(f"next_{name}", value)
+            session.run_with_iobinding(binding)
+            outputs = [value.numpy() for value in binding.get_outputs()[: len(told)]]
+        named: dict[str, Array] = dict(zip(told, outputs, strict=True))
+        if graph.watch is not None:
+            before = {name: np.array(value.numpy()) for name, value in self._now.items()}
+            after = {f"next_{name}": np.array(value.numpy()) for name, value in self._next.items()}
+            graph.watch(graph.name, inputs | before, named | after)
+        self._now, self._next = self._next, self._now
+        return named
 
 
 def open_session(

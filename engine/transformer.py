@@ -190,7 +190,8 @@ class Transformer:
                 room_in_front = ((0, 0), (0, 0), (padding, 0), (0, 0))
                 given["past_keys"] = np.pad(memory.keys[number], room_in_front)
                 given["past_values"] = np.pad(memory.values[number], room_in_front)
-            given |= part.run(**{name: given[name] for name in part.inputs})
+            outputs = part.run(**{name: given[name] for name in part.inputs})
+            given |= {name.removeprefix("next_"): array for name, array in outputs.items()}
             if self._remembers:
                 keys.append(given["keys"])
                 values.append(given["values"])

@@ -56,14 +56,9 @@ class VideoDecoder:
     """Decodes the units of one clip in order, carrying the graph's memory from one to the next."""
 
     def __init__(self, decoder: Session, config: VaeConfig) -> None:
-        self.decoder = decoder
         self.config = config
         self.unit = 0
-        self.states = {
-            name: np.zeros([int(size) for size in spec.shape], spec.dtype)
-            for name, spec in decoder.inputs.items()
-            if name.startswith("state_")
-        }
+        self.stream = decoder.stream()
 
     def decode(self, latent: Floats) -> Bytes:
         """The frames of the next unit, uint8 [T, H, W, 3]: T is 1 for the first unit, then 8.
@@ -71,8 +66,6 @@ class VideoDecoder:
         The first unit's other frames only fill the decoder's memory.
         """
         latent = denormalise(latent, self.config, self.unit)[:, 0][None]
-        outputs = self.decoder.run(latent=latent, **self.states)
-        frames = outputs["frames"]
-        self.states = {name: outputs[f"next_{name}"] for name in self.states}
+        frames = self.stream.step(latent=latent)["frames"]
         self.unit += 1
         return to_bytes(frames[-1:] if self.unit == 1 else frames)

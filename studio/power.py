@@ -27,6 +27,11 @@ $toast = [Windows.UI.Notifications.ToastNotification]::new($xml)
 SECONDS = 20.0  # that a notification may take
 
 
+def memory() -> int:
+    """Bytes of memory the machine has."""
+    return int(psutil.virtual_memory().total)
+
+
 class Awake:
     """Keeps the machine, not its screen, from falling asleep between `hold` and `release`."""
 

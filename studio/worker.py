@@ -34,6 +34,7 @@ from PIL import Image
 
 from engine.config import Request
 from engine.errors import NeodragonError
+from engine.graph_cache import GraphCache
 from engine.pack import Pack, open_pack
 from engine.pipeline import (
     Event,
@@ -47,7 +48,7 @@ from engine.session import require
 from studio.jobs import PENDING, RUNNING, Job, JobsError, JobTable, Stop, content_key
 from studio.pictures import read_picture, write_png
 from studio.places import APPLICATION, OutputError, clip_name, own_program, partial
-from studio.power import Awake, low_battery, tell
+from studio.power import Awake, low_battery, memory, tell
 from studio.render import Meter, record, sidecar, unread
 from studio.settings import load, settings_file
 from studio.video import read_metadata, write_mp4
@@ -56,6 +57,8 @@ Bytes = NDArray[np.uint8]
 
 FAILED = 2
 STANDBY = 600.0  # seconds an attached worker waits for another one to end
+KEPT = 4  # the share of the machine's memory, one in so many, for graphs between jobs
+IDLE = 60.0  # seconds without a job after which they are freed
 POLL = 0.1  # seconds between looks at an empty queue
 FLOOR = 10**9  # bytes that stay free on the disk of the clips
 DAY = 86_400.0  # seconds after which a part of a file is nobody's any more
@@ -130,6 +133,8 @@ class Worker:
         self._pack: Pack | None = None
         self._stamp = ""
         self._awake = Awake()
+        self._graphs = GraphCache(memory() // KEPT)
+        self._idle_since = time.monotonic()
         self._ended = 0  # jobs since the queue was done
 
     def run(self, *, drain: bool = False, wait: float = 0, kept: bool = False) -> None:
@@ -146,13 +151,17 @@ class Worker:
                     job = self.table.claim()
                     if job is not None:
                         self._do(job)
+                        self._idle_since = time.monotonic()
                         continue
                     self._rest()
+                    if time.monotonic() - self._idle_since > IDLE:
+                        self._graphs.clear()
                     if drain:
                         return
                     self.leaving.wait(POLL)
             finally:
                 self._awake.release()
+                self._graphs.clear()
                 self._close_pack()
 
     def _rest(self) -> None:
@@ -251,7 +260,10 @@ class Worker:
         units = 0
         backend = require(job.work.backend)
         checked = load(settings_file())[0].safety
-        with closing(generate(pack, request, backend, self.threads, checked=checked)) as events:
+        running = generate(
+            pack, request, backend, self.threads, checked=checked, cache=self._graphs
+        )
+        with closing(running) as events:
             for event in events:
                 meter.update(event)
                 if isinstance(event, StageDone):

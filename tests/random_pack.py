@@ -20,7 +20,7 @@ from training.export import export_pack
 from training.random_checkpoint import save
 from training.settings import SETTINGS as MINI_SETTINGS
 
-LAYERS = 2
+LAYERS = 3
 CONFIGS: dict[str, dict[str, Any]] = {
     "text_encoder": {"hidden_size": 32},
     "text_encoder_2": {"hidden_size": 32},

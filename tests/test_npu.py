@@ -63,18 +63,9 @@ class Clip:
                 return flow
 
         class RecordedDecoder(pipeline.vae.VideoDecoder):
-            def decode(self, latent: NDArray[np.float32]) -> NDArray[np.uint8]:
-                run = self.decoder.run
-
-                def recording(**inputs: Any) -> dict[str, Any]:
-                    outputs = run(**inputs)
-                    clip.decoded.append((inputs, outputs))
-                    return outputs
-
-                self.decoder.run = recording  # type: ignore[method-assign]
-                frames = super().decode(latent)
-                self.decoder.run = run  # type: ignore[method-assign]
-                return frames
+            def __init__(self, decoder: Any, config: Any) -> None:
+                super().__init__(decoder, config)
+                decoder.watch = lambda _, inputs, outputs: clip.decoded.append((inputs, outputs))
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "Transformer", Recorded)

@@ -623,7 +623,8 @@ def transformer(
     if later:
         for name, pair in zip(("past_keys", "past_values"), zip(*seen, strict=True), strict=True):
             given[name] = torch.stack([x[:, :past] for x in pair])
-    outputs = ("flow",) if last else ("image",) if later else ("image", "text")
+    passed_on = ("next_image",) if later else ("next_image", "next_text")
+    outputs = ("flow",) if last else passed_on
     outputs += ("keys", "values") if form else ()
 
     def run(net: Any, *tensors: Tensor) -> Any:
@@ -649,8 +650,8 @@ def transformer(
     rearranged = net.half_split_()
     rearranged.time_text_embed = None
     dynamic: dict[str, tuple[str | None, ...]] = {
-        **dict.fromkeys(("patches", "positions", "image", "flow"), ("T", None)),
-        **dict.fromkeys(("context", "text"), ("N", None)),
+        **dict.fromkeys(("patches", "positions", "image", "next_image", "flow"), ("T", None)),
+        **dict.fromkeys(("context", "text", "next_text"), ("N", None)),
         **dict.fromkeys(("rope_cos", "rope_sin"), ("T" if later else "A", None)),
         "mask": ("T", "A") if later else ("A", "A"),
         **dict.fromkeys(("past_keys", "past_values"), (None, None, "P", None)),

@@ -1,0 +1,69 @@
+"""Graphs that stay loaded from one clip to the next, as far as a budget of memory allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.pack import Pack
+from engine.session import Backend, OrtSession, open_graphs, placed
+
+WIDENED = 2  # on the CPU weights of 16 bits become 32 when they are loaded
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which graphs: those of `placements`, and the threads they were loaded for."""
+
+    pack: str
+    component: str
+    role: str
+    backend: Backend
+    threads: int | None
+
+
+class GraphCache:
+    """Loaded graphs that nobody uses, the longest unused freed first.
+
+    budget: bytes of weights that it and those in use may have together; with 0 nothing is kept, and
+    what is in use is never taken away.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._idle: dict[Key, dict[str, OrtSession]] = {}
+        self._sizes: dict[Key, int] = {}  # of those idle and in use
+
+    def take(
+        self, pack: Pack, component: str, role: str, backend: Backend, threads: int | None
+    ) -> tuple[Key, dict[str, OrtSession]]:
+        """A component's graphs whose names start with `role`; raises as `open_graphs` does."""
+        key = Key(pack.pack_hash, component, role, backend, threads)
+        kept = self._idle.pop(key, None)
+        if kept is not None:
+            return key, kept
+        place, graphs = placed(pack, component, role, backend)
+        files = {file.name: file.size for graph in graphs.values() for file in graph.files}
+        size = sum(files.values()) * (WIDENED if place == "cpu" else 1)
+        self._make_room(size)
+        opened = open_graphs(pack, component, role, backend, threads)
+        self._sizes[key] = size
+        return key, opened
+
+    def give_back(self, key: Key, sessions: dict[str, OrtSession]) -> None:
+        """What `take` gave is no longer used."""
+        self._idle[key] = sessions
+        self._make_room(0)
+
+    def clear(self) -> None:
+        """Free all that is not in use."""
+        for key in list(self._idle):
+            self._free(key)
+
+    def _make_room(self, size: int) -> None:
+        while self._idle and sum(self._sizes.values()) + size > self.budget:
+            self._free(next(iter(self._idle)))
+
+    def _free(self, key: Key) -> None:
+        for session in self._idle.pop(key).values():
+            session.close()
+        del self._sizes[key]

@@ -1,0 +1,97 @@
+"""Graphs that stay loaded: the same clip, nothing loaded twice, never more than the budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from random_pack import exported
+
+from engine import graph_cache
+from engine.config import Request
+from engine.errors import BackendError
+from engine.graph_cache import GraphCache
+from engine.pack import Pack, open_pack
+from engine.pipeline import Finished, UnitFrames, generate
+from engine.session import open_graphs
+
+REQUEST = Request("a red kite", 1, 2, upscale=False)
+ROLES = (
+    9  # clip_l, clip_g, unet and its decoder, video encoder, text, modulation, transformer, decoder
+)
+
+
+@pytest.fixture
+def pack() -> Iterator[Pack]:
+    with open_pack(exported()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each role's graphs are loaded."""
+    counted: Counter[str] = Counter()
+
+    def counting(pack: Pack, component: str, role: str, *others: Any) -> Any:
+        counted[role] += 1
+        return open_graphs(pack, component, role, *others)
+
+    monkeypatch.setattr(graph_cache, "open_graphs", counting)
+    return counted
+
+
+def clip(pack: Pack, cache: GraphCache, threads: int = 1) -> Any:
+    events = list(generate(pack, REQUEST, threads=threads, checked=False, cache=cache))
+    finished = events[-1]
+    assert isinstance(finished, Finished) and 0 < finished.graph_seconds < finished.seconds
+    return np.concatenate([event.frames for event in events if isinstance(event, UnitFrames)])
+
+
+def test_the_next_clip_loads_nothing(pack: Pack, loads: Counter[str]) -> None:
+    cache = GraphCache(budget=10**9)
+    first = clip(pack, cache)
+    assert len(loads) == loads.total() == ROLES
+    assert np.array_equal(clip(pack, cache), first)
+    assert loads.total() == ROLES
+    clip(pack, cache, threads=2)
+    assert loads.total() == 2 * ROLES, "with other threads they are others"
+    cache.clear()
+    clip(pack, cache)
+    assert loads.total() == 3 * ROLES
+
+
+def test_without_a_budget_nothing_is_kept(pack: Pack, loads: Counter[str]) -> None:
+    cache = GraphCache(budget=0)
+    assert np.array_equal(clip(pack, cache), clip(pack, cache))
+    assert loads.total() == 2 * ROLES
+
+
+def test_the_longest_unused_goes_first(pack: Pack, loads: Counter[str]) -> None:
+    sizes = {}
+    for component, role in (("clip_l", "clip_l"), ("clip_g", "clip_g"), ("upscaler", "upscaler")):
+        (graph,) = pack.graphs(component, "portable").values()
+        sizes[role] = graph_cache.WIDENED * sum(file.size for file in graph.files)
+    cache = GraphCache(budget=sum(sizes.values()) - 1)
+    for role in ("clip_l", "clip_g", "clip_l", "upscaler", "clip_l", "clip_g"):
+        cache.give_back(*cache.take(pack, role, role, "cpu", 1))
+    assert loads == {"clip_l": 1, "clip_g": 2, "upscaler": 1}
+
+
+def test_what_failed_is_loaded_afresh(
+    pack: Pack, loads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = GraphCache(budget=10**9)
+    clip(pack, cache)
+
+    def fail(key: Any, sessions: Any) -> None:
+        raise BackendError("the device is gone")
+
+    with monkeypatch.context() as patch, pytest.raises(BackendError):
+        patch.setattr(cache, "give_back", fail)
+        clip(pack, cache)
+    loads.clear()
+    clip(pack, cache)
+    assert loads.total() == ROLES
