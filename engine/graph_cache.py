@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.errors import BackendError
 from engine.pack import Pack
 from engine.session import Backend, OrtSession, open_graphs, placed
 
@@ -45,7 +46,13 @@ class GraphCache:
         files = {file.name: file.size for graph in graphs.values() for file in graph.files}
         size = sum(files.values()) * (WIDENED if place == "cpu" else 1)
         self._make_room(size)
-        opened = open_graphs(pack, component, role, backend, threads)
+        try:
+            opened = open_graphs(pack, component, role, backend, threads)
+        except BackendError:  # an NPU may have less room than the machine's memory lets one think
+            if not self._idle:
+                raise
+            self.clear()
+            opened = open_graphs(pack, component, role, backend, threads)
         self._sizes[key] = size
         return key, opened
 

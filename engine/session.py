@@ -285,8 +285,13 @@ def open_graphs(
             for session in opened.values():
                 session.close()
             shared = any(graph.context and graph.context.shared for graph in graphs.values())
-            if not shared or number == len(choices) - 1:
+            if not shared:
                 raise
+            if number == len(choices) - 1:
+                raise BackendError(
+                    f"{error} If this device takes no graphs that share weights, export the pack"
+                    " with --unshared."
+                ) from error
             print(f"{error} Until then it runs from graphs of its own.", file=sys.stderr)
         else:
             return opened
@@ -327,6 +332,11 @@ def placements(
         return found
     if problem:
         raise BackendError(problem)
+    if backend == "npu-emulated" and pack.graphs(component, "context-shared"):
+        raise BackendError(
+            f"The component {component} of {pack.name} should have graphs for the emulation, but"
+            " its graphs share their weights; export the pack with --unshared."
+        )
     if backend == "cpu" and pack.graphs(component, "context"):
         raise BackendError(
             f"The component {component} of {pack.name} should have graphs for the CPU, but it is"

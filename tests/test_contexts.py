@@ -42,6 +42,7 @@ def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / "pack",
             PROMPTS,
             components=["transformer", "upscaler"],
+            unshared=True,
             report=said.append,
         )
     assert sum("kept" in line for line in said) == 6, "what is done is not done again"
@@ -172,6 +173,25 @@ def test_where_a_shared_context_is_refused_the_single_ones_serve(
     assert list(stages) == ["transformer_0", "transformer_1", "transformer_2"]
     assert all(graph.context and not graph.context.shared for graph in opened)
     assert "Until then it runs from graphs of its own" in capsys.readouterr().err
+
+
+def test_without_the_unshared_form_it_says_how_to_get_it(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = pack.components["transformer"]
+    alone = {k: g for k, g in part.variants["context"].items() if not g.name.startswith("transf")}
+    part = replace(part, variants=dict(part.variants) | {"context": alone})
+    lean = replace(pack, components={**pack.components, "transformer": part})
+    with pytest.raises(BackendError, match="share their weights; export the pack with --unshared"):
+        placements(lean, "transformer", "transformer", "npu-emulated")
+    assert placements(lean, "transformer", "modulation", "npu-emulated")
+
+    def device(pack: Pack, graph: Graph, *others: Any, **more: Any) -> Any:
+        raise BackendError(f"{graph.name} should load, but it does not; choose another.")
+
+    monkeypatch.setattr(session, "open_session", device)
+    with pytest.raises(BackendError, match="transformer_0 should load.* with --unshared"):
+        open_graphs(lean, "transformer", "transformer", "npu")
 
 
 def test_a_device_that_goes_away_is_one_sentence(pack: Pack) -> None:

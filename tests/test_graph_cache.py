@@ -95,3 +95,23 @@ def test_what_failed_is_loaded_afresh(
     loads.clear()
     clip(pack, cache)
     assert loads.total() == ROLES
+
+
+def test_where_the_device_is_full_others_make_room(
+    pack: Pack, loads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = GraphCache(budget=10**9)
+    cache.give_back(*cache.take(pack, "clip_l", "clip_l", "cpu", 1))
+    counting = graph_cache.open_graphs
+
+    def full(*where: Any) -> Any:
+        if cache._idle:
+            raise BackendError("no room")
+        return counting(*where)
+
+    monkeypatch.setattr(graph_cache, "open_graphs", full)
+    for _ in range(2):
+        cache.give_back(*cache.take(pack, "clip_g", "clip_g", "cpu", 1))
+    assert loads == {"clip_l": 1, "clip_g": 1}
+    with pytest.raises(BackendError, match="there is no Hexagon NPU"):
+        cache.take(pack, "clip_l", "clip_l", "npu", 1)

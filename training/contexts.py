@@ -187,13 +187,15 @@ def compile_pack(
     components: Sequence[str] = (),
     *,
     portable: bool = False,
+    unshared: bool = False,
     report: Report = print,
 ) -> None:
     """Compile the graphs of the portable pack `source` to a pack in `folder`.
 
     components: only these, all where empty, the others stay as they are; portable: keep what runs
-    on the CPU of all. The upscaler keeps it, as the graph by which an NPU is tried. What is done is
-    noted in `source`, and not done again. Raises RuntimeError.
+    on the CPU of all; the upscaler keeps it anyway, as the graph by which an NPU is tried;
+    unshared: also graphs that do not share their weights with others. What is done is noted in
+    `source`, and not done again. Raises RuntimeError.
     """
     manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
     with open_pack(source) as pack, tempfile.TemporaryDirectory() as temporary:
@@ -203,7 +205,7 @@ def compile_pack(
                 f"The components should be among {', '.join(pack.components)}, but there is"
                 f" {unknown[0]}; correct its name."
             )
-        work = _Work(pack, folder, tuple(prompts), precision, Path(temporary), report)
+        work = _Work(pack, folder, tuple(prompts), precision, Path(temporary), report, unshared)
         for name, listed in manifest["components"].items():
             graphs = pack.components[name].variants.get("htp", {})
             if not graphs or (components and name not in components):
@@ -231,6 +233,7 @@ class _Work:
     precision: Precision
     temporary: Path
     report: Report
+    unshared: bool
     started: float = field(default_factory=time.perf_counter)
 
     @cached_property
@@ -259,9 +262,10 @@ class _Work:
         variants = {}
         single = {name: self._single(component, graph) for name, graph in graphs.items()}
         context = {"context": about | {"sdk": qnn_sdk(), "shared": False}}
-        variants["context"] = context | {"graphs": {k: _public(e) for k, e in single.items()}}
         stages = {name: graph for name, graph in graphs.items() if graph.dimensions}
-        if len(stages) > 1:
+        alone = single if self.unshared else {k: e for k, e in single.items() if k not in stages}
+        variants["context"] = context | {"graphs": {k: _public(e) for k, e in alone.items()}}
+        if stages:
             shared = {}
             for part in dict.fromkeys(map(_without_stage, stages)):
                 same = {name: g for name, g in stages.items() if _without_stage(name) == part}
@@ -271,10 +275,11 @@ class _Work:
         return variants
 
     def _single(self, component: str, graph: Graph) -> dict[str, Any]:
-        """A graph compiled alone."""
+        """A graph compiled alone; if it is to share its weights, that is only to measure it."""
+        home = self.pack.path if graph.dimensions else self.folder
 
         def make() -> dict[str, Any]:
-            target = self.folder / "contexts" / f"{_file(component, graph.name)}.onnx"
+            target = home / "contexts" / f"{_file(component, graph.name)}.onnx"
             unseen = self.calls[component, graph.name].unseen
             assert unseen is not None, "every graph of a clip runs"
             row = re.sub("(_first|_later)?(_part.*)?$", "", graph.name)
@@ -288,7 +293,7 @@ class _Work:
             for precision in schemes:
                 model, sizes = self._model(component, graph, precision)
                 (compiled,) = compile_graphs([(model, sizes, target)], shared=False)
-                entry = self._entry(graph, [compiled.files])[0]
+                entry = self._entry(graph, compiled.files, home)
                 tried[precision] = measured(graph_of(graph.name, entry), target, unseen)
                 if tried[precision] >= floor:
                     break
@@ -304,7 +309,7 @@ class _Work:
             measures = {"seconds": compiled.seconds, "peak": compiled.peak, "tried": tried}
             return entry | {"fidelity_db": tried[precision], "precision": precision} | measures
 
-        return self._once(f"{component}/{graph.name}", [graph], make)
+        return self._once(f"{component}/{graph.name}", [graph], make, home)
 
     def _shared(
         self, component: str, part: str, stages: Mapping[str, Graph], single: Mapping[str, Any]
@@ -321,7 +326,7 @@ class _Work:
             files = [one.files for one in compiled]
             entries = {}
             for graph, pair in zip(stages.values(), files, strict=True):
-                entries[graph.name] = self._entry(graph, [pair])[0]
+                entries[graph.name] = self._entry(graph, pair, self.folder)
                 entries[graph.name]["fidelity_db"] = single[graph.name]["fidelity_db"]
             size = files[0][1].stat().st_size
             alone = sum(single[name]["data"][0]["size"] for name in stages)
@@ -332,7 +337,7 @@ class _Work:
             )
             return entries
 
-        return self._once(f"{component}/{part} shared", list(stages.values()), make)
+        return self._once(f"{component}/{part} shared", list(stages.values()), make, self.folder)
 
     def _model(
         self, component: str, graph: Graph, precision: str
@@ -350,34 +355,31 @@ class _Work:
             quantise(path, graph.dimensions, None if precision == "w8" else samples, home)
         return home / "quantised.onnx", {}
 
-    def _entry(self, graph: Graph, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:
-        """The manifest's entries of compiled files; every size is a number."""
-        entries = []
-        for small, binary in pairs:
-            entry = file_entry(small, self.folder) | {"data": [file_entry(binary, self.folder)]}
-            for side in ("inputs", "outputs"):
-                specs: Mapping[str, TensorSpec] = getattr(graph, side)
-                entry[side] = {
-                    name: {
-                        "dtype": spec.dtype,
-                        "shape": [graph.dimensions.get(str(size), size) for size in spec.shape],
-                    }
-                    for name, spec in specs.items()
+    def _entry(self, graph: Graph, files: tuple[Path, Path], home: Path) -> dict[str, Any]:
+        """The manifest's entry of compiled files in `home`; every size is a number."""
+        small, binary = files
+        entry = file_entry(small, home) | {"data": [file_entry(binary, home)]}
+        for side in ("inputs", "outputs"):
+            specs: Mapping[str, TensorSpec] = getattr(graph, side)
+            entry[side] = {
+                name: {
+                    "dtype": spec.dtype,
+                    "shape": [graph.dimensions.get(str(size), size) for size in spec.shape],
                 }
-            entries.append(entry)
-        return entries
+                for name, spec in specs.items()
+            }
+        return entry
 
     def _once(
-        self, key: str, graphs: Sequence[Graph], make: Callable[[], dict[str, Any]]
+        self, key: str, graphs: Sequence[Graph], make: Callable[[], dict[str, Any]], home: Path
     ) -> dict[str, Any]:
-        """What `make` gives, or gave before from the same files by the same code."""
+        """What `make` gives, or gave before from the same files by the same code, in `home`."""
         told = [[file.sha256 for file in graph.files] for graph in graphs]
         code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
         mark = json.dumps([told, self.prompts, self.precision, QNN_OPTIONS, qnn_sdk(), code])
         kept: dict[str, Any] = self.record.get(key, {}).get(mark, {})
         if not kept or not all(
-            (self.folder / file["file"]).is_file()
-            and file_entry(self.folder / file["file"], self.folder) == file
+            (home / file["file"]).is_file() and file_entry(home / file["file"], home) == file
             for file in _files(kept)
         ):
             kept = make()

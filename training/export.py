@@ -1002,6 +1002,12 @@ def main() -> None:
     )
     compiled.add_argument("--clips", type=int, default=6, help="how many of them to make")
     compiled.add_argument("--portable", action="store_true", help="keep what runs on the CPU, too")
+    compiled.add_argument(
+        "--unshared",
+        action="store_true",
+        help="add the transformer's graphs each with its own weights, for a device that refuses"
+        " shared ones and for the emulation",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
@@ -1019,6 +1025,7 @@ def main() -> None:
             options.precision,
             options.components,
             portable=options.portable,
+            unshared=options.unshared,
         )
     except (ExportError, NeodragonError, RuntimeError, OSError) as error:
         parser.exit(1, f"{error}\n")
