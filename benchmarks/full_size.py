@@ -180,7 +180,36 @@ def table(told: Found) -> str:
         if "failed" in found:
             cells[-1] = f"failed: {found['failed'][:80]}"
         lines.append(f"| {name.removeprefix('transformer/')} | {' | '.join(cells)} |")
+    disk, resident, phase = totals(told)
+    lines += ["", f"A pack's graphs: {disk:.2f} GB. Held at most: {resident:.2f} GB, with {phase}."]
     return "\n".join(lines)
+
+
+def totals(told: Found) -> tuple[float, float, str]:
+    """GB of a pack's contexts; the most of them held at once, with the activations that
+    `benchmarks.cost` counts, in the low-memory order; and by which graphs.
+    """
+    stored: dict[str, float] = {}
+    for name, found in told["graphs"].items():
+        graph = name.split("/")[1]
+        kept = graph.endswith(" shared") if "transformer_" in graph else " " not in graph
+        if kept and "context_mb" in found:
+            stored[re.sub("_part.*", "", graph)] = (
+                stored.get(re.sub("_part.*", "", graph), 0.0) + found["context_mb"] / 1000
+            )
+    live: dict[str, float] = {}
+    for row in rows():
+        graph = "transformer" if row.graph.startswith("transformer") else row.graph
+        live[graph] = max(live.get(graph, 0.0), row.ours.live / 1e9)
+    loop = ("transformer", "video_decoder", "upscaler")
+    phases = [(graph,) for graph in stored if graph not in loop] + [loop]
+    held = {
+        ", ".join(phase): sum(stored.get(graph, 0.0) for graph in phase)
+        + max(live[graph] for graph in phase)
+        for phase in phases
+    }
+    worst = max(held, key=lambda phase: held[phase])
+    return sum(stored.values()), held[worst], worst
 
 
 def main() -> None:

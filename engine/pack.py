@@ -15,7 +15,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
@@ -144,7 +144,8 @@ class Graph:
     """One graph: its file, weights kept outside it, sizes fixed on load and what goes in and out.
 
     fidelity_db: signal-to-noise ratio against the network it was exported from, in dB; context:
-    None for ONNX, which any processor's runtime compiles itself.
+    None for ONNX, which any processor's runtime compiles itself; expected: by output, what a
+    compiled graph has given in emulation, see `engine.canary`.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Graph:
     outputs: Mapping[str, TensorSpec]
     fidelity_db: float | None
     context: Context | None = None
+    expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[PackFile, ...]:
@@ -535,6 +537,9 @@ def _graph(name: str, values: Any, where: str) -> Graph:
         isinstance(fidelity, bool) or not isinstance(fidelity, int | float)
     ):
         raise _wrong(f"{where}fidelity_db", "a number of dB", fidelity)
+    expected = values.get("expected", {})
+    if not isinstance(expected, dict) or not all(map(_numbers, expected.values())):
+        raise _wrong(f"{where}expected", "a table of lists of numbers", expected)
     return Graph(
         name=name,
         file=_file(values, where),
@@ -543,7 +548,12 @@ def _graph(name: str, values: Any, where: str) -> Graph:
         inputs=_tensors(values, "inputs", where),
         outputs=_tensors(values, "outputs", where),
         fidelity_db=fidelity,
+        expected=expected,
     )
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(number, int | float) for number in values)
 
 
 def _context(part: Mapping[str, Any], where: str) -> Context | None:

@@ -84,7 +84,7 @@ def examine(*, golden: bool = True) -> Iterator[Line]:
 
 
 def npu_report(pack: Pack) -> Iterator[str]:
-    """What to send back from a device: each NPU graph's dB beside the CPU and its seconds."""
+    """What to send back from a device: each NPU graph's dB and its seconds."""
     backend: Backend = "npu" if "npu" in available() else "npu-emulated"
     yield f"Neodragon Studio {__version__}, pack {pack.name} {pack.version} {pack.pack_hash[:12]}"
     yield f"{platform.platform()}, {platform.processor() or platform.machine()}, backend {backend}"
@@ -238,8 +238,9 @@ def _told(score: Score) -> str:
     if score.problem:
         return f"{score.component}/{score.graph}: {score.problem}"
     db = "the same" if math.isinf(score.db) else f"{score.db:.1f} dB"
+    compared = "compared with nothing" if math.isnan(score.db) else f"{db} beside {score.beside}"
     return (
-        f"{score.component}/{score.graph}: {db} beside the CPU,"
+        f"{score.component}/{score.graph}: {compared},"
         f" loaded in {score.load_seconds:.2f} s, run in {score.run_seconds * 1000:.1f} ms"
     )
 

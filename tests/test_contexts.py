@@ -13,6 +13,7 @@ import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from engine import session
+from engine.canary import canary, scores
 from engine.config import Request
 from engine.errors import BackendError, PackError
 from engine.pack import MANIFEST, Context, Graph, Pack, open_pack
@@ -173,6 +174,20 @@ def test_where_a_shared_context_is_refused_the_single_ones_serve(
     assert list(stages) == ["transformer_0", "transformer_1", "transformer_2"]
     assert all(graph.context and not graph.context.shared for graph in opened)
     assert "Until then it runs from graphs of its own" in capsys.readouterr().err
+
+
+def test_a_compiled_graph_carries_what_a_device_should_give(pack: Pack) -> None:
+    found = {score.graph: score for score in scores(pack, "npu-emulated")}
+    assert found["upscaler"].db > 100 and found["transformer_0"].db > 100
+    assert found["upscaler"].beside == "its emulation"
+    devices = scores(pack, "npu")
+    assert next(score for score in devices if score.graph == "transformer_0").problem
+    upscaler = pack.components["upscaler"]
+    graph = upscaler.variants["context"]["upscaler"]
+    other = replace(graph, expected={"image_2x": [-v for v in graph.expected["image_2x"]]})
+    part = replace(upscaler, variants={"context": {"upscaler": other}})
+    wrong = replace(pack, components={"upscaler": part})
+    assert not canary(wrong, "npu-emulated").is_sound
 
 
 def test_without_the_unshared_form_it_says_how_to_get_it(
