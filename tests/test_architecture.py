@@ -41,6 +41,7 @@ ALONE = {
     "engine/vae.py": {"PIL"},
     "studio/doctor.py": {"psutil"},
     "studio/power.py": {"psutil", "wakepy"},
+    "training/export.py": {"psutil"},
     "studio/server.py": {"starlette"},
 }
 # tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it.

@@ -273,3 +273,16 @@ def test_a_large_graph_is_the_same_with_its_weights_outside(
         whole = pack.graphs("transformer", "portable")["transformer"]
     assert entry["size"] < whole.file.size / 4
     assert entry["size"] + data["size"] < 1.5 * whole.file.size  # aligned to pages
+
+
+@pytest.mark.parametrize("what", ["disk", "memory"])
+def test_too_little_room_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "disk":
+        monkeypatch.setattr(export, "disk_usage", lambda _: shutil.disk_usage("/")._replace(free=9))
+    else:
+        monkeypatch.setattr(export, "_memory", lambda: 9)
+    with pytest.raises(ExportError, match=f"GB of .*{what}, but there are 0.0 GB"):
+        export_pack(CHECKPOINT, tmp_path / "pack", emulate=False)
+    assert not (tmp_path / "pack" / "portable").exists()

@@ -21,9 +21,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -158,6 +160,10 @@ class Source:
 
     def has(self, folder: str) -> bool:
         return (self.root / folder).is_dir()
+
+    def weights(self, folder: str) -> int:
+        """Bytes of a folder's files."""
+        return sum(file.stat().st_size for file in (self.root / folder).glob("*"))
 
     def config(self, folder: str) -> dict[str, Any]:
         return dict(json.loads((self.root / folder / "config.json").read_text()))
@@ -903,6 +909,28 @@ def unchanged(entry: Mapping[str, Any] | None, pack: Path) -> bool:
     )
 
 
+def _check_room(source: Source, pack: Path, compiled: bool) -> None:
+    """Raise ExportError where disk or memory will not do; factors as measured at full size."""
+    folders = [source.weights(path.name) for path in source.root.iterdir() if path.is_dir()]
+    home = next(path for path in (pack.absolute(), *pack.absolute().parents) if path.exists())
+    there = sum(file.stat().st_size for file in pack.rglob("*") if file.is_file())
+    room = {
+        "free disk": (sum(folders) * (4.0 if compiled else 1.2) - there, disk_usage(home).free),
+        "memory": (max(folders) * (7.0 if compiled else 5.0), _memory()),
+    }
+    for what, (wanted, found) in room.items():
+        if found < wanted:
+            raise ExportError(
+                f"The export to {pack} should have {wanted / 1e9:.1f} GB of {what}, but there are"
+                f" {found / 1e9:.1f} GB; use another disk or machine."
+            )
+
+
+def _memory() -> int:
+    """Bytes of memory the machine has."""
+    return int(psutil.virtual_memory().total)
+
+
 def export_pack(
     root: Path,
     pack: Path,
@@ -921,18 +949,30 @@ def export_pack(
     emulate = emulate and "npu-emulated" in available()
     manifest = source.manifest | {"tokenizers": export_tokenizers(source, pack), "components": {}}
     components: dict[str, Any] = manifest["components"]
+    _check_room(source, pack, compiled=remember)
     own = remembering(source) if remember else []
     entries: dict[str, dict[str, Any]] = {}
-    for plan in [*plans(source), *own]:
+    every = [*plans(source), *own]
+    begun, done, kept_weights = time.monotonic(), 0, 0
+    weights = [sum(source.weights(folder) for folder in plan.folders[:1]) for plan in every]
+    for plan, size in zip(every, weights, strict=True):
         key = f"{plan.component}/{plan.graph}"
         started, mark = time.monotonic(), fingerprint(source, plan)
         kept = record.get(key, {}).get(mark)
         if kept is None or not unchanged(kept, pack):
             kept = export_portable(source, plan, pack)
             gc.collect()
+            done += size
+            left = sum(weights) - kept_weights - done
+            minutes = (time.monotonic() - begun) * left / max(done, 1) / 60
+            files = (kept["size"] + sum(file["size"] for file in kept.get("data", []))) / 1e6
             spent = f"{time.monotonic() - started:.0f} s"
-            report(f"{key}: {kept['fidelity_db']} dB, {kept['size'] / 1e6:.1f} MB, {spent}")
+            report(
+                f"{key}: {kept['fidelity_db']} dB, {files:.1f} MB, {spent}; about"
+                f" {math.ceil(minutes)} min left"
+            )
         else:
+            kept_weights += size
             report(f"{key}: kept")
         record[key] = {mark: kept}
         record_file.write_text(json.dumps(record, indent=1))
