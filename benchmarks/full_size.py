@@ -284,7 +284,8 @@ def main() -> None:
                 tell(key, found)
         for graph in entries:
             key, whole = f"{plan.component}/{graph}", graph.partition("_part")[0]
-            cost = macs[whole] / (source.parts if "_part" in graph else 1)
+            parts = source.decoder_parts if whole == "first_frame_decoder" else source.parts
+            cost = macs[whole] / (parts if "_part" in graph else 1)
             wanted = cost <= options.emulate and "context_mb" in graphs.get(key, {})
             if wanted and "emulated_db" not in graphs[key]:
                 stage = re.search(r"transformer_(\d)", graph)

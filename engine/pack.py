@@ -103,6 +103,16 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "upscaler": ({"image": "1 3 H W"}, {"image_2x": "1 3 UH UW"}),
 }
 
+# Of a graph in parts, `.._part0` and on: what the first alone takes, what the last alone gives, and
+# what each hands on to the next, as `next_..`.
+_BEGIN = ("patches", "positions", "context")
+PARTS: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
+    "transformer": (_BEGIN, "flow", {"image": "T V", "text": "N V"}),
+    "transformer_first": (_BEGIN, "flow", {"image": "T V", "text": "N V"}),
+    "transformer_later": (_BEGIN, "flow", {"image": "T V"}),
+    "first_frame_decoder": (("latent",), "image", {"features": "1 E Y Z"}),
+}
+
 Section = TypeVar("Section")
 
 
@@ -600,14 +610,13 @@ def _check_contract(graph: Graph, where: str, sizes: Mapping[str, int]) -> None:
     if role not in CONTRACT:
         return
     inputs, outputs = CONTRACT[role]
-    if part:  # the first takes what the whole takes, the last gives what it gives
-        tokens = {"image": "T V"} | ({} if role.endswith("later") else {"text": "N V"})
-        if "patches" not in graph.inputs:
-            fixed = ("patches", "positions", "context")
-            inputs = {key: shape for key, shape in inputs.items() if key not in fixed} | tokens
-        if "flow" not in graph.outputs:
-            outputs = {key: shape for key, shape in outputs.items() if key != "flow"}
-            outputs |= {f"next_{name}": shape for name, shape in tokens.items()}
+    if part and role in PARTS:
+        begin, end, passed = PARTS[role]
+        if begin[0] not in graph.inputs:
+            inputs = {key: shape for key, shape in inputs.items() if key not in begin} | passed
+        if end not in graph.outputs:
+            outputs = {key: shape for key, shape in outputs.items() if key != end}
+            outputs |= {f"next_{name}": shape for name, shape in passed.items()}
     for key, wanted in (("inputs", inputs), ("outputs", outputs)):
         tensors: Mapping[str, TensorSpec] = getattr(graph, key)
         extra = [name for name in tensors if name not in wanted and "state_" not in name]

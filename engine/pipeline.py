@@ -27,7 +27,7 @@ from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import stage_schedule
-from engine.session import Array, Backend, OrtSession, Session, require
+from engine.session import Array, Backend, OrtSession, Session, placed, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
 
@@ -203,6 +203,12 @@ class _Run:
             session.watch = self.watch and partial(self.watch, component)
         return dict(opened)
 
+    def one_by_one(self, component: str, role: str) -> Iterator[Session]:
+        """Graphs whose names start with `role` in order, each given back before the next."""
+        for name in sorted(placed(self.pack, component, role, self.backend)[1]):
+            with ExitStack() as stack:
+                yield self.load(stack, component, name)[name]
+
     def check(self, image: Bytes) -> Iterator[StageDone]:
         """Raise WithheldError where the pack's safety checker objects to a first frame."""
         if self.checked:
@@ -368,8 +374,7 @@ def _first_frame(
             for done, denoised in enumerate(steps, 1):
                 latent = denoised
                 yield Progress("first_frame", done, total)
-        with ExitStack() as stack:
-            decoder = run.load(stack, "first_frame", "first_frame_decoder")["first_frame_decoder"]
-            image = first_frame.decode(decoder, latent, config)
+        decoder = run.one_by_one("first_frame", "first_frame_decoder")
+        image = first_frame.decode(decoder, latent, config)
     yield run.done("first_frame")
     return image

@@ -221,10 +221,11 @@ def test_the_random_checkpoint_is_the_same_every_time(tmp_path: Path) -> None:
         assert (again / name).read_bytes() == (CHECKPOINT / name).read_bytes()
 
 
-def test_a_transformer_in_parts_or_with_a_memory_is_the_same(
+def test_graphs_in_parts_or_with_a_memory_give_the_same_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "BLOCKS", 1)
+    monkeypatch.setattr(export, "WIDE", 1)
     monkeypatch.setattr(export, "fingerprint", lambda *_: "not kept")
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(CHECKPOINT, checkpoint)
@@ -232,6 +233,8 @@ def test_a_transformer_in_parts_or_with_a_memory_is_the_same(
         checkpoint, tmp_path / "pack", emulate=False, report=lambda line: None, remember=True
     )
     with open_pack(exported()) as whole, open_pack(tmp_path / "pack") as parts:
+        decoder = [f"first_frame_decoder_part{number}" for number in range(4)]
+        assert list(parts.graphs("first_frame", "portable"))[1:] == decoder
         names = list(parts.graphs("transformer", "htp"))
         assert names[1:3] == ["transformer_0_first_part0", "transformer_0_first_part1"]
         assert len(names) == 1 + 3 * 2 * LAYERS

@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -58,6 +59,8 @@ RECORD = "export.json"  # in the checkpoint: what was exported from which weight
 SAMPLE_PROMPT = "a red kite drifts slowly over a green meadow"
 SEED = 7
 BLOCKS = 6  # of the transformer in one graph: more fit neither the compiler's memory nor the NPU's
+WIDE = 2**17  # pixels; the compiler takes 15 GB and more for the first frame's decoder in one graph
+STREAM = 16.0  # what its residual stream is divided by, a power of two
 COPIES_DIFFER = 0.05  # published copies of CLIP differ by 0.027 (bfloat16 beside float16)
 
 # The values of the published model and its script; see docs/architecture.md for their meaning.
@@ -238,6 +241,16 @@ class Source:
         return -(-int(self.config("diffusion_transformer_320p")["num_layers"]) // BLOCKS)
 
     @cached_property
+    def decoder_parts(self) -> int:
+        """Graphs that the first frame's decoder is cut into."""
+        g = self.geometry
+        pixels, sizes = (
+            g.first_frame_height * g.first_frame_width,
+            g.first_frame_stride.bit_length(),
+        )
+        return 1 + sum(pixels // 4**n >= WIDE for n in range(sizes - 1))
+
+    @cached_property
     def geometry(self) -> Geometry:
         return Geometry(**self.manifest["geometry"])
 
@@ -396,7 +409,55 @@ def unet(source: Source) -> Traced:
     return Traced(source.load(UNet2DConditionModel, "ssd_1b_unet"), run, inputs, ("prediction",))
 
 
-def first_frame_decoder(source: Source) -> Traced:
+def _smaller(vae: AutoencoderKL) -> None:
+    """Divide the decoder's residual stream by STREAM.
+
+    SDXL's grows beyond what fp16 holds. Exact, as every branch starts with a norm.
+    """
+    decoder = vae.decoder
+    scaled, norms = [decoder.conv_in], [decoder.conv_norm_out]
+    for block in (decoder.mid_block, *decoder.up_blocks):
+        for resnet in block.resnets:
+            scaled.append(resnet.conv2)
+            norms.append(resnet.norm1)
+            if resnet.conv_shortcut is not None:
+                resnet.conv_shortcut.bias.data /= STREAM
+        for upsampler in getattr(block, "upsamplers", None) or ():
+            upsampler.conv.bias.data /= STREAM
+    for attention in filter(None, decoder.mid_block.attentions):
+        scaled.append(attention.to_out[0])
+        norms.append(attention.group_norm)
+    for layer in scaled:
+        layer.weight.data /= STREAM
+        layer.bias.data /= STREAM
+    for norm in norms:
+        norm.eps /= STREAM**2
+
+
+def decoder_layers(vae: AutoencoderKL, pixels: int) -> list[nn.ModuleList]:
+    """The decoder's layers, a new part for each size of WIDE pixels and more; from `pixels` on."""
+    decoder = vae.decoder
+    parts = [[layer for layer in (vae.post_quant_conv, decoder.conv_in) if layer is not None]]
+    parts[0].append(decoder.mid_block)
+    for block in decoder.up_blocks:
+        parts[-1] += block.resnets
+        for upsampler in block.upsamplers or ():
+            pixels *= 4
+            if pixels >= WIDE:
+                parts.append([])
+            parts[-1].append(upsampler)
+    parts[-1] += [decoder.conv_norm_out, decoder.conv_act, decoder.conv_out]
+    return [nn.ModuleList(part) for part in parts]
+
+
+def through(layers: nn.ModuleList, tensor: Tensor) -> Tensor:
+    for layer in layers:
+        tensor = layer(tensor, None) if isinstance(layer, ResnetBlock2D) else layer(tensor)
+    return tensor
+
+
+def first_frame_decoder(source: Source, part: int = 0) -> Traced:
+    """The first frame's decoder, or one of its parts, which hand their features on."""
     g = source.geometry
     size = (
         g.first_frame_height // g.first_frame_stride,
@@ -406,7 +467,16 @@ def first_frame_decoder(source: Source) -> Traced:
     latent = _sample("first_frame", (1, g.first_frame_channels, *size)) / scale
     vae = source.load(AutoencoderKL, "ssd_1b_vae")
     vae.encoder = None
-    return Traced(vae, lambda net, x: net.decode(x).sample, {"latent": latent}, ("image",))
+    parts = decoder_layers(vae, size[0] * size[1])
+    last, given = part == len(parts) - 1, latent
+    with torch.no_grad():
+        for before in parts[:part]:
+            given = through(before, given)
+        expected = vae.decode(latent).sample if last else through(parts[part], given) / STREAM
+    _smaller(vae)
+    inputs = {"features": given / STREAM} if part else {"latent": latent}
+    outputs = ("image",) if last else ("next_features",)
+    return Traced(parts[part], through, inputs, outputs, lambda: expected)
 
 
 def safety_checker(source: Source) -> Traced:
@@ -719,7 +789,13 @@ def plans(source: Source) -> Iterator[Plan]:
         yield Plan(component, component, (folder,), lambda s, f=folder: clip(s, f, f"ssd_1b_{f}"))  # type: ignore[misc]
     if source.has("ssd_1b_unet"):
         yield Plan("first_frame", "unet", ("ssd_1b_unet", *clips), unet)
-        yield Plan("first_frame", "first_frame_decoder", ("ssd_1b_vae",), first_frame_decoder)
+        for part in range(source.decoder_parts):
+            yield Plan(
+                "first_frame",
+                "first_frame_decoder" + (f"_part{part}" if source.decoder_parts > 1 else ""),
+                ("ssd_1b_vae",),
+                lambda s, p=part: first_frame_decoder(s, p),  # type: ignore[misc]
+            )
     if source.has("safety_checker"):
         checker = ("safety_checker",)
         yield Plan("safety_checker", "safety_checker", checker, safety_checker, optional=True)

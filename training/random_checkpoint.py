@@ -63,6 +63,8 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
         noise = torch.randn(weight.shape, generator=generator)
         if weight.ndim > 1:
             noise = noise * 0.8 / weight[0].numel() ** 0.5
+            if name.endswith("SelfAttention.q.weight"):  # T5 does not scale its scores itself
+                noise = noise / module.config.d_kv**0.5
         elif name.endswith("weight"):
             noise = 1 + 0.1 * noise
         else:
