@@ -12,17 +12,21 @@ with the ratio of the MACs alone. So the paper's forms predict the paper's own s
 for which the paper has no row, is measured by the coarse stage's, which holds one. Frames are
 upscaled one by one, 49 times. What runs on the host is left out.
 
-Memory: graphs in the order of `engine/pipeline.py`, each freed after its last use; weights as
-stored, once, and the activations that are alive at once in the order of the module. Where Table 7
-has the peak of a module, `as_the_paper_bytes` is that, times our weights to the paper's.
+Memory: graphs in the order of `engine/pipeline.py`, each freed after its last use; weights once, as
+the contexts of docs/full_size.json store them, and the activations that are alive at once in the
+order of the module. Where Table 7 has the peak of a module, `as_the_paper_bytes` is that, times our
+weights to the paper's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks import cost_graphs as graphs
@@ -49,14 +53,7 @@ PAPER_RUNS = {"video_decoder": GEOMETRY.units, "unet": 4, "upscaler": GEOMETRY.f
 PAPER_RUNS |= {f"transformer_{stage}": UNITS for stage in range(GEOMETRY.stages)}
 # Most bytes held on X Elite, where Table 7 has it.
 PAPER_PEAK = {"clip_g": 2.64e9, "unet": 2.57e9, "transformer_2": 3.25e9}
-# Context binaries of two blocks (169.96 M parameters) to the bytes of their weights, and three
-# graphs sharing them to one: measured, facts/npu.md 1, 2b and 3.
-STORED_8 = 177.82e6 / 169.96e6
-STORED_16 = 342.73e6 / (2 * 169.96e6)
-SHARED_STAGES = 348.09e6 / 342.73e6
-SHARED = 1 + 5 / 2 * (SHARED_STAGES - 1)  # six graphs
-# CLIP-G with its weights alone in 8 bits: docs/full_size.json to `graphs.clip_encoder`.
-STORED_BLOCKS = 828.2e6 / 758.5e6
+MEASURED = Path(__file__).parents[1] / "docs" / "full_size.json"
 # Issue 4.
 TARGET = {"seconds": 5.8, "resident_bytes": 2.2e9, "disk_bytes": 5.0e9}
 # facts/neodragon.md: the headline, and 8.4, the same counted by a third party.
@@ -87,7 +84,8 @@ UNKNOWN = (
 class Row:
     """A graph of ours, how often a clip runs it, and the row of Table 7 it is measured by.
 
-    paper: that row in the paper's form; stored_as: bytes of a context to those of its weights.
+    paper: that row in the paper's form; held: bytes that its context adds to a clip's, the last
+    stage's first form having those of all the transformer's graphs, which share them.
     """
 
     graph: str
@@ -95,7 +93,7 @@ class Row:
     ours: Cost
     basis: str
     paper: Cost
-    stored_as: float = STORED_8
+    held: float = 0.0
 
     @property
     def macs_ratio(self) -> float:
@@ -115,26 +113,29 @@ class Row:
         """A run, by the ratio of the MACs alone."""
         return TABLE_7[self.basis] * self.macs_ratio
 
-    @property
-    def stored(self) -> float:
-        """Bytes of its context binary, were it one."""
-        return self.ours.weights * self.stored_as
 
-    @property
-    def held(self) -> float:
-        """Bytes that it adds to a clip's; the transformer's graphs share one set of weights."""
-        if not self.graph.startswith("transformer"):
-            return self.stored
-        return self.stored * SHARED if self.graph == f"transformer_{LAST_STAGE}_first" else 0.0
+def stored(told: dict[str, Any]) -> dict[str, float]:
+    """Bytes of a pack's contexts by graph, from what `benchmarks.full_size` told: parts together,
+    the transformer's those that share weights.
+    """
+    sizes: Counter[str] = Counter()
+    for name, found in told["graphs"].items():
+        graph = name.split("/")[1]
+        kept = graph.endswith(" shared") if "transformer_" in graph else " " not in graph
+        if kept:
+            sizes[re.sub("_part.*", "", graph)] += found.get("context_mb", 0) * 1e6
+    return dict(sizes)
 
 
-def rows() -> list[Row]:
-    """Every graph of a hybrid clip, in the order of use."""
+def rows(sizes: dict[str, float] | None = None) -> list[Row]:
+    """Every graph of a hybrid clip, in the order of use; sizes: as `stored` gives them."""
+    sizes = stored(json.loads(MEASURED.read_text())) if sizes is None else sizes
+    sizes = sizes | {f"transformer_{LAST_STAGE}_first": sizes.get("transformer", 0.0)}
     stages = range(GEOMETRY.stages)
     steps = [graphs.paper_transformer(graphs.image_tokens(UNITS, stage)) for stage in stages]
 
-    def same(graph: str, cost: Cost, stored_as: float = STORED_8) -> Row:
-        return Row(graph, PAPER_RUNS.get(graph, 1), cost, graph, cost, stored_as)
+    def same(graph: str, cost: Cost) -> Row:
+        return Row(graph, PAPER_RUNS.get(graph, 1), cost, graph, cost)
 
     text, t5 = graphs.text_encoder(), graphs.text_encoder(adapter=False)
     encoder, full_encoder = graphs.video_encoder(), graphs.paper_video_encoder()
@@ -149,18 +150,19 @@ def rows() -> list[Row]:
         loop.append(Row(f"{basis}_first", alone, first, basis, steps[stage]))
         later = graphs.later_transformer(stage)
         loop.append(Row(f"{basis}_later", UNITS - alone, later, basis, steps[stage]))
-    return [
-        same("clip_l", graphs.clip_encoder("clip_l"), STORED_16),
-        Row("clip_g", 1, clip_g, "clip_g", graphs.clip_encoder("clip_g"), STORED_BLOCKS),
+    every = [
+        same("clip_l", graphs.clip_encoder("clip_l")),
+        Row("clip_g", 1, clip_g, "clip_g", graphs.clip_encoder("clip_g")),
         same("unet", graphs.unet()),
         Row("first_frame_decoder", 1, parts, "first_frame_decoder", graphs.first_frame_decoder()),
-        Row("video_encoder", 1, encoder, "video_encoder", full_encoder, STORED_16),
-        Row("text_encoder", 1, text, "distil_t5", t5, STORED_16),
+        Row("video_encoder", 1, encoder, "video_encoder", full_encoder),
+        Row("text_encoder", 1, text, "distil_t5", t5),
         Row("modulation", GEOMETRY.stages, graphs.modulation(), "transformer_0", steps[0]),
         *loop,
-        Row("video_decoder", GEOMETRY.units, decoder, "video_decoder", late_decoder, STORED_16),
-        same("upscaler", graphs.upscaler(), STORED_16),
+        Row("video_decoder", GEOMETRY.units, decoder, "video_decoder", late_decoder),
+        same("upscaler", graphs.upscaler()),
     ]
+    return [replace(row, held=sizes.get(row.graph, 0.0)) for row in every]
 
 
 def paper_rows(found: Iterable[Row]) -> list[Row]:
@@ -230,8 +232,12 @@ def memory(found: list[Row]) -> dict[str, Any]:
             "bytes": round(weights) + live,
         }
         for row in phase:
-            if row.basis in PAPER_PEAK and row.graph in (row.basis, f"{row.basis}_first"):
-                share = sum(other.held for other in phase) / row.stored
+            if (
+                row.held
+                and row.basis in PAPER_PEAK
+                and row.graph in (row.basis, f"{row.basis}_first")
+            ):
+                share = sum(other.held for other in phase) / row.held
                 per_weight = PAPER_PEAK[row.basis] / row.paper.weights
                 told["paper_peak_to_weights"] = per_weight
                 told["as_the_paper_bytes"] = round(per_weight * row.ours.weights * share)
@@ -310,8 +316,7 @@ def report() -> dict[str, Any]:
             "paper_runs": PAPER_RUNS,
             "paper_forms": PAPER_FORM,
             "paper_peak_bytes": PAPER_PEAK,
-            "stored_to_weights": {"8 bits": STORED_8, "16 bits": STORED_16},
-            "three_stages_to_one": SHARED_STAGES,
+            "stored": f"docs/{MEASURED.name}",
         },
         "unknown": UNKNOWN,
     }

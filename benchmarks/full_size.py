@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost import rows
+from benchmarks.cost import disk, memory, rows, stored
 from engine.pack import Graph
 from engine.session import load_graph, qnn_sdk
 from training import contexts, export
@@ -175,41 +175,15 @@ def table(told: Found) -> str:
         "emulated_db": "emulated, dB",
     }
     lines = [f"| graph | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
-    for name, found in told["graphs"].items():
-        cells = [str(found.get(key, "")) for key in columns]
-        if "failed" in found:
-            cells[-1] = f"failed: {found['failed'][:80]}"
+    for name, one in told["graphs"].items():
+        cells = [str(one.get(key, "")) for key in columns]
+        if "failed" in one:
+            cells[-1] = f"failed: {one['failed'][:80]}"
         lines.append(f"| {name.removeprefix('transformer/')} | {' | '.join(cells)} |")
-    disk, resident, phase = totals(told)
-    lines += ["", f"A pack's graphs: {disk:.2f} GB. Held at most: {resident:.2f} GB, with {phase}."]
+    found = rows(stored(told))
+    size, held = disk(found)["stored_bytes"] / 1e9, memory(found)["peak_bytes"] / 1e9
+    lines += ["", f"A pack's graphs: {size:.2f} GB. Held at most, activations too: {held:.2f} GB."]
     return "\n".join(lines)
-
-
-def totals(told: Found) -> tuple[float, float, str]:
-    """GB of a pack's contexts; the most of them held at once, with the activations that
-    `benchmarks.cost` counts, in the low-memory order; and by which graphs.
-    """
-    stored: dict[str, float] = {}
-    for name, found in told["graphs"].items():
-        graph = name.split("/")[1]
-        kept = graph.endswith(" shared") if "transformer_" in graph else " " not in graph
-        if kept and "context_mb" in found:
-            stored[re.sub("_part.*", "", graph)] = (
-                stored.get(re.sub("_part.*", "", graph), 0.0) + found["context_mb"] / 1000
-            )
-    live: dict[str, float] = {}
-    for row in rows():
-        graph = "transformer" if row.graph.startswith("transformer") else row.graph
-        live[graph] = max(live.get(graph, 0.0), row.ours.live / 1e9)
-    loop = ("transformer", "video_decoder", "upscaler")
-    phases = [(graph,) for graph in stored if graph not in loop] + [loop]
-    held = {
-        ", ".join(phase): sum(stored.get(graph, 0.0) for graph in phase)
-        + max(live[graph] for graph in phase)
-        for phase in phases
-    }
-    worst = max(held, key=lambda phase: held[phase])
-    return sum(stored.values()), held[worst], worst
 
 
 def main() -> None:
@@ -254,7 +228,7 @@ def main() -> None:
         options.output.write_text(json.dumps(told, indent=1) + "\n")
         print(name, found, flush=True)
 
-    macs = {row.graph: row.ours.macs / 1e9 for row in rows()}
+    macs = {row.graph: row.ours.macs / 1e9 for row in rows({})}
     paths = (str(options.checkpoint), str(options.work))
     groups: dict[str, dict[str, Found]] = {}
     for plan in [*export.plans(source), *export.remembering(source)]:

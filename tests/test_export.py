@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from random_pack import CONFIGS, LAYERS, SETTINGS, exported
 from reference import official
 from torch import nn
@@ -25,6 +26,7 @@ from training.export import ExportError, Source, export_pack
 from training.models.mmdit import PyramidMMDiT
 from training.random_checkpoint import save, save_tokenizers
 
+HALF = 65504.0  # the largest float16
 CHECKPOINT = exported().parent / "checkpoint"
 
 
@@ -244,6 +246,30 @@ def test_graphs_in_parts_or_with_a_memory_give_the_same_clip(
             )
             for other in others:
                 assert np.abs(expected - other).max() <= 1
+
+
+@torch.no_grad()
+def test_what_overflows_half_precision_in_the_first_frames_decoder_no_longer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "WIDE", 1)
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, checkpoint)
+    vae = AutoencoderKL.from_pretrained(checkpoint / "ssd_1b_vae")
+    for layer in (vae.decoder.conv_in, *(r.conv2 for r in vae.decoder.mid_block.resnets)):
+        layer.weight *= 3e5
+    vae.float().save_pretrained(checkpoint / "ssd_1b_vae")
+    source = Source(checkpoint)
+    for part in range(source.decoder_parts):
+        traced = export.first_frame_decoder(source, part)
+        assert traced.reference is not None
+        expected = traced.reference()
+        got = traced.function(traced.module, *traced.inputs.values())
+        assert onnx_graphs.snr_db(expected.numpy(), got.numpy()) > 100
+        largest = float(got.abs().max())
+        if part == 0:
+            assert largest < HALF < export.STREAM * largest
+    assert largest < 100, "a picture"
 
 
 def clip(pack: Pack, steps: tuple[int, ...]) -> Any:

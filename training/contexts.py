@@ -52,7 +52,7 @@ FLOORS = {
     "transformer_1": 22.0,
     "transformer_2": 24.0,
     "upscaler": 48.0,
-    "modulation": 40.0,  # in the paper a part of the transformer, of which less is asked
+    "modulation": 35.0,  # in the paper a part of the transformer, of which less is asked
 }
 # Weights alone in 8 bits, for the largest file, and what they must leave; with no row in Table 9.
 WEIGHTS_ALONE = {"clip_g": 30.0}

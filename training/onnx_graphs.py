@@ -342,4 +342,6 @@ def snr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:
     noise = np.square(reference.astype(np.float64) - got).sum()
     if not np.isfinite(got).all():
         return -200.0
-    return float(np.clip(10 * np.log10(max(signal, 1e-300) / max(noise, 1e-300)), -200, 200))
+    return float(
+        np.clip(10 * (np.log10(max(signal, 1e-300)) - np.log10(max(noise, 1e-300))), -200, 200)
+    )
