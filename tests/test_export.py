@@ -227,7 +227,9 @@ def test_graphs_in_parts_or_with_a_memory_give_the_same_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "BLOCKS", 1)
+    g = Source(CHECKPOINT).geometry
     monkeypatch.setattr(export, "WIDE", 1)
+    monkeypatch.setattr(export, "WIDEST", g.first_frame_height * g.first_frame_width)
     monkeypatch.setattr(export, "fingerprint", lambda *_: "not kept")
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(CHECKPOINT, checkpoint)
@@ -235,7 +237,7 @@ def test_graphs_in_parts_or_with_a_memory_give_the_same_clip(
         checkpoint, tmp_path / "pack", emulate=False, report=lambda line: None, remember=True
     )
     with open_pack(exported()) as whole, open_pack(tmp_path / "pack") as parts:
-        decoder = [f"first_frame_decoder_part{number}" for number in range(4)]
+        decoder = [f"first_frame_decoder_part{number}" for number in range(5)]
         assert list(parts.graphs("first_frame", "portable"))[1:] == decoder
         names = list(parts.graphs("transformer", "htp"))
         assert names[1:3] == ["transformer_0_first_part0", "transformer_0_first_part1"]

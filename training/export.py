@@ -59,7 +59,9 @@ RECORD = "export.json"  # in the checkpoint: what was exported from which weight
 SAMPLE_PROMPT = "a red kite drifts slowly over a green meadow"
 SEED = 7
 BLOCKS = 6  # of the transformer in one graph: more fit neither the compiler's memory nor the NPU's
-WIDE = 2**17  # pixels; the compiler takes 15 GB and more for the first frame's decoder in one graph
+# Pixels from which on sizes, and each block of one, are graphs of their own in the first frame's
+# decoder, which the compiler cannot take as a whole.
+WIDE, WIDEST = 2**17, 2**19
 STREAM = 16.0  # what its residual stream is divided by, a power of two
 COPIES_DIFFER = 0.05  # published copies of CLIP differ by 0.027 (bfloat16 beside float16)
 
@@ -244,11 +246,10 @@ class Source:
     def decoder_parts(self) -> int:
         """Graphs that the first frame's decoder is cut into."""
         g = self.geometry
-        pixels, sizes = (
-            g.first_frame_height * g.first_frame_width,
-            g.first_frame_stride.bit_length(),
-        )
-        return 1 + sum(pixels // 4**n >= WIDE for n in range(sizes - 1))
+        layers = int(self.config("ssd_1b_vae")["layers_per_block"])
+        pixels = g.first_frame_height * g.first_frame_width
+        sizes = [pixels // 4**n for n in range(g.first_frame_stride.bit_length() - 1)]
+        return 1 + sum((size >= WIDE) + layers * (size >= WIDEST) for size in sizes)
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -435,12 +436,17 @@ def _smaller(vae: AutoencoderKL) -> None:
 
 
 def decoder_layers(vae: AutoencoderKL, pixels: int) -> list[nn.ModuleList]:
-    """The decoder's layers, a new part for each size of WIDE pixels and more; from `pixels` on."""
+    """The decoder's layers from `pixels` on: a new part for each size of WIDE pixels and more, and
+    for each residual block of one of WIDEST.
+    """
     decoder = vae.decoder
     parts = [[layer for layer in (vae.post_quant_conv, decoder.conv_in) if layer is not None]]
     parts[0].append(decoder.mid_block)
     for block in decoder.up_blocks:
-        parts[-1] += block.resnets
+        for number, resnet in enumerate(block.resnets):
+            if number and pixels >= WIDEST:
+                parts.append([])
+            parts[-1].append(resnet)
         for upsampler in block.upsamplers or ():
             pixels *= 4
             if pixels >= WIDE:
