@@ -141,7 +141,6 @@ def rows(sizes: dict[str, float] | None = None) -> list[Row]:
     encoder, full_encoder = graphs.video_encoder(), graphs.paper_video_encoder()
     decoder, late_decoder = graphs.video_decoder(), graphs.video_decoder(published=True)
     clip_g = graphs.clip_encoder("clip_g", eight_bit=True)
-    parts = graphs.first_frame_decoder_in_parts()
     loop = []
     for stage in stages:
         alone = graphs.forgetful(stage)
@@ -154,7 +153,7 @@ def rows(sizes: dict[str, float] | None = None) -> list[Row]:
         same("clip_l", graphs.clip_encoder("clip_l")),
         Row("clip_g", 1, clip_g, "clip_g", graphs.clip_encoder("clip_g")),
         same("unet", graphs.unet()),
-        Row("first_frame_decoder", 1, parts, "first_frame_decoder", graphs.first_frame_decoder()),
+        same("first_frame_decoder", graphs.first_frame_decoder()),
         Row("video_encoder", 1, encoder, "video_encoder", full_encoder),
         Row("text_encoder", 1, text, "distil_t5", t5),
         Row("modulation", GEOMETRY.stages, graphs.modulation(), "transformer_0", steps[0]),

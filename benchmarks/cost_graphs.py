@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from engine.config import Geometry
-from training.export import PUBLISHED, collapse_, decoder_layers, through
+from training.export import PUBLISHED, collapse_
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import AdaLN, PyramidMMDiT
@@ -341,17 +341,6 @@ def first_frame_decoder() -> Cost:
     latent = meta(1, GEOMETRY.first_frame_channels, *first_frame_latent())
     parts = [vae.post_quant_conv, vae.decoder]
     return count(parts, lambda z: vae.decode(z).sample, (latent,), eight_bit=True)
-
-
-def first_frame_decoder_in_parts() -> Cost:
-    """The same in parts, which hand 32-bit features on: each written once more, and read."""
-    latent, vae = meta(1, GEOMETRY.first_frame_channels, *first_frame_latent()), built("image_vae")
-    handed = 0
-    for layers in decoder_layers(vae, latent.shape[-2] * latent.shape[-1])[:-1]:
-        latent = through(layers, latent)
-        handed += 4 * latent.numel()
-    whole = first_frame_decoder()
-    return replace(whole, activations=whole.activations + 2 * handed)
 
 
 def video_encoder() -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,13 +73,7 @@ def sample(
         yield latent
 
 
-def decode(decoder: Iterable[Session], latent: Floats, config: FirstFrameConfig) -> Bytes:
-    """The picture of a clean latent float32 [1, C, h, w]: uint8 [H, W, 3].
-
-    decoder: its parts in order, each asked for when the one before is done.
-    """
-    passed = {"latent": latent / np.float32(config.latent_scale)}
-    for part in decoder:
-        given = part.run(**passed)
-        passed = {name.removeprefix("next_"): array for name, array in given.items()}
-    return to_bytes(passed["image"][0])
+def decode(decoder: Session, latent: Floats, config: FirstFrameConfig) -> Bytes:
+    """The picture of a clean latent float32 [1, C, h, w]: uint8 [H, W, 3]."""
+    image = decoder.run(latent=latent / np.float32(config.latent_scale))["image"]
+    return to_bytes(image[0])

@@ -47,6 +47,8 @@ GET_AGAIN = "get the pack again or export it anew"
 CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "clip_l": ({"ids": "1 L"}, {"hidden": "1 L D", "pooled": "1 P"}),
     "clip_g": ({"ids": "1 L"}, {"hidden": "1 L D", "pooled": "1 P"}),
+    "first_frame_clip_l": ({"ids": "1 L"}, {"hidden": "1 L D", "pooled": "1 P"}),
+    "first_frame_clip_g": ({"ids": "1 L"}, {"hidden": "1 L D", "pooled": "1 P"}),
     "text_encoder": ({"ids": "1 N", "mask": "1 N"}, {"context": "N V"}),
     "unet": (
         {
@@ -110,7 +112,6 @@ PARTS: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "transformer": (_BEGIN, "flow", {"image": "T V", "text": "N V"}),
     "transformer_first": (_BEGIN, "flow", {"image": "T V", "text": "N V"}),
     "transformer_later": (_BEGIN, "flow", {"image": "T V"}),
-    "first_frame_decoder": (("latent",), "image", {"features": "1 E Y Z"}),
 }
 
 Section = TypeVar("Section")

@@ -27,7 +27,7 @@ from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import stage_schedule
-from engine.session import Array, Backend, OrtSession, Session, placed, require
+from engine.session import Array, Backend, OrtSession, Session, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
 
@@ -203,12 +203,6 @@ class _Run:
             session.watch = self.watch and partial(self.watch, component)
         return dict(opened)
 
-    def one_by_one(self, component: str, role: str) -> Iterator[Session]:
-        """Graphs whose names start with `role` in order, each given back before the next."""
-        for name in sorted(placed(self.pack, component, role, self.backend)[1]):
-            with ExitStack() as stack:
-                yield self.load(stack, component, name)[name]
-
     def check(self, image: Bytes) -> Iterator[StageDone]:
         """Raise WithheldError where the pack's safety checker objects to a first frame."""
         if self.checked:
@@ -246,7 +240,9 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
         tokens = [tokenize(text) for text in prompts]
         for cut in dict.fromkeys(cut for t in tokens for cut in t.cut):
             yield Truncated(*cut)
-        clips = _clip(run, tokens)
+        clips = look = _clip(run, tokens)
+        if drawn and (pack.has("first_frame_clip_l") or pack.has("first_frame_clip_g")):
+            look = _clip(run, tokens, own="first_frame_")
     yield run.done("clip")
 
     # The first frame and its latent.
@@ -255,7 +251,7 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
     first_latent: Floats | None = None
     if given:
         if request.image is None:
-            image = yield from _first_frame(run, request, clips)
+            image = yield from _first_frame(run, request, look)
         else:
             image = vae.fit(request.image, geometry.height, geometry.width)
         yield from run.check(image)
@@ -339,12 +335,15 @@ def _weights(pack: Pack, component: str, mode: Mode) -> str:
     return own if mode == "monolithic" and pack.has(own) else component
 
 
-def _clip(run: _Run, tokens: Sequence[Tokens]) -> list[ClipEmbeds]:
-    """CLIP's embeddings of each prompt."""
+def _clip(run: _Run, tokens: Sequence[Tokens], own: str = "") -> list[ClipEmbeds]:
+    """CLIP's embeddings of each prompt; by encoders named `own` in front where the pack has them,
+    whose weights then differ from the others'.
+    """
     outputs = []
     for component in ("clip_l", "clip_g"):
         with ExitStack() as stack:
-            encoder = run.load(stack, component)[component]
+            name = own + component if run.pack.has(own + component) else component
+            encoder = run.load(stack, name)[name]
             outputs.append([encoder.run(ids=getattr(t, component)) for t in tokens])
     return [
         ClipEmbeds(np.concatenate([a["hidden"], b["hidden"]], axis=-1), a["pooled"], b["pooled"])
@@ -374,7 +373,8 @@ def _first_frame(
             for done, denoised in enumerate(steps, 1):
                 latent = denoised
                 yield Progress("first_frame", done, total)
-        decoder = run.one_by_one("first_frame", "first_frame_decoder")
-        image = first_frame.decode(decoder, latent, config)
+        with ExitStack() as stack:
+            decoder = run.load(stack, "first_frame", "first_frame_decoder")["first_frame_decoder"]
+            image = first_frame.decode(decoder, latent, config)
     yield run.done("first_frame")
     return image

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,16 +27,22 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from engine.canary import noise_inputs, sampled
 from engine.config import Request
+from engine.graph_cache import GraphCache, Key
 from engine.pack import MANIFEST, Graph, Pack, TensorSpec, open_pack
 from engine.pipeline import generate
 from engine.session import (
     QNN_OPTIONS,
     Array,
+    Backend,
+    OrtSession,
     load_graph,
+    placed,
     qnn_sdk,
+    session_options,
 )
 from training.onnx_graphs import file_entry, graph_of, snr_db
 from training.quantise import quantise
@@ -69,12 +76,12 @@ Values = dict[str, Array]
 class Calls:
     """What went into a graph on the calibration prompts, and one call it has not seen.
 
-    inputs: files of arrays, thinned out to SAMPLES; unseen: inputs and the portable outputs.
+    inputs: files of arrays, thinned out to SAMPLES; seconds: of one run on the CPU.
     """
 
     folder: Path
     inputs: list[Path] = field(default_factory=list)
-    unseen: tuple[Values, Values] | None = None
+    seconds: float = 0.0
     count: int = 0
     stride: int = 1
 
@@ -91,6 +98,45 @@ class Calls:
             self.inputs = self.inputs[::2]
             self.stride *= 2
 
+    @property
+    def unseen(self) -> tuple[Values, Values]:
+        """Inputs and the portable outputs of the call that is not among `inputs`."""
+        inputs, outputs = (_loaded(self.folder / f"unseen_{n}.npz") for n in range(2))
+        return inputs, outputs
+
+    @unseen.setter
+    def unseen(self, call: tuple[Values, Values]) -> None:
+        for number, values in enumerate(call):
+            np.savez(self.folder / f"unseen_{number}.npz", **values)  # type: ignore[arg-type]
+
+
+class _OneOfEachFile(GraphCache):
+    """Graphs on the CPU, those of one file run by one session: 24 GB do not hold every stage's.
+
+    seconds: spent in each graph, by component and name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(budget=0)
+        self.seconds: Counter[tuple[str, str]] = Counter()
+
+    def take(
+        self, pack: Pack, component: str, role: str, backend: Backend, threads: int | None
+    ) -> tuple[Key, dict[str, OrtSession]]:
+        _, graphs = placed(pack, component, role, backend)
+        sessions: dict[str, ort.InferenceSession] = {}
+        for graph in graphs.values():
+            if graph.file.name not in sessions:
+                path, *_ = [pack.verified(file) for file in graph.files]
+                options, providers = session_options(threads), ["CPUExecutionProvider"]
+                sessions[graph.file.name] = ort.InferenceSession(str(path), options, providers)
+        opened = {name: OrtSession(g, sessions[g.file.name]) for name, g in graphs.items()}
+        return Key(pack.pack_hash, component, role, backend, threads), opened
+
+    def give_back(self, key: Key, sessions: dict[str, OrtSession]) -> None:
+        for name, session in sessions.items():
+            self.seconds[key.component, name] += session.seconds
+
 
 def with_fixed_sizes(pack: Pack) -> Pack:
     """The pack with the NPU's graphs, every size fixed, to be run on the CPU."""
@@ -102,11 +148,11 @@ def with_fixed_sizes(pack: Pack) -> Pack:
 
 
 def observe(pack: Pack, prompts: Sequence[str], folder: Path) -> dict[tuple[str, str], Calls]:
-    """Run the pipeline on the CPU; the calls of each component's graphs.
+    """Run the pipeline on the CPU; the calls of each component's graphs, kept in `folder`.
 
     The last unit is the one kept of the unseen prompt: its history is full.
     """
-    fixed = with_fixed_sizes(pack)
+    fixed, cache = with_fixed_sizes(pack), _OneOfEachFile()
     calls: dict[tuple[str, str], Calls] = {}
     modes = ["hybrid", *(["monolithic"] if pack.has("transformer_multistep") else [])]
     for number, prompt in enumerate([*prompts, UNSEEN]):
@@ -117,26 +163,33 @@ def observe(pack: Pack, prompts: Sequence[str], folder: Path) -> dict[tuple[str,
         ) -> None:
             key = component, graph
             if key not in calls:
-                home = folder / f"{component}-{graph}"
-                home.mkdir()
-                calls[key] = Calls(home)
+                calls[key] = Calls(folder / f"{component}-{graph}")
+                calls[key].folder.mkdir(parents=True)
             if last:
                 calls[key].unseen = inputs, outputs
             else:
                 calls[key].add(inputs)
 
         for mode in modes:
-            request = Request(prompt, number, number + 1, mode=mode)  # type: ignore[arg-type]
-            for _ in generate(fixed, request, checked=True, watch=watch):
+            # Every stage's first timestep and one more do for ranges, and take hours as it is.
+            steps = (2,) * pack.schedule.stages if mode == "monolithic" else None
+            request = Request(prompt, number, number + 1, mode=mode, steps=steps)  # type: ignore[arg-type]
+            for _ in generate(fixed, request, checked=True, watch=watch, cache=cache):
                 pass
+    share = len(prompts) / (len(prompts) + 1)
+    for key, seconds in cache.seconds.items():
+        calls[key].seconds = seconds * share / calls[key].count
     return calls
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """files: the small .onnx and its binary; seconds and peak bytes of the compilation."""
+    """files: the small .onnx and its binary; nodes, all on the NPU; seconds and peak bytes of the
+    compilation.
+    """
 
     files: tuple[Path, Path]
+    nodes: int
     seconds: float
     peak: int
 
@@ -158,8 +211,8 @@ def compile_graphs(
         raise RuntimeError((done.stderr.strip().splitlines() or ["it was killed"])[-1])
     said = json.loads(done.stdout.splitlines()[-1])
     return [
-        Compiled((target, _binary(target)), seconds, said["peak"])
-        for (_, _, target), seconds in zip(graphs, said["seconds"], strict=True)
+        Compiled((target, _binary(target)), _nodes(path), seconds, said["peak"])
+        for (path, _, target), seconds in zip(graphs, said["seconds"], strict=True)
     ]
 
 
@@ -171,6 +224,18 @@ def _binary(target: Path) -> Path:
         raise RuntimeError(f"{target.name} should be one context, but it has {sorted(kinds)}")
     (name,) = [a.s for a in model.graph.node[0].attribute if a.name == "ep_cache_context"]
     return target.with_name(name.decode())
+
+
+def _nodes(path: Path) -> int:
+    """Nodes of a graph that compute something anew when it runs."""
+    graph = onnx.load(path, load_external_data=False).graph
+    constant, count = {"", *(tensor.name for tensor in graph.initializer)}, 0
+    for node in graph.node:
+        if set(node.input) <= constant:
+            constant |= set(node.output)
+        else:
+            count += 1
+    return count
 
 
 def measured(
@@ -205,22 +270,31 @@ def compile_pack(
     unshared: also graphs that do not share their weights with others. What is done is noted in
     `source`, and not done again. Raises RuntimeError.
     """
+    if not prompts:
+        raise RuntimeError(
+            "There should be a prompt to calibrate with, but there is none; give one."
+        )
     manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    with open_pack(source) as pack, tempfile.TemporaryDirectory() as temporary:
+    with open_pack(source) as pack:
         unknown = sorted(set(components) - set(pack.components))
         if unknown:
             raise RuntimeError(
                 f"The components should be among {', '.join(pack.components)}, but there is"
                 f" {unknown[0]}; correct its name."
             )
-        work = _Work(pack, folder, tuple(prompts), precision, Path(temporary), report, unshared)
-        for name, listed in manifest["components"].items():
-            graphs = pack.components[name].variants.get("htp", {})
-            if not graphs or (components and name not in components):
-                continue
+        chosen = {
+            name: part.variants["htp"]
+            for name, part in pack.components.items()
+            if "htp" in part.variants and (not components or name in components)
+        }
+        todo = {(name, graph) for name, graphs in chosen.items() for graph in graphs}
+        work = _Work(pack, folder, tuple(prompts), precision, report, unshared, todo)
+        for name, graphs in chosen.items():
+            listed = manifest["components"][name]
             listed["variants"] |= work.variants(name, graphs)
             if not portable and name != "upscaler":
                 del listed["variants"]["portable"], listed["variants"]["htp"]
+    shutil.rmtree(work.home, ignore_errors=True)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for file in _files(manifest):
         if not (folder / file["file"]).exists():
@@ -233,27 +307,51 @@ def compile_pack(
 
 @dataclass
 class _Work:
-    """The compilation of one pack: `pack` to `folder`."""
+    """The compilation of one pack: `pack` to `folder`.
+
+    todo: graphs not compiled yet; worked: seconds spent on those that are, by their own on the CPU.
+    """
 
     pack: Pack
     folder: Path
     prompts: tuple[str, ...]
     precision: Precision
-    temporary: Path
     report: Report
     unshared: bool
-    started: float = field(default_factory=time.perf_counter)
+    todo: set[tuple[str, str]]
+    worked: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        """What is gone when all is done: calls and quantised graphs, as large as the pack."""
+        return self.pack.path / "work"
 
     @cached_property
     def calls(self) -> dict[tuple[str, str], Calls]:
-        """Observed when the first graph needs them."""
-        calls = observe(self.pack, self.prompts, self.temporary)
-        self.report(f"observed {len(self.prompts) + 1} clips in {self.spent:.0f} s")
+        """Observed when the first graph needs them, or by a run that was cut off."""
+        file, mark = self.home / "calls.json", [*self.prompts, self.pack.pack_hash, _code()]
+        told = json.loads(file.read_text()) if file.exists() else {}
+        if told.get("mark") == mark:
+            return {
+                (c, g): Calls(Path(f), list(map(Path, i)), s) for c, g, f, i, s in told["calls"]
+            }
+        shutil.rmtree(self.home, ignore_errors=True)
+        started = time.perf_counter()
+        calls = observe(self.pack, self.prompts, self.home / "calls")
+        listed = [
+            (*k, str(c.folder), list(map(str, c.inputs)), c.seconds) for k, c in calls.items()
+        ]
+        file.write_text(json.dumps({"mark": mark, "calls": listed}))
+        spent = time.perf_counter() - started
+        self.report(f"observed {len(self.prompts) + 1} clips in {spent:.0f} s")
         return calls
 
-    @property
-    def spent(self) -> float:
-        return time.perf_counter() - self.started
+    def left(self, key: tuple[str, str], seconds: float) -> str:
+        """How long the others will take, now that a graph took so many seconds."""
+        self.worked.append((seconds, self.calls[key].seconds))
+        spent, weight = map(sum, zip(*self.worked, strict=True))
+        rest = sum(self.calls[other].seconds for other in self.todo - {key})
+        return f"about {math.ceil(rest * spent / weight / 60)} min left"
 
     @cached_property
     def record_file(self) -> Path:
@@ -287,10 +385,10 @@ class _Work:
         home = self.pack.path if graph.dimensions else self.folder
 
         def make() -> dict[str, Any]:
+            started = time.perf_counter()
             target = home / "contexts" / f"{_file(component, graph.name)}.onnx"
             unseen = self.calls[component, graph.name].unseen
-            assert unseen is not None, "every graph of a clip runs"
-            row = re.sub("(_first|_later)?(_part.*)?$", "", graph.name)
+            row = re.sub("^first_frame_(?=clip)|(_first|_later)?(_part.*)?$", "", graph.name)
             floor = FLOORS.get(row, WEIGHTS_ALONE.get(row, FP16_FLOOR))
             tried = {}
             schemes = ["fp16"]
@@ -310,15 +408,26 @@ class _Work:
                 raise RuntimeError(
                     f"{graph.name} should keep {floor} dB on the NPU, but it has {tried}."
                 )
+            if not graph.dimensions:
+                shutil.rmtree(self._quantised(component, graph), ignore_errors=True)
             size = sum(file["size"] for file in (entry, *entry["data"])) / 1e6
+            spent = time.perf_counter() - started
             self.report(
                 f"{component}/{graph.name}: {tried} dB, {size:.1f} MB, compiled in"
-                f" {compiled.seconds} s with {compiled.peak / 1e9:.2f} GB; {self.spent:.0f} s"
+                f" {compiled.seconds} s with {compiled.peak / 1e9:.2f} GB, {spent:.0f} s in all;"
+                f" {self.left((component, graph.name), spent)}"
             )
-            measures = {"seconds": compiled.seconds, "peak": compiled.peak, "tried": tried}
-            return entry | {"fidelity_db": tried[precision], "precision": precision} | measures
+            return entry | {
+                "fidelity_db": tried[precision],
+                "precision": precision,
+                "tried": tried,
+                "spent": spent,
+                **_measures(compiled),
+            }
 
-        return self._once(f"{component}/{graph.name}", [graph], make, home)
+        entry = self._once(f"{component}/{graph.name}", [graph], make, home)
+        self.todo.discard((component, graph.name))
+        return entry
 
     def _shared(
         self, component: str, part: str, stages: Mapping[str, Graph], single: Mapping[str, Any]
@@ -332,22 +441,30 @@ class _Work:
                 target = self.folder / "contexts" / f"{_file(component, name)}_shared.onnx"
                 jobs.append((model, sizes, target))
             compiled = compile_graphs(jobs, shared=True)
-            files = [one.files for one in compiled]
+            seconds = round(sum(one.seconds for one in compiled), 1)
             entries = {}
-            for graph, pair in zip(stages.values(), files, strict=True):
-                entries[graph.name] = self._entry(graph, pair, self.folder)
-                for key in ("fidelity_db", "expected"):
+            for graph, one in zip(stages.values(), compiled, strict=True):
+                entries[graph.name] = self._entry(graph, one.files, self.folder)
+                for key in ("fidelity_db", "expected", "precision"):
                     entries[graph.name][key] = single[graph.name][key]
-            size = files[0][1].stat().st_size
+                entries[graph.name] |= _measures(one)
+                entries[graph.name] |= {"seconds": seconds, "peak": compiled[-1].peak}
+                shutil.rmtree(self._quantised(component, graph), ignore_errors=True)
+            size = compiled[0].files[1].stat().st_size
             alone = sum(single[name]["data"][0]["size"] for name in stages)
             self.report(
                 f"{component}/{part}: weights shared by {len(stages)} graphs, {size / 1e6:.1f} MB"
-                f" for {alone / 1e6:.1f}, compiled in {sum(c.seconds for c in compiled):.1f} s"
+                f" for {alone / 1e6:.1f}, compiled in {seconds} s"
                 f" with {compiled[-1].peak / 1e9:.2f} GB"
             )
             return entries
 
-        return self._once(f"{component}/{part} shared", list(stages.values()), make, self.folder)
+        key = f"{component}/{part} shared"
+        entries = self._once(key, list(stages.values()), make, self.folder)
+        return {name: _public(entry) for name, entry in entries.items()}
+
+    def _quantised(self, component: str, graph: Graph) -> Path:
+        return self.home / "quantised" / f"{component}.{graph.name}"
 
     def _model(
         self, component: str, graph: Graph, precision: str
@@ -358,10 +475,10 @@ class _Work:
         path = self.pack.verified(graph.file)
         if precision == "fp16":
             return path, graph.dimensions
-        home = self.temporary / f"{component}.{graph.name}"
-        if not home.exists():
-            home.mkdir()
+        home = self._quantised(component, graph)
+        if not (home / "quantised.onnx").exists():
             samples = map(_loaded, self.calls[component, graph.name].inputs)
+            home.mkdir(parents=True, exist_ok=True)
             quantise(path, graph.dimensions, None if precision == "w8" else samples, home)
         return home / "quantised.onnx", {}
 
@@ -385,8 +502,7 @@ class _Work:
     ) -> dict[str, Any]:
         """What `make` gives, or gave before from the same files by the same code, in `home`."""
         told = [[file.sha256 for file in graph.files] for graph in graphs]
-        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-        mark = json.dumps([told, self.prompts, self.precision, QNN_OPTIONS, qnn_sdk(), code])
+        mark = json.dumps([told, self.prompts, self.precision, QNN_OPTIONS, qnn_sdk(), _code()])
         kept: dict[str, Any] = self.record.get(key, {}).get(mark, {})
         if not kept or not all(
             (home / file["file"]).is_file() and file_entry(home / file["file"], home) == file
@@ -398,6 +514,18 @@ class _Work:
         else:
             self.report(f"{key}: kept")
         return kept
+
+
+def _code() -> str:
+    """A hash of what compiled graphs depend on besides the graphs."""
+    names = ("contexts", "quantise", "compile_context")
+    files = [Path(__file__).with_name(f"{name}.py") for name in names]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _measures(compiled: Compiled) -> dict[str, Any]:
+    """What is noted of a compilation beside its files."""
+    return {"nodes": compiled.nodes, "seconds": compiled.seconds, "peak": compiled.peak}
 
 
 def _loaded(path: Path) -> Values:
@@ -415,7 +543,7 @@ def _file(component: str, graph: str) -> str:
 
 def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry without what is only of the compilation."""
-    private = ("precision", "seconds", "peak", "tried")
+    private = ("precision", "tried", "spent", "nodes", "seconds", "peak")
     return {key: value for key, value in entry.items() if key not in private}
 
 

@@ -22,16 +22,18 @@ from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.resnet import ResnetBlock2D
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
 
 from engine.config import Geometry, TransformerConfig
@@ -44,6 +46,7 @@ from engine.session import Backend, available, load_graph
 from engine.tokens import frame_shapes, transformer_inputs
 from engine.transformer import waves
 from training import contexts, onnx_graphs
+from training.checkpoint import WEIGHTS, Checkpoint, CheckpointError, load_weights
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection
 from training.models.mmdit import TIME_CHANNELS, KeysValues, PyramidMMDiT
@@ -53,16 +56,19 @@ from training.models.video_vae import CausalConv, CausalVideoVAE
 FLOOR_DB = 60.0  # float32 sums at full size leave 84; the mini has 119 and more
 HTP_FLOOR_DB = 35.0
 SETTINGS = "neodragon.json"
+MULTISTEP_T2V = "_multistep_t2v"  # ends the names of their folders
+CLIPS = ("text_encoder", "text_encoder_2")
 MULTISTEP = "_multistep"  # components with weights of their own for the monolithic mode
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples.txt"
 RECORD = "export.json"  # in the checkpoint: what was exported from which weights
 SAMPLE_PROMPT = "a red kite drifts slowly over a green meadow"
 SEED = 7
 BLOCKS = 6  # of the transformer in one graph: more fit neither the compiler's memory nor the NPU's
-# Pixels from which on sizes, and each block of one, are graphs of their own in the first frame's
-# decoder, which the compiler cannot take as a whole.
-WIDE, WIDEST = 2**17, 2**19
 STREAM = 16.0  # what its residual stream is divided by, a power of two
+# Whose weights are neither scaled nor folded here, so that they need not be widened before they are
+# used; layers of KEPT weights and more.
+AS_STORED = (CLIPTextModel, CLIPTextModelWithProjection, PyramidMMDiT, UNet2DConditionModel)
+KEPT, HALVES = 2**20, (torch.float16, torch.bfloat16)
 COPIES_DIFFER = 0.05  # published copies of CLIP differ by 0.027 (bfloat16 beside float16)
 
 # The values of the published model and its script; see docs/architecture.md for their meaning.
@@ -151,10 +157,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Source:
-    """A checkpoint in the published layout, its modules in float32 on the CPU."""
+    """A checkpoint in the published layout, its modules on the CPU.
 
-    def __init__(self, root: Path) -> None:
+    multistep: with the weights of the monolithic mode, where it has any of its own.
+    """
+
+    def __init__(self, root: Path, multistep: bool = True) -> None:
         self.root = root
+        self.multistep = multistep
         if not self.has("diffusion_transformer_320p"):
             raise ExportError(
                 f"{root} should hold the published folders,"
@@ -164,7 +174,8 @@ class Source:
         self.settings = json.loads(settings.read_text()) if settings.exists() else {}
 
     def has(self, folder: str) -> bool:
-        return (self.root / folder).is_dir()
+        left_out = folder.endswith(MULTISTEP_T2V) and not self.multistep
+        return (self.root / folder).is_dir() and not left_out
 
     def weights(self, folder: str) -> int:
         """Bytes of a folder's files."""
@@ -174,12 +185,23 @@ class Source:
         return dict(json.loads((self.root / folder / "config.json").read_text()))
 
     def load(self, kind: Any, folder: str) -> Any:
-        """The module of a folder, in float32 and evaluation mode."""
-        plain = (
-            {"low_cpu_mem_usage": False} if kind in (UNet2DConditionModel, AutoencoderKL) else {}
-        )
-        module = kind.from_pretrained(self.root / folder, **plain)
-        return module.float().eval().requires_grad_(False)
+        """The module of a folder, which computes in float32, in evaluation mode.
+
+        The large kinds keep their weights as stored, in one copy that is mapped from the file.
+        Raises CheckpointError where a tensor is missing, unknown or misshapen.
+        """
+        home = self.root / folder
+        if issubclass(kind, UNet2DConditionModel):
+            # whose own `from_pretrained` draws random weights in float32 first
+            with torch.device("meta"):
+                module = kind.from_config(kind.load_config(home))
+            load_weights(module, load_file(home / WEIGHTS), str(home / WEIGHTS))
+        elif issubclass(kind, Checkpoint):
+            module = kind.from_pretrained(home)
+        else:
+            module = _of_library(kind, home)
+        module = module.eval().requires_grad_(False)
+        return widen_(module) if issubclass(kind, AS_STORED) else module.float()
 
     def tokenizer(self, folder: str) -> Tokenizer:
         file = self.root / folder / "tokenizer.json"
@@ -235,21 +257,37 @@ class Source:
         merged = {"format": FORMAT} | merge(merge(PUBLISHED, derived), self.settings)
         if not self.has("ssd_1b_unet"):
             merged["first_frame"] = None
+        if not self.multistep and next(self.root.glob(f"*{MULTISTEP_T2V}"), None):
+            schedule = merged["schedule"]  # whose many steps are not for one-step weights
+            modes = without(schedule["modes"], "monolithic")
+            merged["schedule"] = schedule | {"modes": modes}
         return merged
+
+    @cached_property
+    def copies(self) -> dict[str, bool]:
+        """The first frame's own copies of CLIP's folders, and whether they say the same."""
+        found = {}
+        for folder in CLIPS:
+            twin = f"ssd_1b_{folder}"
+            if self.has(twin):
+                ours, theirs = (
+                    {
+                        name.removeprefix("text_model."): weight.float()
+                        for name, weight in self.load(_clip_kind(f), f).state_dict().items()
+                    }
+                    for f in (folder, twin)
+                )
+                found[twin] = all(
+                    ours[name].shape == theirs[name].shape
+                    and (ours[name] - theirs[name]).abs().max() <= COPIES_DIFFER
+                    for name in ours.keys() & theirs.keys()
+                )
+        return found
 
     @cached_property
     def parts(self) -> int:
         """Graphs that the transformer is cut into."""
         return -(-int(self.config("diffusion_transformer_320p")["num_layers"]) // BLOCKS)
-
-    @cached_property
-    def decoder_parts(self) -> int:
-        """Graphs that the first frame's decoder is cut into."""
-        g = self.geometry
-        layers = int(self.config("ssd_1b_vae")["layers_per_block"])
-        pixels = g.first_frame_height * g.first_frame_width
-        sizes = [pixels // 4**n for n in range(g.first_frame_stride.bit_length() - 1)]
-        return 1 + sum((size >= WIDE) + layers * (size >= WIDEST) for size in sizes)
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -276,12 +314,70 @@ class Source:
     def clip_states(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Hidden states and pooled embedding of the sample prompt by each CLIP encoder."""
         states = {}
-        for folder in ("text_encoder", "text_encoder_2"):
+        for folder in CLIPS:
             with torch.no_grad():
                 states[folder] = _clip(
                     self.load(CLIPTextModelWithProjection, folder), self.clip_ids(folder)
                 )
         return states
+
+
+def _of_library(kind: Any, home: Path) -> nn.Module:
+    """A module that diffusers or transformers load; raises CheckpointError as `Source.load`."""
+    own = {"low_cpu_mem_usage": False} if issubclass(kind, AutoencoderKL) else {"dtype": "auto"}
+    own |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        module, told = kind.from_pretrained(home, **own)
+    except (OSError, RuntimeError, ValueError) as error:
+        line = str(error).strip().splitlines()[0].strip()
+        raise CheckpointError(
+            f"{home} should hold a {kind.__name__}, but it does not load ({line});"
+            " copy the checkpoint again."
+        ) from error
+    wrong = {
+        "lacks the tensor {}": told["missing_keys"],
+        "holds the tensor {}, which its model has no place for": told["unexpected_keys"],
+        "holds {} of another shape than its config.json says": [
+            name for name, *_ in told["mismatched_keys"]
+        ],
+    }
+    for what, names in wrong.items():
+        if names:
+            raise CheckpointError(f"{home} {what.format(min(names))}; copy the checkpoint again.")
+    return cast(nn.Module, module)
+
+
+def _wide_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    if x.ndim == 2:
+        return F.linear(x, layer.weight.float(), layer.bias)
+    product = x @ layer.weight.t().float()  # the exporter folds a transposition, not a cast
+    return product if layer.bias is None else product + layer.bias
+
+
+def _wide_conv(layer: Any, x: Tensor) -> Tensor:
+    return cast(Tensor, layer._conv_forward(x, layer.weight.float(), layer.bias))
+
+
+def _wide_embedding(layer: nn.Embedding, ids: Tensor) -> Tensor:
+    return F.embedding(ids, layer.weight).float()
+
+
+def widen_(module: nn.Module) -> nn.Module:
+    """Let large layers keep half precision and widen it when they run, in place; returns `module`.
+
+    All other weights become float32. The exporter stores such a layer's weights as they are, with
+    the Cast behind them that the graph needs.
+    """
+    wide = {nn.Linear: _wide_linear, nn.Conv2d: _wide_conv, nn.Embedding: _wide_embedding}
+    for layer in module.modules():
+        run = wide.get(type(layer))
+        keep = run is not None and layer.weight.numel() >= KEPT and layer.weight.dtype in HALVES
+        for name, weight in layer.named_parameters(recurse=False):
+            if not (keep and name == "weight"):
+                weight.data = weight.data.float()
+        if keep:
+            layer.forward = MethodType(run, layer)
+    return module
 
 
 def _sample(purpose: str, shape: Sequence[int]) -> Tensor:
@@ -295,24 +391,22 @@ def _picture(shape: Sequence[int]) -> Tensor:
     return torch.nn.functional.interpolate(small, tuple(shape), mode="bicubic").clamp(-2, 2) / 2
 
 
+def _clip_kind(folder: str) -> Any:
+    """The class of a CLIP folder: the first frame's CLIP-L comes without a projection."""
+    return CLIPTextModel if folder == "ssd_1b_text_encoder" else CLIPTextModelWithProjection
+
+
 def _clip(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
     states = model(ids, output_hidden_states=True)
-    return states.hidden_states[-2], states.text_embeds
+    pooled = states.text_embeds if "text_embeds" in states else states.pooler_output
+    return states.hidden_states[-2], pooled
 
 
-def clip(source: Source, folder: str, copy_folder: str) -> Traced:
-    """One of the CLIP encoders, which serves both the first frame and the video."""
-    model = source.load(CLIPTextModelWithProjection, folder)
-    if source.has(copy_folder):
-        kind = CLIPTextModel if folder == "text_encoder" else CLIPTextModelWithProjection
-        twin = source.load(kind, copy_folder).state_dict()
-        mine = model.state_dict()
-        for name in twin.keys() & mine.keys():
-            if (twin[name] - mine[name]).abs().max() > COPIES_DIFFER:
-                raise ExportError(
-                    f"{copy_folder} should have the weights of {folder}, but {name} differs."
-                )
-    return Traced(model, _clip, {"ids": source.clip_ids(folder)}, ("hidden", "pooled"))
+def clip(source: Source, folder: str) -> Traced:
+    """One of the CLIP encoders."""
+    model = source.load(_clip_kind(folder), folder)
+    ids = source.clip_ids(folder.removeprefix("ssd_1b_"))
+    return Traced(model, _clip, {"ids": ids}, ("hidden", "pooled"))
 
 
 T5_SCALE = 16.0  # a power of two: dividing by it is exact
@@ -435,35 +529,45 @@ def _smaller(vae: AutoencoderKL) -> None:
         norm.eps /= STREAM**2
 
 
-def decoder_layers(vae: AutoencoderKL, pixels: int) -> list[nn.ModuleList]:
-    """The decoder's layers from `pixels` on: a new part for each size of WIDE pixels and more, and
-    for each residual block of one of WIDEST.
+def channel_order(channels: int, groups: int) -> Tensor:
+    """Channels with those of a group `groups` apart; as they are where there are no groups."""
+    order = torch.arange(channels)
+    return order if channels % groups else order.view(groups, -1).t().reshape(-1)
+
+
+def interleave_(net: nn.Module, groups: int) -> None:
+    """Give every layer of `net` the channel order above, in place, and its group norms one form.
+
+    Channels last, as the NPU has them, H x W x C is then H x (W C / groups) x groups without a
+    value moved, and the instance norm of that is the group norm. With neighbouring channels in a
+    group the compiler moves every feature map twice a norm, and cannot take the decoder as a whole.
     """
-    decoder = vae.decoder
-    parts = [[layer for layer in (vae.post_quant_conv, decoder.conv_in) if layer is not None]]
-    parts[0].append(decoder.mid_block)
-    for block in decoder.up_blocks:
-        for number, resnet in enumerate(block.resnets):
-            if number and pixels >= WIDEST:
-                parts.append([])
-            parts[-1].append(resnet)
-        for upsampler in block.upsamplers or ():
-            pixels *= 4
-            if pixels >= WIDE:
-                parts.append([])
-            parts[-1].append(upsampler)
-    parts[-1] += [decoder.conv_norm_out, decoder.conv_act, decoder.conv_out]
-    return [nn.ModuleList(part) for part in parts]
+    for layer in net.modules():
+        if isinstance(layer, nn.GroupNorm):
+            order = channel_order(layer.num_channels, groups)
+            layer.weight.data = layer.weight.data[order]
+            layer.forward = MethodType(_interleaved_norm, layer)
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            order = channel_order(layer.weight.shape[0], groups)
+            given = channel_order(layer.weight.shape[1], groups)
+            layer.weight.data = layer.weight.data[order][:, given]
+        else:
+            continue
+        if layer.bias is not None:
+            layer.bias.data = layer.bias.data[order]
 
 
-def through(layers: nn.ModuleList, tensor: Tensor) -> Tensor:
-    for layer in layers:
-        tensor = layer(tensor, None) if isinstance(layer, ResnetBlock2D) else layer(tensor)
-    return tensor
+def _interleaved_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    if x.ndim == 3:
+        return _interleaved_norm(norm, x[..., None])[..., 0]
+    batch, channels, height, width = x.shape
+    last = x.permute(0, 2, 3, 1).reshape(batch, height, -1, norm.num_groups)
+    last = F.instance_norm(last.permute(0, 3, 1, 2), eps=norm.eps).permute(0, 2, 3, 1)
+    normed = last.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+    return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
-def first_frame_decoder(source: Source, part: int = 0) -> Traced:
-    """The first frame's decoder, or one of its parts, which hand their features on."""
+def first_frame_decoder(source: Source) -> Traced:
     g = source.geometry
     size = (
         g.first_frame_height // g.first_frame_stride,
@@ -473,16 +577,15 @@ def first_frame_decoder(source: Source, part: int = 0) -> Traced:
     latent = _sample("first_frame", (1, g.first_frame_channels, *size)) / scale
     vae = source.load(AutoencoderKL, "ssd_1b_vae")
     vae.encoder = None
-    parts = decoder_layers(vae, size[0] * size[1])
-    last, given = part == len(parts) - 1, latent
     with torch.no_grad():
-        for before in parts[:part]:
-            given = through(before, given)
-        expected = vae.decode(latent).sample if last else through(parts[part], given) / STREAM
+        expected = vae.decode(latent).sample
     _smaller(vae)
-    inputs = {"features": given / STREAM} if part else {"latent": latent}
-    outputs = ("image",) if last else ("next_features",)
-    return Traced(parts[part], through, inputs, outputs, lambda: expected)
+    interleave_(vae, vae.config.norm_num_groups)
+
+    def decode(net: Any, latent: Tensor) -> Any:
+        return net.decode(latent).sample
+
+    return Traced(vae, decode, {"latent": latent}, ("image",), lambda: expected)
 
 
 def safety_checker(source: Source) -> Traced:
@@ -567,7 +670,7 @@ def modulation(source: Source, suffix: str) -> Traced:
     for block in net.transformer_blocks:  # most of the weights
         block.attn = block.ff = block.ff_context = None
     return Traced(
-        net.half_split_(),
+        widen_(net.half_split_()),
         lambda net, *x: net.modulate_by(net.time_text_embed.of_waves(*x))[0],
         inputs,
         ("modulation",),
@@ -729,7 +832,7 @@ def transformer(
 
     with torch.no_grad():
         expected = run(net, *given.values())
-    rearranged = net.half_split_()
+    rearranged = widen_(net.half_split_())
     rearranged.time_text_embed = None
     dynamic: dict[str, tuple[str | None, ...]] = {
         **dict.fromkeys(("patches", "positions", "image", "next_image", "flow"), ("T", None)),
@@ -771,7 +874,7 @@ def transformer_plans(
         yield Plan(
             component,
             f"{name}_part{part}" if source.parts > 1 else name,
-            (*folders, "text_encoder", "text_encoder_2"),
+            (*folders, *CLIPS),
             lambda s, p=part: transformer(s, suffix, p, form=form),  # type: ignore[misc]
             optional=bool(suffix),
         )
@@ -790,23 +893,21 @@ def remembering(source: Source) -> list[Plan]:
 
 def plans(source: Source) -> Iterator[Plan]:
     """The graphs this checkpoint can give, in the order of use."""
-    clips = ("text_encoder", "text_encoder_2")
-    for component, folder in zip(("clip_l", "clip_g"), clips, strict=True):
-        yield Plan(component, component, (folder,), lambda s, f=folder: clip(s, f, f"ssd_1b_{f}"))  # type: ignore[misc]
+    for component, folder in zip(("clip_l", "clip_g"), CLIPS, strict=True):
+        twin = f"ssd_1b_{folder}"
+        copies = (folder, *filter(source.has, [twin]))
+        yield Plan(component, component, copies, lambda s, f=folder: clip(s, f))  # type: ignore[misc]
+        if not source.copies.get(twin, True):
+            own = f"first_frame_{component}"
+            yield Plan(own, own, (twin,), lambda s, f=twin: clip(s, f))  # type: ignore[misc]
     if source.has("ssd_1b_unet"):
-        yield Plan("first_frame", "unet", ("ssd_1b_unet", *clips), unet)
-        for part in range(source.decoder_parts):
-            yield Plan(
-                "first_frame",
-                "first_frame_decoder" + (f"_part{part}" if source.decoder_parts > 1 else ""),
-                ("ssd_1b_vae",),
-                lambda s, p=part: first_frame_decoder(s, p),  # type: ignore[misc]
-            )
+        yield Plan("first_frame", "unet", ("ssd_1b_unet", *CLIPS), unet)
+        yield Plan("first_frame", "first_frame_decoder", ("ssd_1b_vae",), first_frame_decoder)
     if source.has("safety_checker"):
         checker = ("safety_checker",)
         yield Plan("safety_checker", "safety_checker", checker, safety_checker, optional=True)
     yield Plan("video_encoder", "video_encoder", ("causal_video_vae",), video_encoder)
-    for suffix, short in (("", ""), ("_multistep_t2v", MULTISTEP)):
+    for suffix, short in (("", ""), (MULTISTEP_T2V, MULTISTEP)):
         net, adapter = f"diffusion_transformer_320p{suffix}", f"context_adapter{suffix}"
         if not source.has(net):
             continue
@@ -822,7 +923,7 @@ def plans(source: Source) -> Iterator[Plan]:
         yield Plan(
             f"transformer{short}",
             "modulation",
-            (net, *clips),
+            (net, *CLIPS),
             lambda s, x=suffix: modulation(s, x),
             optional,  # type: ignore[misc]
         )
@@ -939,7 +1040,7 @@ def measure_htp(
     source: Source, component: str, name: str, entry: Mapping[str, Any], pack: Path
 ) -> float:
     """An NPU graph in emulation, nothing on the CPU, against the portable one, in dB."""
-    suffix = "_multistep_t2v" if component.endswith(MULTISTEP) else ""
+    suffix = MULTISTEP_T2V if component.endswith(MULTISTEP) else ""
     if not name.startswith("transformer_"):
         (plan,) = [p for p in plans(source) if (p.component, p.graph) == (component, name)]
         inputs = plan.trace(source).inputs
@@ -1019,13 +1120,15 @@ def export_pack(
     emulate: bool = True,
     report: Callable[[str], None] = print,
     remember: bool = False,
+    multistep: bool = True,
 ) -> None:
     """Export the checkpoint at `root` to the folder `pack`; raises ExportError.
 
     emulate: also measure the NPU's graphs where their emulation is available. remember: give the
-    NPU graphs of its own for the transformer, which take more disk.
+    NPU graphs of its own for the transformer, which take more disk. multistep: with the monolithic
+    mode's own weights.
     """
-    source = Source(root)
+    source = Source(root, multistep)
     record_file = root / RECORD
     record: dict[str, Any] = json.loads(record_file.read_text()) if record_file.exists() else {}
     emulate = emulate and "npu-emulated" in available()
@@ -1123,6 +1226,11 @@ def main() -> None:
         "--calibration", type=Path, default=EXAMPLES, help="prompts, one a line, for the ranges"
     )
     compiled.add_argument("--clips", type=int, default=6, help="how many of them to make")
+    compiled.add_argument(
+        "--multistep",
+        action="store_true",
+        help="with the monolithic mode's own weights: 1.7 GB more, and hours",
+    )
     compiled.add_argument("--portable", action="store_true", help="keep what runs on the CPU, too")
     compiled.add_argument(
         "--unshared",
@@ -1137,7 +1245,9 @@ def main() -> None:
             export_pack(options.checkpoint, options.output, not options.no_emulation)
             return
         work = options.output.with_name(f"{options.output.name}.portable")
-        export_pack(options.checkpoint, work, emulate=False, remember=True)
+        export_pack(
+            options.checkpoint, work, emulate=False, remember=True, multistep=options.multistep
+        )
         lines = options.calibration.read_text(encoding="utf-8").splitlines()
         prompts = [line for line in lines if line.strip()][: options.clips]
         contexts.compile_pack(

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
 
 from training import published, train_image_vae, train_upscaler, train_video_vae
 from training.models.context_adapter import ContextAdapter
@@ -28,7 +28,7 @@ from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalVideoVAE
 from training.settings import SETTINGS
 from training.tokenizers import CLIP_LENGTH, T5_LENGTH
-from training.train_first_frame import CLIP_WIDTH, UNET
+from training.train_first_frame import CLIP_WIDTH, UNET, save_without_projection
 from training.train_transformer import ADAPTER, MMDIT, T5
 
 WORDS = "a the red green kite ball drifts rolls over slowly meadow blurry".split()
@@ -161,9 +161,7 @@ def save(
             module.concept_embeds_weights.data.fill_(2)
         module.save_pretrained(root / folder)
         if folder == "text_encoder" and not full:
-            twin = CLIPTextModel(module.config).half()
-            twin.load_state_dict(module.state_dict(), strict=False)
-            twin.save_pretrained(root / f"ssd_1b_{folder}")
+            save_without_projection(module, root / f"ssd_1b_{folder}")
         elif folder == "text_encoder_2" and not full:
             module.save_pretrained(root / f"ssd_1b_{folder}")
     given = {} if full else dict(settings) | {"tokenizers": {"t5": {"length": T5_LENGTH}}}

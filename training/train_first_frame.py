@@ -9,14 +9,16 @@ that guidance works), then serve the video transformer frozen.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from training.loop import arguments, train
 from training.world import Scene, caption, pose, render, scenes_of
@@ -163,6 +165,20 @@ def cached_frames(run: Path) -> tuple[list[Scene], Tensor, Tensor]:
     return scenes_of(seed, len(latents)), latents, weights
 
 
+def save_without_projection(clip: CLIPTextModelWithProjection, folder: Path) -> None:
+    """The weights of `clip` as the published `ssd_1b_text_encoder`, a `CLIPTextModel`, has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = copy.deepcopy(clip.config)
+    config.architectures = ["CLIPTextModel"]
+    config.save_pretrained(folder)
+    weights = {
+        name: weight.contiguous()
+        for name, weight in clip.state_dict().items()
+        if not name.startswith("text_projection")
+    }
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 def main() -> None:
     parser = arguments(__doc__, minutes=75, batch=32, lr=1e-3)
     parser.add_argument(
@@ -220,9 +236,7 @@ def main() -> None:
             (model.clip_l if folder == "text_encoder" else model.clip_g).save_pretrained(
                 checkpoint / folder
             )
-        plain = CLIPTextModel(model.clip_l.config).half()
-        plain.load_state_dict(model.clip_l.state_dict(), strict=False)
-        plain.save_pretrained(checkpoint / "ssd_1b_text_encoder")
+        save_without_projection(model.clip_l, checkpoint / "ssd_1b_text_encoder")
 
     train("first_frame", model, step, options, finish=finish)
 
