@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.errors import NeodragonError
+from engine.errors import BackendError, NeodragonError
 from engine.noise import normal, stream
 from engine.pack import Graph, Pack
 from engine.session import Array, Backend, open_session
@@ -51,6 +51,21 @@ def canary(pack: Pack, backend: Backend) -> Score:
         return Score("", "", problem=f"The pack {pack.name} has no graph for NPUs.")
     component, graph = min(graphs, key=lambda found: sum(file.size for file in found[1].files))
     return _score(pack, component, graph, backend)
+
+
+def require_sound(pack: Pack, backend: Backend) -> None:
+    """Raise BackendError unless the smallest graph comes out on the NPU as it should.
+
+    A pack without graphs for NPUs has nothing to try.
+    """
+    score = canary(pack, backend) if _graphs(pack, backend) else Score("", "")
+    if score.problem:
+        raise BackendError(score.problem)
+    if not score.is_sound:
+        raise BackendError(
+            f"The graph {score.graph} should come out on {backend} as on {score.beside}, but it"
+            f" is {score.db:.0f} dB from it; update the NPU's driver, or choose the backend cpu."
+        )
 
 
 def scores(pack: Pack, backend: Backend) -> Iterator[Score]:

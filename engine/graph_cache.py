@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from engine.errors import BackendError
@@ -31,20 +32,24 @@ class GraphCache:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
+        self.sound: set[tuple[str, Backend]] = set()  # packs whose canary sang there
         self._idle: dict[Key, dict[str, OrtSession]] = {}
         self._sizes: dict[Key, int] = {}  # of those idle and in use
 
     def take(
         self, pack: Pack, component: str, role: str, backend: Backend, threads: int | None
     ) -> tuple[Key, dict[str, OrtSession]]:
-        """A component's graphs whose names start with `role`; raises as `open_graphs` does."""
+        """A component's graphs whose names start with `role`, at full speed.
+
+        Raises as `open_graphs` does.
+        """
         key = Key(pack.pack_hash, component, role, backend, threads)
         kept = self._idle.pop(key, None)
         if kept is not None:
+            for session in kept.values():
+                session.busy(True)
             return key, kept
-        place, graphs = placed(pack, component, role, backend)
-        files = {file.name: file.size for graph in graphs.values() for file in graph.files}
-        size = sum(files.values()) * (WIDENED if place == "cpu" else 1)
+        size = _size(pack, component, role, backend)
         self._make_room(size)
         try:
             opened = open_graphs(pack, component, role, backend, threads)
@@ -60,6 +65,25 @@ class GraphCache:
         """What `take` gave is no longer used."""
         self._idle[key] = sessions
         self._make_room(0)
+        if key in self._idle:
+            with suppress(BackendError):  # of a device that is gone
+                for session in sessions.values():
+                    session.busy(False)
+
+    def prewarm(
+        self, pack: Pack, component: str, role: str, backend: Backend, threads: int | None
+    ) -> bool:
+        """Load graphs before they are wanted; False where others would have to go for them.
+
+        Raises as `open_graphs` does.
+        """
+        key = Key(pack.pack_hash, component, role, backend, threads)
+        if key not in self._sizes:
+            size = _size(pack, component, role, backend)
+            if sum(self._sizes.values()) + size > self.budget:
+                return False
+            self.give_back(*self.take(pack, component, role, backend, threads))
+        return True
 
     def clear(self) -> None:
         """Free all that is not in use."""
@@ -74,3 +98,10 @@ class GraphCache:
         for session in self._idle.pop(key).values():
             session.close()
         del self._sizes[key]
+
+
+def _size(pack: Pack, component: str, role: str, backend: Backend) -> int:
+    """Bytes of weights that graphs have once they are loaded."""
+    place, graphs = placed(pack, component, role, backend)
+    files = {file.name: file.size for graph in graphs.values() for file in graph.files}
+    return sum(files.values()) * (WIDENED if place == "cpu" else 1)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import first_frame, safety, upscaler, vae
+from engine.canary import require_sound
 from engine.config import Mode, ModeConfig, Request
 from engine.errors import BackendError, RequestError
 from engine.first_frame import ClipEmbeds
@@ -116,12 +117,15 @@ def generate(
     same bytes on the same backend. threads: of the CPU, None for all cores; checked: ask the pack's
     safety checker, if it has one, before the first frame is shown; watch: is told every graph's
     component and name, inputs and outputs, which calibration needs; cache: keeps graphs for the
-    next clip, and none after a failure.
+    next clip, and none after a failure; an NPU is tried with a small graph before its first clip.
     Raises RequestError (its WithheldError where the checker objects), PackError, BackendError.
     """
     cache = cache or GraphCache(budget=0)
     run = _Run(pack, require(backend), threads, checked, watch, cache)
     try:
+        if backend != "cpu" and (pack.pack_hash, backend) not in cache.sound:
+            require_sound(pack, backend)
+            cache.sound.add((pack.pack_hash, backend))
         with closing(_events(run, request)) as events:
             for event in events:
                 run.pause()
@@ -130,6 +134,28 @@ def generate(
     except BackendError:
         cache.clear()
         raise
+
+
+def prewarm(pack: Pack, backend: Backend, threads: int | None, cache: GraphCache) -> Iterator[str]:
+    """Load the graphs of a hybrid clip in the order of their use, until `cache` is full.
+
+    Yields the role of each. Raises as `generate` does.
+    """
+    roles = {
+        "clip_l": ["clip_l"],
+        "clip_g": ["clip_g"],
+        "first_frame": ["unet", "first_frame_decoder"],
+        "video_encoder": ["video_encoder"],
+        "text_encoder": ["text_encoder"],
+        "transformer": ["modulation", "transformer"],
+        "video_decoder": ["video_decoder"],
+        "upscaler": ["upscaler"],
+    }
+    for component in filter(pack.has, roles):
+        for role in roles[component]:
+            if not cache.prewarm(pack, component, role, backend, threads):
+                return
+            yield role
 
 
 class _Run:

@@ -43,6 +43,8 @@ QNN_OPTIONS = {
     "offload_graph_io_quantization": "0",
 }
 NPU_OPTIONS = {"htp_performance_mode": "burst", "rpc_control_latency": "100"}
+# Of a loaded graph, with and without work. onnxruntime-qnn 2.7 ends the process at other values.
+PACE, BUSY, IDLE = "ep.dynamic.qnn_htp_performance_mode", "burst", "low_power_saver"
 # onnxruntime-qnn 2.7 silently accepts names it does not know, so they are checked here.
 QNN_OPTION_NAMES = frozenset(
     "backend_path device_id enable_block_quant_weight_optimization enable_htp_fp16_precision"
@@ -108,7 +110,10 @@ class Session(Protocol):
 class OrtSession:
     """A graph of a pack in ONNX Runtime; use `open_session`."""
 
-    def __init__(self, graph: Graph, session: ort.InferenceSession) -> None:
+    def __init__(
+        self, graph: Graph, session: ort.InferenceSession, backend: Backend = "cpu"
+    ) -> None:
+        self.backend = backend
         self.name = graph.name
         self.inputs = graph.inputs
         self.outputs = graph.outputs
@@ -130,6 +135,13 @@ class OrtSession:
     def stream(self) -> Stream:
         """For a graph with memory: its steps, from a memory of zeros on."""
         return Stream(self)
+
+    def busy(self, is_busy: bool) -> None:
+        """Ask the NPU for its full speed, or let it rest; raises BackendError where it is gone."""
+        if self.backend == "cpu":
+            return
+        with self.running() as session:
+            session.set_ep_dynamic_options({PACE: BUSY if is_busy else IDLE})
 
     @contextmanager
     def running(self) -> Iterator[ort.InferenceSession]:
@@ -263,7 +275,7 @@ def load_graph(
     session.disable_fallback()
     for key, found in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
         _check_graph(graph, key, {tensor.name: tensor for tensor in found})
-    return OrtSession(graph, session)
+    return OrtSession(graph, session, backend)
 
 
 def open_graphs(

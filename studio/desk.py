@@ -68,7 +68,9 @@ class Desk:
         self.trouble = ""  # why no worker stays
         self.table = JobTable(data / "jobs.sqlite")
         self._tokenize = PromptTokenizers(pack)
-        self._keeper = Keeper(self.table, clips, cache, threads)
+        # On the CPU the mini's graphs load in no time, and the full-size ones fill the memory.
+        warm = None if backend == "cpu" else (pack.path.absolute(), backend)
+        self._keeper = Keeper(self.table, clips, cache, threads, warm)
         self.installation: Installation | None = None  # the last one, of a pack
         self.quit = threading.Event()  # set: the studio is to be closed
         self._closing = threading.Event()

@@ -20,14 +20,20 @@ class WorkerError(NeodragonError):
 class Keeper:
     """Sees to a worker whenever it is told to `look`; close it or use it as a context manager.
 
-    clips, cache, threads: as of `studio.worker.Worker`. A queue that nobody works on when it opens
-    was left by an app that is gone: it is paused.
+    clips, cache, threads: as of `studio.worker.Worker`; warm: as of `studio.worker.start`. A queue
+    that nobody works on when it opens was left by an app that is gone: it is paused.
     """
 
     def __init__(
-        self, table: JobTable, clips: Path, cache: Path, threads: int | None = None
+        self,
+        table: JobTable,
+        clips: Path,
+        cache: Path,
+        threads: int | None = None,
+        warm: tuple[Path, str] | None = None,
     ) -> None:
         self.table = table
+        self.warm = warm
         self.clips = clips
         self.cache = cache
         self.threads = threads
@@ -51,7 +57,12 @@ class Keeper:
         self.close()
         try:
             self._process = worker.start(
-                self.table.path, self.clips, self.cache, threads=self.threads, kept=True
+                self.table.path,
+                self.clips,
+                self.cache,
+                threads=self.threads,
+                kept=True,
+                warm=self.warm,
             )
         except OSError as error:
             raise WorkerError(

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ from engine.pipeline import (
     Truncated,
     UnitFrames,
     generate,
+    prewarm,
 )
 from engine.session import require
 from studio.jobs import PENDING, RUNNING, Job, JobsError, JobTable, Stop, content_key
@@ -59,6 +60,7 @@ FAILED = 2
 STANDBY = 600.0  # seconds an attached worker waits for another one to end
 KEPT = 4  # the share of the machine's memory, one in so many, for graphs between jobs
 IDLE = 60.0  # seconds without a job after which they are freed
+WARM = 600.0  # the same before the first job
 POLL = 0.1  # seconds between looks at an empty queue
 FLOOR = 10**9  # bytes that stay free on the disk of the clips
 DAY = 86_400.0  # seconds after which a part of a file is nobody's any more
@@ -80,11 +82,13 @@ def start(
     threads: int | None = None,
     floor: int = FLOOR,
     kept: bool = False,
+    warm: tuple[Path, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a worker process that lives as long as this one, and the job it is at.
 
     It waits for a worker that is still there to end; with `kept` it does not pause the queue when
-    that one was killed. What it has to say goes to `FILE.log` beside the table. Raises OSError.
+    that one was killed; warm: a pack and the backend to load its graphs for, before the first job.
+    What it has to say goes to `FILE.log` beside the table. Raises OSError.
     """
     command = [*own_program("worker"), "--attached", "--floor", str(floor)]
     command += ["--jobs", str(jobs), "--clips", str(clips), "--cache", str(cache)]
@@ -92,6 +96,8 @@ def start(
         command += ["--threads", str(threads)]
     if kept:
         command.append("--kept")
+    if warm is not None:
+        command += ["--warm", str(warm[0]), warm[1]]
     jobs.parent.mkdir(parents=True, exist_ok=True)
     with jobs.with_name(f"{jobs.name}.log").open("ab") as log:
         return subprocess.Popen(
@@ -137,12 +143,20 @@ class Worker:
         self._idle_since = time.monotonic()
         self._ended = 0  # jobs since the queue was done
 
-    def run(self, *, drain: bool = False, wait: float = 0, kept: bool = False) -> None:
+    def run(
+        self,
+        *,
+        drain: bool = False,
+        wait: float = 0,
+        kept: bool = False,
+        warm: tuple[str, str] | None = None,
+    ) -> None:
         """Work until `leaving` is set or, with `drain`, until there is nothing to take.
 
-        wait: seconds for another worker to end; kept: a killed one is no reason to pause. Raises
-        JobsError where the other does not end.
+        wait: seconds for another worker to end; kept: a killed one is no reason to pause; warm: as
+        of `start`. Raises JobsError where the other does not end.
         """
+        warming = self._warming(*warm) if warm else iter(())
         with self.table.lease(wait, self.leaving.is_set):
             self._sweep()
             self.table.recover(self._is_whole, pause=not kept)
@@ -154,6 +168,9 @@ class Worker:
                         self._idle_since = time.monotonic()
                         continue
                     self._rest()
+                    if next(warming, None):
+                        self._idle_since = time.monotonic() + WARM - IDLE
+                        continue
                     if time.monotonic() - self._idle_since > IDLE:
                         self._graphs.clear()
                     if drain:
@@ -163,6 +180,11 @@ class Worker:
                 self._awake.release()
                 self._graphs.clear()
                 self._close_pack()
+
+    def _warming(self, path: str, backend: str) -> Iterator[str]:
+        """Load one group of graphs after another; a job says what is wrong, if anything is."""
+        with suppress(NeodragonError):
+            yield from prewarm(self._opened(path), require(backend), self.threads, self._graphs)
 
     def _rest(self) -> None:
         """Let the machine sleep, and say once that the queue is done."""
@@ -431,6 +453,12 @@ def main(argv: list[str] | None = None) -> int:
         "--attached", action="store_true", help="end when stdin does; wait for another worker"
     )
     parser.add_argument("--kept", action="store_true", help="go on where another worker was killed")
+    parser.add_argument(
+        "--warm",
+        nargs=2,
+        metavar=("PACK", "BACKEND"),
+        help="load its graphs before any job",
+    )
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -442,7 +470,7 @@ def main(argv: list[str] | None = None) -> int:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for whoever started it
                 threading.Thread(target=_watch, args=[worker], daemon=True).start()
             wait = STANDBY if arguments.attached else 0
-            worker.run(drain=arguments.drain, wait=wait, kept=arguments.kept)
+            worker.run(drain=arguments.drain, wait=wait, kept=arguments.kept, warm=arguments.warm)
             if worker.leaving.is_set() and table.jobs(PENDING) and not table.queue().paused:
                 table.pause(
                     "The studio was closed while jobs were waiting; resume the queue to go on."

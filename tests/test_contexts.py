@@ -201,6 +201,9 @@ def test_a_compiled_graph_carries_what_a_device_should_give(pack: Pack) -> None:
     part = replace(upscaler, variants={"context": {"upscaler": other}})
     wrong = replace(pack, components={"upscaler": part})
     assert not canary(wrong, "npu-emulated").is_sound
+    running = generate(wrong, Request("a red ball", 1, 2), "npu-emulated")
+    with pytest.raises(BackendError, match="upscaler should come out on npu-emulated as on its"):
+        next(running)
 
 
 def test_without_the_unshared_form_it_says_how_to_get_it(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from random_pack import exported
 
@@ -15,8 +16,8 @@ from engine.config import Request
 from engine.errors import BackendError
 from engine.graph_cache import GraphCache
 from engine.pack import Pack, open_pack
-from engine.pipeline import Finished, UnitFrames, generate
-from engine.session import open_graphs
+from engine.pipeline import Finished, UnitFrames, generate, prewarm
+from engine.session import available, open_graphs
 
 REQUEST = Request("a red kite", 1, 2, upscale=False)
 ROLES = (
@@ -67,6 +68,41 @@ def test_without_a_budget_nothing_is_kept(pack: Pack, loads: Counter[str]) -> No
     cache = GraphCache(budget=0)
     assert np.array_equal(clip(pack, cache), clip(pack, cache))
     assert loads.total() == 2 * ROLES
+
+
+def test_what_is_prewarmed_is_not_loaded_again(pack: Pack, loads: Counter[str]) -> None:
+    cache = GraphCache(budget=10**9)
+    warmed = list(prewarm(pack, "cpu", 1, cache))
+    assert len(warmed) == loads.total() == ROLES + 1, "and the upscaler"
+    assert list(prewarm(pack, "cpu", 1, cache)) == warmed
+    clip(pack, cache)
+    assert loads.total() == ROLES + 1
+    few = GraphCache(budget=sum(cache._sizes.values()) // 2)
+    assert list(prewarm(pack, "cpu", 1, few)) == warmed[: len(few._sizes)]
+    assert 0 < len(few._sizes) < ROLES, "nothing goes to make room"
+
+
+@pytest.mark.skipif("npu-emulated" not in available(), reason="no NPU emulation here")
+def test_the_npu_is_at_full_speed_only_with_work(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    ask = ort.InferenceSession.set_ep_dynamic_options
+
+    def asked(session: Any, options: dict[str, str]) -> None:
+        told.extend(options.values())
+        ask(session, options)  # which the emulation takes
+
+    monkeypatch.setattr(ort.InferenceSession, "set_ep_dynamic_options", asked)
+    cache, role = GraphCache(budget=10**9), ("upscaler", "upscaler", "npu-emulated", 1)
+    cache.give_back(*cache.take(pack, *role))
+    assert told == ["low_power_saver"], "it was loaded at full speed"
+    kept = cache.take(pack, *role)
+    assert told[1:] == ["burst"]
+    cache.give_back(*kept)
+    assert told[2:] == ["low_power_saver"]
+    cache.give_back(*cache.take(pack, "upscaler", "upscaler", "cpu", 1))
+    assert len(told) == 3
 
 
 def test_the_longest_unused_goes_first(pack: Pack, loads: Counter[str]) -> None:

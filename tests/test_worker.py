@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from PIL import Image
 from random_pack import strict
 
+from engine import session
 from engine.pack import Pack
 from engine.pipeline import UnitFrames, generate
 from studio import worker
@@ -27,6 +30,22 @@ from studio.video import read_metadata
 
 PATIENCE = 600.0  # seconds, on a machine that is busy with other things
 THREADS = ["--threads", "1"]
+
+
+class Dying:
+    """`OrtSession.run` and `Stream.step` of a device that goes away in the middle of a clip."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
+        self.left, step = runs, session.Stream.step
+
+        def stepped(stream: Any, **inputs: Any) -> Any:
+            self.left -= 1
+            if self.left:
+                return step(stream, **inputs)
+            with stream.graph.running():
+                raise ort_state.EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : QNN device lost\nx")
+
+        monkeypatch.setattr(session.Stream, "step", stepped)
 
 
 class Place:
@@ -277,3 +296,35 @@ def test_a_second_worker_is_refused(place: Place) -> None:
     assert run.returncode == worker.FAILED
     assert run.stderr.startswith("worker: The worker of ") and run.stderr.count("\n") == 1
     assert not place.table.jobs(PENDING)
+
+
+def test_a_device_that_goes_away_costs_one_row(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first frame stays, the row says why, and the next one starts from a fresh load."""
+    Dying(monkeypatch, runs=3)
+    lost, made = place.add(place.work, replace(place.work, look_seed=5))
+    worker.Worker(place.table, place.clips, place.cache, threads=1).run(drain=True)
+    first = place.table.job(lost)
+    assert first.state == "failed" and first.error is not None
+    assert "video_decoder should run, but it failed" in first.error and "\n" not in first.error
+    assert (place.cache / str(lost) / "first.png").is_file()
+    assert place.table.job(made).state == "done"
+    assert len(list(place.clips.glob("*.mp4"))) == 1
+    assert not list(place.clips.glob("*.part"))
+
+
+@pytest.mark.skipif("npu-emulated" not in session.available(), reason="no NPU emulation here")
+def test_a_worker_loads_before_it_has_work(place: Place) -> None:
+    """And a job of another backend is done while it does."""
+    process = worker.start(
+        *(place.table.path, place.clips, place.cache),
+        threads=1,
+        warm=(place.pack.path, "npu-emulated"),
+    )
+    try:
+        (job,) = place.add(place.work)
+        place.until(job, lambda job: job.state == "done")
+    finally:
+        process.kill()
+        process.communicate()
