@@ -70,6 +70,7 @@ def graphs(checkpoint: Path, pack: Path) -> dict[str, Found]:
         }
         if not shared:
             told |= {"emulated_db": one["tried"], "spent_s": round(one["spent"])}
+            told["eight_bit"] = round(one["eight_bit"], 3)
         found[key] = found.get(key, {}) | told
     return found
 

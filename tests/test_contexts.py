@@ -21,8 +21,9 @@ from engine.errors import BackendError, PackError
 from engine.pack import MANIFEST, Context, Graph, Pack, open_pack
 from engine.pipeline import UnitFrames, generate
 from engine.session import OrtSession, available, open_graphs, open_session, placements
-from training.contexts import FP16_FLOOR, compile_pack
+from training.contexts import FLOORS, FP16_FLOOR, compile_pack
 from training.onnx_graphs import snr_db
+from training.quantise import Layer, cheapest
 
 PROMPTS = ["a red ball jumps on the grass in daylight"]
 pytestmark = pytest.mark.skipif("npu-emulated" not in available(), reason="no NPU emulation here")
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.skipif("npu-emulated" not in available(), reason="no NP
 
 @pytest.fixture(scope="module")
 def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini pack with its transformer in 8 bits and its upscaler, which stays in 16."""
+    """The mini pack with its transformer in 8 bits, its video encoder in 8 bits but for a layer, and
+    its upscaler, which stays in 16.
+    """
     folder = tmp_path_factory.mktemp("compiled")
     source = folder / "portable"
     source.mkdir()
@@ -51,14 +54,14 @@ def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 source,
                 folder / "pack",
                 PROMPTS,
-                components=["transformer", "upscaler"],
+                components=["video_encoder", "transformer", "upscaler"],
                 unshared=True,
                 report=report,
             )
     observed = [sum(line.startswith("observed") for line in said) for said in runs]
     assert observed == [1, 0, 0], "what a run that is cut off has observed is of use"
     assert any(re.search(r"; about \d+ min left", line) for line in runs[1])
-    assert sum("kept" in line for line in runs[2]) == 6, "what is done is not done again"
+    assert sum("kept" in line for line in runs[2]) == 7, "what is done is not done again"
     assert not (source / "work").exists()
     return folder / "pack"
 
@@ -80,17 +83,38 @@ def test_the_stages_share_their_weights(pack: Pack) -> None:
     assert not pack.graphs("transformer", "portable")
 
 
+def test_layers_that_do_not_bear_8_bits_keep_16(compiled: Path) -> None:
+    record = json.loads((compiled.with_name("portable") / "compiled.json").read_text())
+    made = {key: next(iter(entry.values())) for key, entry in record.items()}
+    encoder, upscaler = made["video_encoder/video_encoder"], made["upscaler/upscaler"]
+    assert encoder["tried"]["w8a16"] < FLOORS["video_encoder"] <= encoder["tried"]["mixed"]
+    assert encoder["precision"] == "mixed" and 0.9 < encoder["eight_bit"] < 1
+    assert upscaler["precision"] == "fp16" and not upscaler["eight_bit"]
+    assert "mixed" not in upscaler["tried"], "none of its layers does"
+
+
+def test_the_cheapest_layers_are_those_with_least_noise_for_their_work() -> None:
+    layers = [
+        Layer("a", 100, 1e-5),
+        Layer("b", 100, 9e-5),
+        Layer("c", 1, 1e-5),
+        Layer("d", 9, 2e-4),
+    ]
+    assert [layer.name for layer in cheapest(layers, 40)] == ["a", "b"], "1e-4 in all"
+    assert [layer.name for layer in cheapest(layers, 30)] == ["a", "b", "c", "d"]
+    assert cheapest(layers, 60) == []
+
+
 def test_a_unit_comes_out_the_same(pack: Pack, mini_pack: Path) -> None:
+    compiled = ("video_encoder", "transformer", "upscaler")
     request = Request("a green fish swims right at noon", 1, 2)
     frames = []
     with open_pack(mini_pack) as portable:
-        parts = portable.components | {
-            name: pack.components[name] for name in ("transformer", "upscaler")
-        }
+        parts = portable.components | {name: pack.components[name] for name in compiled}
         others = {
             name: replace(part, variants={"portable": part.variants["portable"]})
             for name, part in parts.items()
-            if name not in ("transformer", "upscaler")
+            if name not in compiled
         }
         mixed = replace(portable, components=parts | others, _source=_Both(pack, portable))
         for opened, backend in ((portable, "cpu"), (mixed, "npu-emulated")):

@@ -1,8 +1,9 @@
 """Compile a pack's graphs for one Hexagon: `training.export --target` calls `compile_pack`.
 
 Weights of linear layers and convolutions become 8 bits per output channel, with activations of 16,
-where the graph stays close enough; those of CLIP-G 8 bits in blocks, with activations as they are.
-The rest stays in half precision, text encoders whole. Ranges
+where the graph stays close enough; where it does not, only those layers that leave it close enough
+together; those of CLIP-G 8 bits in blocks, with activations as they are. The rest stays in half
+precision, text encoders whole. Ranges
 are those of the pipeline's own activations on a list of prompts; what is reported is measured on a
 prompt that is not in it, in the NPU's emulation, beside the portable graph. Every compilation has
 a process of its own, so that the memory it took is given back.
@@ -45,7 +46,7 @@ from engine.session import (
     session_options,
 )
 from training.onnx_graphs import file_entry, graph_of, snr_db
-from training.quantise import quantise
+from training.quantise import Quantiser, cheapest
 
 Precision = Literal["w8a16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -64,6 +65,8 @@ FLOORS = {
 # Weights alone in 8 bits, for the largest file, and what they must leave; with no row in Table 9.
 WEIGHTS_ALONE = {"clip_g": 30.0}
 FP16_FLOOR = 35.0
+MARGIN = 2.0  # dB above its floor that a graph has on the CPU where only some layers get 8 bits
+SEARCH = 3600.0  # seconds that may be spent to find those
 PATIENCE = 300.0  # seconds that a graph may take in emulation to be run there twice
 SAMPLES = 12  # of each graph's calls, for the ranges
 UNSEEN = "a green fish swims right under water at noon"
@@ -390,13 +393,13 @@ class _Work:
             unseen = self.calls[component, graph.name].unseen
             row = re.sub("^first_frame_(?=clip)|(_first|_later)?(_part.*)?$", "", graph.name)
             floor = FLOORS.get(row, WEIGHTS_ALONE.get(row, FP16_FLOOR))
-            tried = {}
-            schemes = ["fp16"]
-            if self.precision == "w8a16" and row in FLOORS:
-                schemes.insert(0, "w8a16")
-            if self.precision == "w8a16" and row in WEIGHTS_ALONE:
-                schemes.insert(0, "w8")
-            for precision in schemes:
+            tried: dict[str, float] = {}
+            share = 0.0
+            for precision in self._schemes(graph, row):
+                if precision == "mixed":
+                    share = self._mix(component, graph, floor)
+                    if not share:
+                        continue
                 model, sizes = self._model(component, graph, precision)
                 (compiled,) = compile_graphs([(model, sizes, target)], shared=False)
                 entry = self._entry(graph, compiled.files, home)
@@ -421,6 +424,7 @@ class _Work:
                 "fidelity_db": tried[precision],
                 "precision": precision,
                 "tried": tried,
+                "eight_bit": {"w8a16": 1.0, "mixed": share}.get(precision, 0.0),
                 "spent": spent,
                 **_measures(compiled),
             }
@@ -479,8 +483,34 @@ class _Work:
         if not (home / "quantised.onnx").exists():
             samples = map(_loaded, self.calls[component, graph.name].inputs)
             home.mkdir(parents=True, exist_ok=True)
-            quantise(path, graph.dimensions, None if precision == "w8" else samples, home)
+            ranged = None if precision == "w8" else samples
+            with Quantiser(path, graph.dimensions, ranged, home) as quantiser:
+                quantiser.write()
         return home / "quantised.onnx", {}
+
+    def _schemes(self, graph: Graph, row: str) -> list[str]:
+        """What to try, the fastest first; graphs that share their weights are all alike."""
+        if self.precision == "fp16":
+            return ["fp16"]
+        if row in WEIGHTS_ALONE:
+            return ["w8", "fp16"]
+        if row in FLOORS:
+            return ["w8a16", "fp16"] if graph.dimensions else ["w8a16", "mixed", "fp16"]
+        return ["fp16"]
+
+    def _mix(self, component: str, graph: Graph, floor: float) -> float:
+        """Quantise those layers alone that leave the floor; their share of the work, 0 where there
+        are none or to find them takes too long.
+        """
+        calls, home = self.calls[component, graph.name], self._quantised(component, graph)
+        path = self.pack.verified(graph.file)
+        with Quantiser(path, graph.dimensions, map(_loaded, calls.inputs), home) as quantiser:
+            if quantiser.count * calls.seconds > SEARCH:
+                return 0.0
+            layers = quantiser.layers(_loaded(calls.inputs[-1]))
+            chosen = cheapest(layers, floor + MARGIN)
+            quantiser.write({layer.name for layer in chosen})
+        return sum(layer.macs for layer in chosen) / sum(layer.macs for layer in layers)
 
     def _entry(self, graph: Graph, files: tuple[Path, Path], home: Path) -> dict[str, Any]:
         """The manifest's entry of compiled files in `home`; every size is a number."""
@@ -543,7 +573,7 @@ def _file(component: str, graph: str) -> str:
 
 def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry without what is only of the compilation."""
-    private = ("precision", "tried", "spent", "nodes", "seconds", "peak")
+    private = ("precision", "tried", "eight_bit", "spent", "nodes", "seconds", "peak")
     return {key: value for key, value in entry.items() if key not in private}
 
 

@@ -8,7 +8,8 @@ are as close as the library's (docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -31,44 +32,124 @@ Values = Mapping[str, NDArray[Any]]
 Ranges = dict[str, tuple[float, float]]
 
 
-def quantise(
-    path: Path, sizes: Mapping[str, int], samples: Iterable[Values] | None, folder: Path
-) -> Path:
-    """The graph at `path` with dynamic `sizes` fixed and weights in 8 bits: a file in `folder`.
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer or convolution; noise: of the graph's worst output, by its signal, with this
+    layer alone in 8 bits.
+    """
+
+    name: str
+    macs: int
+    noise: float
+
+
+class Quantiser:
+    """The graph at `path` with dynamic `sizes` fixed, about to be written with weights in 8 bits.
 
     samples: inputs that show how large activations become; None leaves activations as they are, and
-    only linear layers get 8 bits, in blocks of BLOCK weights.
+    only linear layers get 8 bits, in blocks of BLOCK weights. Its files are in `folder`, those of
+    weights in the old precision until it is closed.
     """
-    plain = folder / "plain.onnx"
-    options = session_options(None)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(plain)
-    options.add_session_config_entry(
-        "session.optimized_model_external_initializers_file_name", "plain.onnx.data"
+
+    def __init__(
+        self, path: Path, sizes: Mapping[str, int], samples: Iterable[Values] | None, folder: Path
+    ) -> None:
+        self.folder, self.plain = folder, folder / "plain.onnx"
+        options = session_options(None)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(self.plain)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "plain.onnx.data"
+        )
+        for name, size in sizes.items():
+            options.add_free_dimension_override_by_name(name, size)
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.ranges: Ranges | None = None
+        self.elements: dict[str, int] = {}
+        nodes = self._nodes(onnx.load(self.plain, load_external_data=False))
+        self.count = len(nodes)
+        if samples is not None:
+            names = {name for node in nodes for name in (node.input[0], node.output[0])}
+            self.ranges, self.elements = _ranges(self.plain, names, samples)
+
+    def _nodes(self, model: onnx.ModelProto) -> list[Any]:
+        """What 8 bits are for."""
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        return [
+            node
+            for node in model.graph.node
+            if node.op_type in KINDS and len(node.input) > 1 and node.input[1] in constants
+        ]
+
+    def write(self, chosen: Collection[str] | None = None) -> Path:
+        """The quantised graph, or only these layers of it: `quantised.onnx` in the folder."""
+        model = onnx.load(self.plain, load_external_data=False)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        nodes = self._nodes(model)
+        if self.ranges is None:
+            nodes = [n for n in nodes if n.op_type != "Conv" and not _width(n, constants) % BLOCK]
+        if chosen is not None:
+            nodes = [node for node in nodes if node.output[0] in chosen]
+        with (self.folder / "quantised.onnx.data").open("wb") as data:
+            _Rewriter(model, self.folder, constants, self.ranges, data).rewrite(nodes)
+        onnx.save_model(model, self.folder / "quantised.onnx")
+        return self.folder / "quantised.onnx"
+
+    def layers(self, sample: Values) -> list[Layer]:
+        """What each layer costs, and what 8 bits of it do to the graph's outputs."""
+        expected = _outputs(self.plain, sample)
+        found = []
+        model = onnx.load(self.plain, load_external_data=False)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in self._nodes(model):
+            (name,), shape = node.output, constants[node.input[1]].dims
+            outputs = shape[0 if node.op_type == "Conv" or _transposed(node) else -1]
+            macs = math.prod(shape) // outputs * self.elements[name]
+            got = _outputs(self.write({name}), sample)
+            noise = max(
+                float(
+                    np.square(a - b, dtype=np.float64).sum() / np.square(a, dtype=np.float64).sum()
+                )
+                for a, b in zip(expected, got, strict=True)
+            )
+            found.append(Layer(name, macs, noise))
+        return found
+
+    def close(self) -> None:
+        """Remove what only the quantiser needs."""
+        for name in ("plain.onnx", "plain.onnx.data", "watched.onnx"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Quantiser:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def cheapest(layers: Iterable[Layer], floor: float) -> list[Layer]:
+    """Those that leave `floor` dB together and cost the most: the least noise for its work first.
+
+    Noises of layers are taken to add up.
+    """
+    budget, chosen = 10 ** (-floor / 10), []
+    for layer in sorted(layers, key=lambda layer: layer.noise / layer.macs):
+        if layer.noise <= budget:
+            budget -= layer.noise
+            chosen.append(layer)
+    return chosen
+
+
+def _energy(array: NDArray[Any]) -> float:
+    return float(np.square(array, dtype=np.float64).sum())
+
+
+def _outputs(path: Path, sample: Values) -> list[NDArray[Any]]:
+    session = ort.InferenceSession(
+        str(path), session_options(None), providers=["CPUExecutionProvider"]
     )
-    for name, size in sizes.items():
-        options.add_free_dimension_override_by_name(name, size)
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    model = onnx.load(plain, load_external_data=False)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = [
-        node
-        for node in model.graph.node
-        if node.op_type in KINDS and len(node.input) > 1 and node.input[1] in constants
-    ]
-    if samples is None:
-        nodes = [n for n in nodes if n.op_type != "Conv" and not _width(n, constants) % BLOCK]
-        ranges = None
-    else:
-        names = {name for node in nodes for name in (node.input[0], node.output[0])}
-        ranges = _ranges(plain, names, samples)
-    with (folder / "quantised.onnx.data").open("wb") as data:
-        _Rewriter(model, plain.parent, constants, ranges, data).rewrite(nodes)
-    quantised = folder / "quantised.onnx"
-    onnx.save_model(model, quantised)
-    for name in ("plain.onnx", "plain.onnx.data", "watched.onnx"):
-        (folder / name).unlink(missing_ok=True)
-    return quantised
+    asked = {tensor.name: sample[tensor.name] for tensor in session.get_inputs()}
+    return list(session.run(None, asked))
 
 
 def _transposed(node: Any) -> bool:
@@ -80,16 +161,19 @@ def _width(node: Any, constants: Mapping[str, TensorProto]) -> int:
     return int(constants[node.input[1]].dims[1 if _transposed(node) else 0])
 
 
-def _ranges(plain: Path, names: set[str], samples: Iterable[Values]) -> Ranges:
-    """The least and the largest value of tensors over all samples, 0 between them."""
+def _ranges(
+    plain: Path, names: set[str], samples: Iterable[Values]
+) -> tuple[Ranges, dict[str, int]]:
+    """The least and the largest value of tensors over all samples, 0 between them; their sizes."""
     model = onnx.load(plain, load_external_data=False)
     given = {tensor.name for tensor in model.graph.output}
-    order = sorted(names)
+    order, kinds = sorted(names), ("ReduceMin", "ReduceMax", "Size")
     for name in order:
-        for kind in ("ReduceMin", "ReduceMax"):
-            told = f"{name}.{kind}"
-            model.graph.node.append(helper.make_node(kind, [name], [told], keepdims=0))
-            model.graph.output.append(helper.make_tensor_value_info(told, TensorProto.FLOAT, []))
+        for kind in kinds:
+            told, keep = f"{name}.{kind}", {} if kind == "Size" else {"keepdims": 0}
+            model.graph.node.append(helper.make_node(kind, [name], [told], **keep))
+            number = TensorProto.INT64 if kind == "Size" else TensorProto.FLOAT
+            model.graph.output.append(helper.make_tensor_value_info(told, number, []))
     for tensor in [tensor for tensor in model.graph.output if tensor.name in given]:
         model.graph.output.remove(tensor)
     watched = plain.with_name("watched.onnx")
@@ -98,15 +182,15 @@ def _ranges(plain: Path, names: set[str], samples: Iterable[Values]) -> Ranges:
         str(watched), session_options(None), providers=["CPUExecutionProvider"]
     )
     asked = [tensor.name for tensor in session.get_inputs()]
-    found = [(0.0, 0.0)] * len(order)
+    found, elements = [(0.0, 0.0)] * len(order), [0] * len(order)
     for sample in samples:
         told = session.run(None, {name: sample[name] for name in asked})
-        pairs = zip(told[::2], told[1::2], strict=True)
+        elements = [int(size) for size in told[2::3]]
         found = [
             (min(low, float(a)), max(high, float(b)))
-            for (low, high), (a, b) in zip(found, pairs, strict=True)
+            for (low, high), a, b in zip(found, told[::3], told[1::3], strict=True)
         ]
-    return dict(zip(order, found, strict=True))
+    return dict(zip(order, found, strict=True)), dict(zip(order, elements, strict=True))
 
 
 @dataclass
