@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("compiled", type=Path)
     parser.add_argument("portable", type=Path)
+    parser.add_argument("-o", "--output", type=Path, help="also to this file")
     options = parser.parse_args()
     expected, on_cpu = clip(options.portable, "cpu")
     got, emulated = clip(options.compiled, "npu-emulated")
@@ -58,7 +59,10 @@ def main() -> None:
         "cpu": {"seconds": round(on_cpu.seconds, 1)},
         "graphs_db": graphs,
     }
-    print(json.dumps(told, indent=1))
+    text = json.dumps(told, indent=1)
+    if options.output:  # the emulator writes a line of its own to the standard output
+        options.output.write_text(text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.skipif("npu-emulated" not in available(), reason="no NP
 
 @pytest.fixture(scope="module")
 def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini pack with its transformer in 8 bits, its video encoder in 8 bits but for a layer, and
-    its upscaler, which stays in 16.
+    """The mini pack: its transformer in 8 bits, its video encoder but for a layer, its upscaler,
+    which stays in 16.
     """
     folder = tmp_path_factory.mktemp("compiled")
     source = folder / "portable"
