@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,31 @@ def test_layers_that_do_not_bear_8_bits_keep_16(compiled: Path) -> None:
     assert encoder["precision"] == "mixed" and 0.9 < encoder["eight_bit"] < 1
     assert upscaler["precision"] == "fp16" and not upscaler["eight_bit"]
     assert "mixed" not in upscaler["tried"], "none of its layers does"
+
+
+def test_what_takes_too_long_in_emulation_is_measured_on_the_cpu(
+    mini_pack: Path, tmp_path: Path
+) -> None:
+    source, lines = tmp_path / "portable", list[str]()
+    shutil.copytree(mini_pack, source)
+    compile_pack(
+        source,
+        tmp_path / "pack",
+        PROMPTS,
+        components=["transformer"],
+        patience=0,
+        report=lines.append,
+    )
+    record = json.loads((source / "compiled.json").read_text())
+    made = {key: next(iter(entry.values())) for key, entry in record.items()}
+    one = made["transformer/transformer_0"]
+    assert not one["emulated"] and one["precision"] == "w8a16"
+    assert one["fidelity_db"] > FLOORS["transformer_0"]
+    assert "file" not in one, "it is needed by nobody"
+    assert any("dB on the CPU" in line for line in lines)
+    with open_pack(tmp_path / "pack") as pack:
+        assert set(pack.graphs("transformer", "context")) == {"modulation"}
+        assert len(pack.graphs("transformer", "context-shared")) == 3
 
 
 def test_the_cheapest_layers_are_those_with_least_noise_for_their_work() -> None:
@@ -214,12 +240,15 @@ def test_where_a_shared_context_is_refused_the_single_ones_serve(
 
 
 def test_a_compiled_graph_carries_what_a_device_should_give(pack: Pack) -> None:
-    found = {score.graph: score for score in scores(pack, "npu-emulated")}
+    transformer, upscaler = pack.components["transformer"], pack.components["upscaler"]
+    smallest = {"transformer_0": transformer.variants["context"]["transformer_0"]}
+    few = {"transformer": replace(transformer, variants={"context": smallest})}
+    lean = replace(pack, components=few | {"upscaler": upscaler})
+    found = {score.graph: score for score in scores(lean, "npu-emulated")}
     assert found["upscaler"].db > 100 and found["transformer_0"].db > 100
     assert found["upscaler"].beside == "its emulation"
-    devices = scores(pack, "npu")
+    devices = scores(lean, "npu")
     assert next(score for score in devices if score.graph == "transformer_0").problem
-    upscaler = pack.components["upscaler"]
     graph = upscaler.variants["context"]["upscaler"]
     other = replace(graph, expected={"image_2x": [-v for v in graph.expected["image_2x"]]})
     part = replace(upscaler, variants={"context": {"upscaler": other}})

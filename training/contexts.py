@@ -5,8 +5,9 @@ where the graph stays close enough; where it does not, only those layers that le
 together; those of CLIP-G 8 bits in blocks, with activations as they are. The rest stays in half
 precision, text encoders whole. Ranges
 are those of the pipeline's own activations on a list of prompts; what is reported is measured on a
-prompt that is not in it, in the NPU's emulation, beside the portable graph. Every compilation has
-a process of its own, so that the memory it took is given back.
+prompt that is not in it, in the NPU's emulation, beside the portable graph; where that would take
+too long, on the CPU, which tells what 8 bits cost but not half precision. Every compilation has a
+process of its own, so that the memory it took is given back.
 """
 
 from __future__ import annotations
@@ -66,8 +67,11 @@ FLOORS = {
 WEIGHTS_ALONE = {"clip_g": 30.0}
 FP16_FLOOR = 35.0
 MARGIN = 2.0  # dB above its floor that a graph has on the CPU where only some layers get 8 bits
+HALF = 45.0  # dB that half precision leaves by itself, where only the CPU measures: 47 and more
 SEARCH = 3600.0  # seconds that may be spent to find those
-PATIENCE = 300.0  # seconds that a graph may take in emulation to be run there twice
+PATIENCE = 600.0  # seconds that a graph may take in emulation
+TWICE = 300.0  # and to be run there once more
+EMULATED = 100.0  # of them for one on the CPU: 26 to 130 were measured
 SAMPLES = 12  # of each graph's calls, for the ranges
 UNSEEN = "a green fish swims right under water at noon"
 
@@ -251,8 +255,28 @@ def measured(
     inputs, expected = unseen
     with load_graph(graph, path, "npu-emulated") as session:
         outputs = session.run(**inputs)
-        told = sampled(session.run(**noise_inputs(graph))) if session.seconds < PATIENCE else {}
-    return round(min(snr_db(value, outputs[name]) for name, value in expected.items()), 1), told
+        told = sampled(session.run(**noise_inputs(graph))) if session.seconds < TWICE else {}
+    return _least(expected, outputs), told
+
+
+def measured_on_cpu(path: Path, unseen: tuple[Values, Values]) -> float:
+    """The same of a quantised graph on the CPU, in dB."""
+    session = ort.InferenceSession(
+        str(path), session_options(None), providers=["CPUExecutionProvider"]
+    )
+    inputs, expected = unseen
+    names = [tensor.name for tensor in session.get_inputs()]
+    outputs = session.run(list(expected), {name: inputs[name] for name in names})
+    return _least(expected, dict(zip(expected, outputs, strict=True)))
+
+
+def _least(expected: Values, outputs: Mapping[str, Any]) -> float:
+    return round(min(snr_db(value, outputs[name]) for name, value in expected.items()), 1)
+
+
+def _with_half_precision(db: float) -> float:
+    """What half precision leaves of a graph whose 8 bits leave `db`."""
+    return float(-10 * np.log10(10 ** (-db / 10) + 10 ** (-HALF / 10)))
 
 
 def compile_pack(
@@ -264,14 +288,16 @@ def compile_pack(
     *,
     portable: bool = False,
     unshared: bool = False,
+    patience: float = PATIENCE,
     report: Report = print,
 ) -> None:
     """Compile the graphs of the portable pack `source` to a pack in `folder`.
 
     components: only these, all where empty, the others stay as they are; portable: keep what runs
     on the CPU of all; the upscaler keeps it anyway, as the graph by which an NPU is tried;
-    unshared: also graphs that do not share their weights with others. What is done is noted in
-    `source`, and not done again. Raises RuntimeError.
+    unshared: also graphs that do not share their weights with others; patience: seconds that one
+    graph may take in emulation. What is done is noted in `source`, and not done again. Raises
+    RuntimeError.
     """
     if not prompts:
         raise RuntimeError(
@@ -291,7 +317,7 @@ def compile_pack(
             if "htp" in part.variants and (not components or name in components)
         }
         todo = {(name, graph) for name, graphs in chosen.items() for graph in graphs}
-        work = _Work(pack, folder, tuple(prompts), precision, report, unshared, todo)
+        work = _Work(pack, folder, tuple(prompts), precision, report, unshared, patience, todo)
         for name, graphs in chosen.items():
             listed = manifest["components"][name]
             listed["variants"] |= work.variants(name, graphs)
@@ -312,7 +338,7 @@ def compile_pack(
 class _Work:
     """The compilation of one pack: `pack` to `folder`.
 
-    todo: graphs not compiled yet; worked: seconds spent on those that are, by their own on the CPU.
+    todo: graphs not compiled yet; worked: seconds spent on those that are, and what was expected.
     """
 
     pack: Pack
@@ -321,6 +347,7 @@ class _Work:
     precision: Precision
     report: Report
     unshared: bool
+    patience: float
     todo: set[tuple[str, str]]
     worked: list[tuple[float, float]] = field(default_factory=list)
 
@@ -349,12 +376,25 @@ class _Work:
         self.report(f"observed {len(self.prompts) + 1} clips in {spent:.0f} s")
         return calls
 
+    def emulated(self, key: tuple[str, str]) -> bool:
+        return EMULATED * self.calls[key].seconds <= self.patience
+
+    def expected(self, key: tuple[str, str]) -> float:
+        """Seconds that a graph takes, as measured at full size: 60 for a GB of weights and 8 for
+        one on the CPU, twice where it is compiled once more to share them; then the emulation.
+        """
+        component, name = key
+        graph, seconds = self.pack.graphs(component, "htp")[name], self.calls[key].seconds
+        work = 60e-9 * sum(file.size for file in graph.files) + 8 * seconds
+        twice = 2 if graph.dimensions else 1
+        return twice * work + (EMULATED * seconds if self.emulated(key) else 0.0)
+
     def left(self, key: tuple[str, str], seconds: float) -> str:
         """How long the others will take, now that a graph took so many seconds."""
-        self.worked.append((seconds, self.calls[key].seconds))
-        spent, weight = map(sum, zip(*self.worked, strict=True))
-        rest = sum(self.calls[other].seconds for other in self.todo - {key})
-        return f"about {math.ceil(rest * spent / weight / 60)} min left"
+        self.worked.append((seconds, self.expected(key)))
+        spent, expected = map(sum, zip(*self.worked, strict=True))
+        rest = sum(self.expected(other) for other in self.todo - {key})
+        return f"about {math.ceil(rest * spent / expected / 60)} min left"
 
     @cached_property
     def record_file(self) -> Path:
@@ -387,50 +427,63 @@ class _Work:
         """A graph compiled alone; if it is to share its weights, that is only to measure it."""
         home = self.pack.path if graph.dimensions else self.folder
 
+        key = component, graph.name
+
         def make() -> dict[str, Any]:
-            started = time.perf_counter()
-            target = home / "contexts" / f"{_file(component, graph.name)}.onnx"
-            unseen = self.calls[component, graph.name].unseen
+            calls, started = self.calls[key], time.perf_counter()
+            target = home / "contexts" / f"{_file(*key)}.onnx"
+            unseen, emulated = calls.unseen, self.emulated(key)
             row = re.sub("^first_frame_(?=clip)|(_first|_later)?(_part.*)?$", "", graph.name)
             floor = FLOORS.get(row, WEIGHTS_ALONE.get(row, FP16_FLOOR))
-            tried: dict[str, float] = {}
-            share = 0.0
+            alone = emulated or self.unshared or not graph.dimensions
+            tried: dict[str, float | None] = {}
+            share, entry, told = 0.0, {}, ""
             for precision in self._schemes(graph, row):
                 if precision == "mixed":
                     share = self._mix(component, graph, floor)
                     if not share:
                         continue
                 model, sizes = self._model(component, graph, precision)
-                (compiled,) = compile_graphs([(model, sizes, target)], shared=False)
-                entry = self._entry(graph, compiled.files, home)
-                spec = graph_of(graph.name, entry)
-                tried[precision], entry["expected"] = measured(spec, target, unseen)
-                if tried[precision] >= floor:
-                    break
+                if not emulated:
+                    fp16 = precision == "fp16"
+                    tried[precision] = found = None if fp16 else measured_on_cpu(model, unseen)
+                    if found is not None and _with_half_precision(found) < floor:
+                        continue
+                if alone:
+                    (compiled,) = compile_graphs([(model, sizes, target)], shared=False)
+                    entry = self._entry(graph, compiled.files, home) | _measures(compiled)
+                if emulated:
+                    spec = graph_of(graph.name, entry)
+                    tried[precision], entry["expected"] = found, _ = measured(spec, target, unseen)
+                    if found < floor:
+                        continue
+                break
             else:
                 raise RuntimeError(
                     f"{graph.name} should keep {floor} dB on the NPU, but it has {tried}."
                 )
             if not graph.dimensions:
                 shutil.rmtree(self._quantised(component, graph), ignore_errors=True)
-            size = sum(file["size"] for file in (entry, *entry["data"])) / 1e6
+            if alone:
+                size = sum(file["size"] for file in (entry, *entry["data"])) / 1e6
+                peak = compiled.peak / 1e9
+                told = f" {size:.1f} MB, compiled in {compiled.seconds} s with {peak:.2f} GB,"
             spent = time.perf_counter() - started
             self.report(
-                f"{component}/{graph.name}: {tried} dB, {size:.1f} MB, compiled in"
-                f" {compiled.seconds} s with {compiled.peak / 1e9:.2f} GB, {spent:.0f} s in all;"
-                f" {self.left((component, graph.name), spent)}"
+                f"{component}/{graph.name}: {tried} dB {'' if emulated else 'on the CPU'},{told}"
+                f" {spent:.0f} s in all; {self.left(key, spent)}"
             )
             return entry | {
                 "fidelity_db": tried[precision],
                 "precision": precision,
                 "tried": tried,
+                "emulated": emulated,
                 "eight_bit": {"w8a16": 1.0, "mixed": share}.get(precision, 0.0),
                 "spent": spent,
-                **_measures(compiled),
             }
 
         entry = self._once(f"{component}/{graph.name}", [graph], make, home)
-        self.todo.discard((component, graph.name))
+        self.todo.discard(key)
         return entry
 
     def _shared(
@@ -450,16 +503,14 @@ class _Work:
             for graph, one in zip(stages.values(), compiled, strict=True):
                 entries[graph.name] = self._entry(graph, one.files, self.folder)
                 for key in ("fidelity_db", "expected", "precision"):
-                    entries[graph.name][key] = single[graph.name][key]
+                    entries[graph.name][key] = single[graph.name].get(key, {})
                 entries[graph.name] |= _measures(one)
                 entries[graph.name] |= {"seconds": seconds, "peak": compiled[-1].peak}
                 shutil.rmtree(self._quantised(component, graph), ignore_errors=True)
             size = compiled[0].files[1].stat().st_size
-            alone = sum(single[name]["data"][0]["size"] for name in stages)
             self.report(
-                f"{component}/{part}: weights shared by {len(stages)} graphs, {size / 1e6:.1f} MB"
-                f" for {alone / 1e6:.1f}, compiled in {seconds} s"
-                f" with {compiled[-1].peak / 1e9:.2f} GB"
+                f"{component}/{part}: weights shared by {len(stages)} graphs, {size / 1e6:.1f} MB,"
+                f" compiled in {seconds} s with {compiled[-1].peak / 1e9:.2f} GB"
             )
             return entries
 
@@ -532,7 +583,8 @@ class _Work:
     ) -> dict[str, Any]:
         """What `make` gives, or gave before from the same files by the same code, in `home`."""
         told = [[file.sha256 for file in graph.files] for graph in graphs]
-        mark = json.dumps([told, self.prompts, self.precision, QNN_OPTIONS, qnn_sdk(), _code()])
+        how = [self.prompts, self.precision, self.unshared, self.patience, QNN_OPTIONS, qnn_sdk()]
+        mark = json.dumps([told, *how, _code()])
         kept: dict[str, Any] = self.record.get(key, {}).get(mark, {})
         if not kept or not all(
             (home / file["file"]).is_file() and file_entry(home / file["file"], home) == file
@@ -573,7 +625,7 @@ def _file(component: str, graph: str) -> str:
 
 def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry without what is only of the compilation."""
-    private = ("precision", "tried", "eight_bit", "spent", "nodes", "seconds", "peak")
+    private = {"precision", "tried", "emulated", "eight_bit", "spent", "nodes", "seconds", "peak"}
     return {key: value for key, value in entry.items() if key not in private}
 
 

@@ -25,9 +25,11 @@ from shutil import disk_usage
 from types import MethodType
 from typing import Any, cast
 
+import diffusers
 import numpy as np
 import psutil
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from safetensors.torch import load_file
@@ -1238,8 +1240,17 @@ def main() -> None:
         help="add the transformer's graphs each with its own weights, for a device that refuses"
         " shared ones and for the emulation",
     )
+    compiled.add_argument(
+        "--patience",
+        type=float,
+        default=contexts.PATIENCE / 60,
+        metavar="MINUTES",
+        help="a graph that takes longer in emulation is measured on the CPU (default: 10)",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    for library in (transformers.utils.logging, diffusers.utils.logging):
+        library.disable_progress_bar()
     try:
         if options.target == "portable":
             export_pack(options.checkpoint, options.output, not options.no_emulation)
@@ -1258,6 +1269,7 @@ def main() -> None:
             options.components,
             portable=options.portable,
             unshared=options.unshared,
+            patience=60 * options.patience,
         )
     except (ExportError, NeodragonError, RuntimeError, OSError) as error:
         parser.exit(1, f"{error}\n")
