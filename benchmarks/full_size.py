@@ -247,7 +247,7 @@ def table(told: Found) -> str:
     for name, one in (told["graphs"] | told["in_part"]).items():
         tried = {key: ", ".join(map(_tried, one.get(key, {}).items())) for key in DB}
         cells = [str((one | tried).get(key, "")) for key in columns]
-        lines.append(f"| {name.removeprefix('transformer/')} | {' | '.join(cells)} |")
+        lines.append(f"| {name.split('/')[-1]} | {' | '.join(cells)} |")
     found = rows(stored(told))
     held, most = disk(found)["stored_bytes"] / 1e9, memory(found)["peak_bytes"] / 1e9
     hours, peak = told["seconds"] / 3600, told["peak_gb"]

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif("npu-emulated" not in available(), reason="no NP
 
 @pytest.fixture(scope="module")
 def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini pack: its transformer in 8 bits, its video encoder but for a layer, its upscaler,
+    """The mini pack: its transformer in 8 bits, its decoder in part, its upscaler,
     which stays in 16.
     """
     folder = tmp_path_factory.mktemp("compiled")
@@ -55,7 +55,7 @@ def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 source,
                 folder / "pack",
                 PROMPTS,
-                components=["video_encoder", "transformer", "upscaler"],
+                components=["video_decoder", "transformer", "upscaler"],
                 unshared=True,
                 report=report,
             )
@@ -87,9 +87,9 @@ def test_the_stages_share_their_weights(pack: Pack) -> None:
 def test_layers_that_do_not_bear_8_bits_keep_16(compiled: Path) -> None:
     record = json.loads((compiled.with_name("portable") / "compiled.json").read_text())
     made = {key: next(iter(entry.values())) for key, entry in record.items()}
-    encoder, upscaler = made["video_encoder/video_encoder"], made["upscaler/upscaler"]
-    assert encoder["tried"]["w8a16"] < FLOORS["video_encoder"] <= encoder["tried"]["mixed"]
-    assert encoder["precision"] == "mixed" and 0.9 < encoder["eight_bit"] < 1
+    decoder, upscaler = made["video_decoder/video_decoder"], made["upscaler/upscaler"]
+    assert decoder["tried"]["w8a16"] < FLOORS["video_decoder"] <= decoder["tried"]["mixed"]
+    assert decoder["precision"] == "mixed" and 0.3 < decoder["eight_bit"] < 1
     assert upscaler["precision"] == "fp16" and not upscaler["eight_bit"]
     assert "mixed" not in upscaler["tried"], "none of its layers does"
 
@@ -132,7 +132,7 @@ def test_the_cheapest_layers_are_those_with_least_noise_for_their_work() -> None
 
 
 def test_a_unit_comes_out_the_same(pack: Pack, mini_pack: Path) -> None:
-    compiled = ("video_encoder", "transformer", "upscaler")
+    compiled = ("transformer", "video_decoder", "upscaler")
     request = Request("a green fish swims right at noon", 1, 2)
     frames = []
     with open_pack(mini_pack) as portable:

@@ -182,8 +182,7 @@ def test_large_layers_keep_the_weights_they_were_stored_with(
 ) -> None:
     source = Source(CHECKPOINT)
     plain = {plan.graph: plan.trace(source) for plan in export.plans(source)}
-    large = {"clip_l": 2**10, "clip_g": 2**10, "unet": 2**14}
-    large |= {"modulation": 2**14, "transformer": 2**14}
+    large = {"clip_l": 2**10, "unet": 2**14, "transformer": 2**14}
     for plan in export.plans(source):
         if plan.graph not in large:
             continue

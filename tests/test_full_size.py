@@ -43,7 +43,7 @@ def check(told: dict[str, Any]) -> None:
     assert all(graphs[name]["nodes"] and graphs[name]["compile_peak_gb"] < 24 for name in compiled)
     for name, found in (*graphs.items(), *parts.items()):
         for measured in ("emulated_db", "cpu_db"):
-            db = found.get(measured, {}).get(found["precision"])
+            db = found.get(measured, {}).get(found.get("precision"))
             assert db is None or db >= floor(name), name
     every = {name for name in graphs if name in single or re.match(r"transformer_\d", name)}
     every -= {"transformer", "transformer_first", "transformer_later"}

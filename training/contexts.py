@@ -470,7 +470,7 @@ class _Work:
                 told = f" {size:.1f} MB, compiled in {compiled.seconds} s with {peak:.2f} GB,"
             spent = time.perf_counter() - started
             self.report(
-                f"{component}/{graph.name}: {tried} dB {'' if emulated else 'on the CPU'},{told}"
+                f"{component}/{graph.name}: {tried} dB{'' if emulated else ' on the CPU'},{told}"
                 f" {spent:.0f} s in all; {self.left(key, spent)}"
             )
             return entry | {

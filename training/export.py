@@ -1100,8 +1100,8 @@ def _check_room(source: Source, pack: Path, compiled: bool) -> None:
     home = next(path for path in (pack.absolute(), *pack.absolute().parents) if path.exists())
     there = sum(file.stat().st_size for file in pack.rglob("*") if file.is_file())
     room = {
-        "free disk": (sum(folders) * (4.0 if compiled else 1.2) - there, disk_usage(home).free),
-        "memory": (max(folders) * (7.0 if compiled else 5.0), _memory()),
+        "free disk": (sum(folders) * (5.5 if compiled else 1.5) - there, disk_usage(home).free),
+        "memory": (max(folders) * (6.0 if compiled else 4.0), _memory()),
     }
     for what, (wanted, found) in room.items():
         if found < wanted:
