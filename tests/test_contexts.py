@@ -26,7 +26,10 @@ from training.contexts import FLOORS, FP16_FLOOR, compile_pack
 from training.onnx_graphs import snr_db
 from training.quantise import Layer, cheapest
 
-PROMPTS = ["a red ball jumps on the grass in daylight"]
+PROMPTS = [
+    "a red ball jumps on the grass in daylight",
+    "at night a purple rocket floats up in the desert",
+]
 pytestmark = pytest.mark.skipif("npu-emulated" not in available(), reason="no NPU emulation here")
 
 
