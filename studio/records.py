@@ -232,8 +232,9 @@ def _cells(text: str, delimiter: str) -> list[str] | None:
 def table_line(cells: Iterable[str], delimiter: str) -> str:
     """The cells as a line of a table; no spreadsheet takes one for a formula."""
     stream = io.StringIO()
-    csv.writer(stream, delimiter=delimiter, lineterminator="").writerow(map(_guarded, cells))
-    return stream.getvalue()
+    end = "\r\n"  # what a cell must be quoted for, in Python before 3.13
+    csv.writer(stream, delimiter=delimiter, lineterminator=end).writerow(map(_guarded, cells))
+    return stream.getvalue().removesuffix(end)
 
 
 def _guarded(cell: str) -> str:

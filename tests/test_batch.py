@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
@@ -377,6 +377,7 @@ CELL = st.text(max_size=30) | st.sampled_from(["a {b|c}", "__x__", "1..3", '"', 
     ),
     st.sampled_from([None, *batch.FORMATS]),
 )
+@example('prompt,look_seed\n0,"\n"', None)
 def test_any_list_is_read_or_refused(source: str | bytes, format: batch.Format | None) -> None:
     with open_pack(default_pack()) as pack, JobTable(Path(":memory:")) as table:
         try:
