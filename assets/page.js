@@ -11,7 +11,7 @@ document.addEventListener("keydown", (event) => {
   if (button && !button.disabled) {
     event.preventDefault();
     event.stopPropagation();
-    button.click();
+    if (!event.repeat) button.click();
   }
 }, true);
 
@@ -86,9 +86,17 @@ for (const [event, verb] of [["mouseover", play], ["focusin", play], ["mouseout"
 setInterval(() => {
   const [first, ...others] = document.querySelectorAll(".sync video");
   for (const video of others) {
-    if (!video.seeking && Math.abs(video.currentTime - first.currentTime) > 1 / 24) video.currentTime = first.currentTime;
+    const ahead = (video.currentTime - first.currentTime) / video.duration;
+    const apart = Math.abs(ahead - Math.round(ahead)) * video.duration;  // they play in a loop
+    if (!video.seeking && apart > 1 / 24) video.currentTime = first.currentTime;
   }
 }, 100);
+for (const verb of ["play", "pause"]) {
+  document.addEventListener(verb, ({target}) => {
+    if (!target.matches(".sync video:hover, .sync video:focus")) return;
+    for (const video of document.querySelectorAll(".sync video")) video[verb]();
+  }, true);
+}
 
 // A report goes to the clipboard.
 document.addEventListener("click", ({target}) => {

@@ -32,6 +32,13 @@ QUICK: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
+# Clicks and keys that follow one another quickly: each is heard, in the order given.
+IN_TURN: dict[str, Any] = QUICK | {
+    "queue": True,
+    "trigger_mode": "multiple",
+    "concurrency_id": "in turn",
+    "concurrency_limit": 1,
+}
 
 
 def next_seed(shown: int | None, used: int | None, locked: bool) -> int:
@@ -192,7 +199,7 @@ class Create:
             (self.cast, self._cast),
             (self.animate, self._animate),
         ):
-            button.click(work, asked, told, **QUICK)
+            button.click(work, asked, told, **IN_TURN | {"trigger_mode": "once"})
         for part in kept:
             part.change(self._keep, kept, self.ruler, trigger_mode="always_last", **QUICK)
         self.mode.change(
@@ -206,9 +213,9 @@ class Create:
         every = [*kept, self.watching, self.picked, self.used, self.message]
         self.dropped.upload(self._restore, self.dropped, every, **QUICK)
         self.stage.click(
-            self._pick, [self.picked, self.watching], [self.picked, self.watching], **QUICK
+            self._pick, [self.picked, self.watching], [self.picked, self.watching], **IN_TURN
         )
-        self.caption.click(self.act, kept, every, **QUICK)
+        self.caption.click(self.act, kept, every, **IN_TURN)
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the page begin as it was left."""

@@ -18,13 +18,12 @@ from studio import exports
 from studio import stage as html
 from studio.desk import Desk
 from studio.library import EXPORTS, Item, Library
-from studio.page_create import QUICK
+from studio.page_create import IN_TURN, QUICK
 from studio.stage import Say
 from studio.verify import verify
 
 PAGE = 60  # items sent at a time
 MOST = 9  # compared at once
-SEEN = {"at": 0, "chosen": [], "undo": [], "compare": False}
 
 
 class LibraryView:
@@ -34,7 +33,7 @@ class LibraryView:
         self.desk, self.say = desk, say
         self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
-        self.state = gr.State(SEEN)
+        self.state = gr.State({"at": 0, "chosen": [], "undo": []})
         with gr.Row(elem_id="search"):
             self.words = gr.Textbox(
                 show_label=False, placeholder=say("library.search"), elem_id="words", scale=3
@@ -65,9 +64,9 @@ class LibraryView:
     def _wire(self) -> None:
         asked: list[Any] = [self.words, self.kind, self.stars, self.bin]
         out = [self.grid, self.viewer, self.shown, self.state, self.message]
-        self.more.click(self._further, [*asked, self.shown, self.state], out, **QUICK)
+        self.more.click(self._further, [*asked, self.shown, self.state], out, **IN_TURN)
         for view in (self.grid, self.viewer):
-            view.click(self._act, [*asked, self.shown, self.state], out, **QUICK)
+            view.click(self._act, [*asked, self.shown, self.state], out, **IN_TURN)
         chosen = [self.shown, self.state]
         self.export.click(self._export, [*chosen, self.format], self.message, **QUICK)
         self.verify.click(self._verify, chosen, self.message, queue=True, api_visibility="private")
@@ -77,7 +76,8 @@ class LibraryView:
         asked: list[Any] = [self.words, self.kind, self.stars, self.bin]
         out = [self.grid, self.viewer, self.shown, self.state, self.message]
         triggers = [tab.select, *(part.change for part in asked)]
-        gr.on(triggers, self._search, asked, out, trigger_mode="always_last", **QUICK)
+        latest = IN_TURN | {"trigger_mode": "always_last"}
+        gr.on(triggers, self._search, [*asked, self.state], out, **latest)
 
     # Finding
 
@@ -91,8 +91,10 @@ class LibraryView:
             limit=limit,
         )
 
-    def _search(self, words: str, kind: str, stars: int, bin_: bool) -> tuple[Any, ...]:
-        return self._show(words, kind, stars, bin_, PAGE, dict(SEEN), "")
+    def _search(
+        self, words: str, kind: str, stars: int, bin_: bool, state: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        return self._show(words, kind, stars, bin_, PAGE, state | {"at": 0}, "")
 
     def _further(
         self, words: str, kind: str, stars: int, bin_: bool, shown: list[str], state: dict[str, Any]
@@ -112,7 +114,7 @@ class LibraryView:
         try:
             items = self._found(words, kind, stars, bin_, limit)
         except NeodragonError as error:
-            return "", "", [], dict(SEEN), html.failure(str(error))
+            return "", "", [], state | {"at": 0, "chosen": []}, html.failure(str(error))
         paths = [str(item.path) for item in items]
         state = state | {"chosen": [p for p in state["chosen"] if p in paths]}
         state["at"] = min(state["at"], max(0, len(items) - 1))

@@ -9,7 +9,7 @@ import gradio as gr
 from engine.errors import NeodragonError
 from studio import stage as html
 from studio.desk import CALM, Desk
-from studio.page_create import QUICK, Create, Update
+from studio.page_create import IN_TURN, QUICK, Create, Update
 from studio.stage import Say
 from studio.work import RUNNING, STATES
 
@@ -48,7 +48,7 @@ class QueueView:
             button.click(self._told(verb), None, create.message, **QUICK)
         touched = [*create.controls, create.used, create.watching, create.picked, create.message]
         for part in (self.strip, self.banner):
-            part.click(self._act, None, touched, **QUICK)
+            part.click(self._act, None, touched, **IN_TURN)
 
     def _look(
         self, watching: list[int], picked: list[int], seen: dict[str, list[str]]
