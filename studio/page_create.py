@@ -66,6 +66,7 @@ class Create:
         self.desk, self.say = desk, say
         self.watching = gr.State([])
         self.picked = gr.State([])
+        self.loaded = gr.Checkbox(False, visible=False)
         self.used = gr.State({})  # prompt, look and motion of the last take
         self._desk_column()
         self._view_column()
@@ -200,8 +201,9 @@ class Create:
             (self.animate, self._animate),
         ):
             button.click(work, asked, told, **IN_TURN | {"trigger_mode": "once"})
-        for part in kept:
-            part.change(self._keep, kept, self.ruler, trigger_mode="always_last", **QUICK)
+        changes = [part.change for part in kept]
+        latest = IN_TURN | {"trigger_mode": "always_last"}
+        gr.on(changes, self._keep, kept | {self.loaded}, self.ruler, **latest)
         self.mode.change(
             lambda mode: gr.update(visible=self._guided(mode)), self.mode, self.negative, **QUICK
         )
@@ -218,10 +220,9 @@ class Create:
         self.caption.click(self.act, kept, every, **IN_TURN)
 
     def load(self, blocks: gr.Blocks) -> None:
-        """Let the page begin as it was left."""
-        blocks.load(
-            self._load, None, [*self.controls, self.watching, self.used, self.ruler], **QUICK
-        )
+        """Let the page begin as it was left; `loaded`, set last, says that the controls are so."""
+        out = [*self.controls, self.watching, self.used, self.ruler, self.loaded]
+        blocks.load(self._load, None, out, **QUICK)
 
     def _guided(self, mode: str) -> bool:
         config = self.desk.pack.schedule.modes[mode]
@@ -375,7 +376,8 @@ class Create:
 
     def _keep(self, asked: Update) -> str:
         names = {part: part.elem_id for part in self.controls}
-        self.desk.keep_draft(controls={names[part]: asked[part] for part in self.controls})
+        if asked[self.loaded]:
+            self.desk.keep_draft(controls={names[part]: asked[part] for part in self.controls})
         style = styles().get(asked[self.style], "")
         rulers = self.desk.rulers(asked[self.prompt] or "", style, bool(asked[self.suffix]))
         return html.ruler(rulers, self.say)
@@ -400,4 +402,5 @@ class Create:
             self.watching: list(watching),
             self.used: draft.get("used") or {},
             self.ruler: html.ruler(self.desk.rulers(prompt), self.say),
+            self.loaded: True,
         }

@@ -50,15 +50,18 @@ class LibraryView:
             )
             self.bin = gr.Checkbox(label=say("library.bin"), container=False, elem_id="bin")
         self.message = gr.HTML(elem_id="library-message")
-        self.viewer = gr.HTML(js_on_load=html.SEND, elem_id="viewer")
-        with gr.Row(elem_id="taking"):
-            self.format = gr.Radio(
-                list(exports.FORMATS), value="gif", show_label=False, container=False
-            )
-            self.export = gr.Button(say("library.export"), size="sm", elem_id="export")
-            self.verify = gr.Button(say("library.verify"), size="sm", elem_id="verify")
-        self.grid = gr.HTML(js_on_load=html.SEND, elem_id="grid")
-        self.more = gr.Button(say("library.more"), size="sm", elem_id="library-more")
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=3, min_width=320):
+                self.viewer = gr.HTML(js_on_load=html.SEND, elem_id="viewer")
+                with gr.Row(elem_id="taking"):
+                    self.format = gr.Radio(
+                        list(exports.FORMATS), value="gif", show_label=False, container=False
+                    )
+                    self.export = gr.Button(say("library.export"), size="sm", elem_id="export")
+                    self.verify = gr.Button(say("library.verify"), size="sm", elem_id="verify")
+            with gr.Column(scale=2, min_width=220, elem_id="found"):
+                self.grid = gr.HTML(js_on_load=html.SEND, elem_id="grid")
+                self.more = gr.Button(say("library.more"), size="sm", elem_id="library-more")
         self._wire()
 
     def _wire(self) -> None:
@@ -164,8 +167,8 @@ class LibraryView:
         facts = f"{item.path.name} · {item.look_seed} · {item.motion_seed}"
         return (
             f'<div class="cull"><div class="stage">{_player(item)}</div>'
-            f'<div class="caption">{buttons}{stars}<p>{escape(item.prompt)}</p>'
-            f"<p>{escape(facts)}</p></div></div>"
+            f'<div class="caption">{buttons}<span class="stars">{stars}</span>'
+            f"<p>{escape(item.prompt)}</p><p>{escape(facts)}</p></div></div>"
         )
 
     # Marking

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -190,12 +191,20 @@ def test_nine_takes_are_picked_by_key_and_only_the_picks_move(
 
 
 def test_a_reload_keeps_draft_and_stage_and_a_second_tab_has_them_too(
-    browser: Browser, page: Page, address: str
+    browser: Browser, page: Page, address: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page.fill("#prompt textarea", "a blue boat on the sea")
     page.fill("#motion input", "7")
     page.check("#motion-lock input")
     page.wait_for_timeout(1500)
+    kept: list[str] = []
+    keep = desk.keep_draft
+
+    def spy(**values: Any) -> None:
+        kept.append(values.get("controls", {}).get("prompt", ""))
+        keep(**values)
+
+    monkeypatch.setattr(desk, "keep_draft", spy)
     page.reload()
     expect(page.locator("#prompt textarea")).to_have_value("a blue boat on the sea", timeout=MINUTE)
     expect(page.locator("#motion input")).to_have_value("7")
@@ -206,7 +215,9 @@ def test_a_reload_keeps_draft_and_stage_and_a_second_tab_has_them_too(
     expect(second.locator("#prompt textarea")).to_have_value(
         "a blue boat on the sea", timeout=MINUTE
     )
+    second.locator(".stage > video").wait_for(timeout=MINUTE)
     second.close()
+    assert set(kept) <= {"a blue boat on the sea"}  # not what a tab shows before the draft is there
     page.uncheck("#motion-lock input")
 
 
