@@ -86,6 +86,7 @@ def _serve(
     with (
         tempfile.TemporaryDirectory(prefix="neodragon-page-") as temporary,
         Desk(pack, backend, clips, data_folder(), cache_folder(), settings.threads) as desk,
+        terminating(desk.quit),
     ):
         token = secrets.token_urlsafe(24)
         blocks, address = launch(desk, Path(temporary), port, language, settings.theme, token, mcp)
@@ -99,10 +100,9 @@ def _serve(
                 flush=True,
             )
             window = show(address, data_folder() / "window") if browser else None
-            with terminating(desk.quit):
-                while not desk.quit.wait(LOOK):
-                    if window is not None and window.poll() is not None and not desk.is_busy:
-                        break  # its window was closed, and nothing is being made
+            while not desk.quit.wait(LOOK):
+                if window is not None and window.poll() is not None and not desk.is_busy:
+                    break  # its window was closed, and nothing is being made
         finally:
             blocks.close()
 
