@@ -243,12 +243,14 @@ def test_the_ruler_shows_what_no_encoder_reads(page: Page) -> None:
 
 def test_a_clip_can_be_stopped_and_the_worker_goes_on(page: Page, desk: Desk, clips: Path) -> None:
     before = made(clips)
-    page.fill("#prompt textarea", "a purple mushroom jumps")
-    page.click("#animate")
+    slow = Work("a purple mushroom", 1, 2, str(desk.pack.path), "cpu", steps=(100, 100, 100))
+    (number,) = desk.ask([slow])
+    page.locator(f"#strip [data-do=show][data-id='{number}']").click()
     page.locator("#progress .doing").wait_for(timeout=MINUTE)
     page.keyboard.press("Escape")
     page.locator(".strip .cancelled.shown").wait_for(timeout=MINUTE)
     assert made(clips) == before
+    page.fill("#prompt textarea", "a purple mushroom jumps")
     page.click("#draw")  # nothing else waits: the queue goes on
     page.locator(".stage > img").wait_for(timeout=MINUTE)
 
