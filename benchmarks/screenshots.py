@@ -80,8 +80,6 @@ def library(page: Page, folder: Path) -> None:
     shoot(page, folder, "library-cull")
     page.check("#kind input[value=all]")
     page.wait_for_timeout(1500)
-    page.locator("#grid").evaluate("grid => grid.scrollIntoView()")
-    page.wait_for_timeout(500)
     shoot(page, folder, "library-grid")
     page.check("#kind input[value=clip]")
     page.wait_for_timeout(1500)
