@@ -28,9 +28,9 @@ from training.export import PUBLISHED, collapse_
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import AdaLN, PyramidMMDiT
+from training.models.published import CLIP_G, CLIP_L, IMAGE_VAE, T5, UNET, UPSCALER
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalConv, CausalVideoVAE, TGrow, fold, unfold
-from training.published import CLIP_G, CLIP_L, IMAGE_VAE, T5, UNET, UPSCALER
 
 # facts/neodragon.md 1.3: T5 and CLIP token counts, and the widths that CLIP hands over.
 TEXT, CLIP_TEXT, CLIP_HIDDEN, CLIP_G_POOLED, POOLED, T5_STATES = 128, 77, 2048, 1280, 2048, 4096

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.distil_decoder import NATIVE
+from training.distil.decoder import NATIVE
 from training.models.native_decoder import NativeDecoder
 from training.models.video_vae import CausalVideoVAE
 

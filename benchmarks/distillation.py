@@ -32,11 +32,11 @@ from benchmarks.torch_clip import TorchClip
 from engine.config import Mode, ModeConfig, Request
 from engine.pack import Pack, open_pack
 from engine.sampler import evaluations
-from training.detect import read
+from training.data.world import FRAMES, Scene, caption, render, sample_scene
+from training.evaluation.detect import read
+from training.evaluation.measures import temporal_flickering
 from training.export import Source
-from training.measures import temporal_flickering
 from training.models.mmdit import PyramidMMDiT
-from training.world import FRAMES, Scene, caption, render, sample_scene
 
 MODE: Mode = "hybrid"  # the name a row's mode goes by, whatever it does
 # Parts of a clip beside those that depend on the mode or the decoder.

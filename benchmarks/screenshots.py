@@ -13,9 +13,9 @@ from pathlib import Path
 from playwright.sync_api import Page, expect, sync_playwright
 
 from engine.pack import open_pack
-from studio import server
-from studio.desk import Desk
-from studio.places import default_pack
+from studio.page import server
+from studio.page.desk import Desk
+from studio.system.paths import default_pack
 
 PATIENCE = 600_000  # ms
 LIST = """a {red|blue} boat sails to the right at night

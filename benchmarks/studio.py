@@ -28,11 +28,12 @@ import psutil
 from playwright.sync_api import Page, expect, sync_playwright
 
 from engine.pack import open_pack
-from studio import batch, server
-from studio.desk import Desk
-from studio.jobs import JobTable
-from studio.places import default_pack
-from studio.work import Work
+from studio.batch import lists as batch
+from studio.jobs.spec import Work
+from studio.jobs.table import JobTable
+from studio.page import server
+from studio.page.desk import Desk
+from studio.system.paths import default_pack
 
 PATIENCE = 120_000  # ms
 MEGABYTE = 1e6
@@ -148,7 +149,7 @@ def memory(home: Path, clips: int = 200) -> dict[str, Any]:
     """A tab watches; the app is its own process, the worker another."""
     environment = os.environ | {"NEODRAGON_DATA": str(home / "data"), "HOME": str(home)}
     environment |= {"XDG_CONFIG_HOME": str(home), "XDG_DATA_HOME": str(home)}
-    command = [sys.executable, "-m", "studio.cli", "ui", "--no-browser"]
+    command = [sys.executable, "-m", "studio.cli.main", "ui", "--no-browser"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
         assert app.stdout is not None
         address = app.stdout.readline().split(" at ")[1].split(" ")[0]
@@ -163,7 +164,7 @@ def memory(home: Path, clips: int = 200) -> dict[str, Any]:
                 (worker,) = [
                     child
                     for child in process.children(recursive=True)
-                    if "studio.worker" in " ".join(child.cmdline())
+                    if "studio.jobs.worker" in " ".join(child.cmdline())
                 ]
                 memory = [round(p.memory_info().rss / MEGABYTE, 1) for p in (process, worker)]
                 shown.append([count, *memory])

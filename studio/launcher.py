@@ -7,7 +7,6 @@ browser.
 
 from __future__ import annotations
 
-import getpass
 import multiprocessing
 import os
 import platform
@@ -18,7 +17,9 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from studio import __version__, places
+from studio import __version__
+from studio.system import paths
+from studio.system.privacy import redacted
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Neodragon Studio</title>
 <style>body{{font:16px/1.5 system-ui;max-width:52rem;margin:3rem auto;padding:0 1rem}}
@@ -39,11 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     if windowed:
         _redirect()
     if arguments[:1] == ["--worker"]:
-        from studio import worker  # noqa: PLC0415
+        from studio.jobs import worker  # noqa: PLC0415
 
         return worker.main(arguments[1:])
     if arguments or Path(sys.executable).stem == "nds":
-        from studio import cli  # noqa: PLC0415
+        from studio.cli import main as cli  # noqa: PLC0415
 
         return cli.main(arguments[1:] if arguments[:1] == ["--cli"] else arguments)
     return open_studio()
@@ -56,7 +57,8 @@ def open_studio() -> int:
         from engine.errors import NeodragonError  # noqa: PLC0415
         from engine.pack import open_pack  # noqa: PLC0415
         from engine.session import available, require  # noqa: PLC0415
-        from studio import server, settings  # noqa: PLC0415
+        from studio.page import server  # noqa: PLC0415
+        from studio.system import settings  # noqa: PLC0415
 
         try:
             chosen = settings.load(settings.settings_file())[0].backend
@@ -74,18 +76,6 @@ def open_studio() -> int:
     return 0
 
 
-def redacted(text: str) -> str:
-    """The text without the user's folders and name."""
-    homes = {str(Path.home()), os.path.realpath(Path.home())}
-    for home in sorted(homes - {"/", ""}, key=len, reverse=True):
-        text = text.replace(home, "~").replace(home.replace("\\", "/"), "~")
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        user = ""
-    return text.replace(user, "USER") if len(user) > 2 else text
-
-
 def _say(sentence: str, report: str) -> None:
     """Write the report beside the studio's data, and show it."""
     machine = f"{platform.system()} {platform.release()} {platform.machine()}"
@@ -93,7 +83,7 @@ def _say(sentence: str, report: str) -> None:
     print(f"nds: {sentence}", file=sys.stderr)
     page = PAGE.format(sentence=escape(sentence), report=escape(report))
     try:
-        folder = places.data_folder() / "reports"
+        folder = paths.data_folder() / "reports"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{datetime.now():%Y-%m-%d_%H%M%S}.html"
         path.write_text(page, encoding="utf-8")
@@ -107,7 +97,7 @@ def _say(sentence: str, report: str) -> None:
 def _redirect() -> None:
     """A windowed program has no console: what it says goes to a file."""
     try:
-        folder = places.data_folder()
+        folder = paths.data_folder()
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / "studio.log").open("w", encoding="utf-8", errors="replace", buffering=1)
     except OSError:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engine.pack import Pack, open_pack
-from studio.places import default_pack
+from studio.system.paths import default_pack
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in a shell's background has it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from engine.pack import MANIFEST
 from training.export import export_pack
 from training.random_checkpoint import save
-from training.settings import SETTINGS as MINI_SETTINGS
+from training.recipes.settings import SETTINGS as MINI_SETTINGS
 
 LAYERS = 3
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,10 @@ ALONE = {
     "engine/session.py": {"onnxruntime"},
     "engine/text.py": {"tokenizers"},
     "engine/vae.py": {"PIL"},
-    "studio/doctor.py": {"psutil"},
-    "studio/power.py": {"psutil", "wakepy"},
+    "studio/health/doctor.py": {"psutil"},
+    "studio/system/power.py": {"psutil", "wakepy"},
     "training/export.py": {"psutil"},
-    "studio/server.py": {"starlette"},
+    "studio/page/server.py": {"starlette"},
 }
 # tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it.
 BROAD = {"engine/text.py", "studio/launcher.py"}
@@ -68,6 +69,86 @@ def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     allowed = {package} | ALLOWED[package] | ALONE.get(name(path), set()) | sys.stdlib_module_names
     assert set(imported(path)) <= allowed
+
+
+# Rooms from the ground up: a module imports from its own room and from those on lower floors.
+FLOORS = {
+    "studio": (
+        {"system"},
+        {"language", "media"},
+        {"jobs"},
+        {"library", "export"},
+        {"batch"},
+        {"health"},
+        {"page"},
+        {"cli"},
+        {"launcher"},
+    ),
+    "training": (
+        {"checkpoint", "quantise", "onnx_graphs", "compile_context"},
+        {"models", "contexts"},
+        {"data"},
+        {"recipes"},
+        {"distil"},
+        {"evaluation"},
+        {"evaluate", "export", "random_checkpoint"},
+    ),
+}
+
+
+def ours(path: Path, package: str) -> Iterator[str]:
+    """Dotted names of the modules and rooms of `package` that a module imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith(package + "."))
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            yield from (f"{package}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith(package + "."):
+            yield str(node.module)
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_import_downwards_only(package: str) -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS[package]) for room in rooms}
+    wrong = []
+    for path in (ROOT / package).rglob("*.py"):
+        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for module in ours(path, package):
+            other = module.split(".")[1]
+            known = other in floor and room in floor
+            if other == "__version__" or other == room:
+                continue
+            if not known or floor[other] >= floor[room]:
+                wrong.append(f"{name(path)} imports {module}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_import_circle(package: str) -> None:
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / package).rglob("*.py")
+    }
+    graph = {}
+    for module, path in files.items():
+        imports = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                imports |= inner & files.keys() or {node.module} & files.keys()
+        graph[module] = imports - {module, package}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_says_what_it_is_for(package: str) -> None:
+    for path in (ROOT / package).rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name(path)
 
 
 def is_broad(handler: ast.ExceptHandler) -> bool:
@@ -119,7 +200,7 @@ def definitions(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 def test_a_start_loads_nothing_it_does_not_use(arguments: list[str]) -> None:
     script = (
         "import sys\n"
-        "from studio.cli import main\n"
+        "from studio.cli.main import main\n"
         "try:\n"
         "    main(sys.argv[1:])\n"
         "except SystemExit:\n"
@@ -134,7 +215,7 @@ def test_a_start_loads_nothing_it_does_not_use(arguments: list[str]) -> None:
 
 def test_rendering_loads_no_page() -> None:
     script = (
-        "import sys, engine.pipeline, studio.render, studio.video\n"
+        "import sys, engine.pipeline, studio.jobs.render, studio.media.video\n"
         "print(sorted({'gradio', 'moviepy', 'pandas', 'torch'} & set(sys.modules)))\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

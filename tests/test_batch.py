@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from engine.errors import RequestError
 from engine.pack import Pack, open_pack
-from studio import batch
-from studio.batch import BatchError, PromptList
-from studio.jobs import Entry, JobTable
-from studio.places import OutputError, default_pack
+from studio.batch import lists as batch
+from studio.batch.lists import BatchError, PromptList
+from studio.jobs.spec import Entry
+from studio.jobs.table import JobTable
+from studio.system.paths import OutputError, default_pack
 
 Parse = Callable[..., PromptList]
 

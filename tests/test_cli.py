@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from engine.pack import Pack
-from studio import pictures, places
-from studio.cli import main
-from studio.video import read_metadata
+from studio.cli.main import main
+from studio.media import pictures
+from studio.media.video import read_metadata
+from studio.system import paths
 
 Decode = Callable[[Path], np.ndarray]
 
@@ -194,7 +195,7 @@ def test_ctrl_c_stops_and_leaves_nothing(
     def interrupt(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("studio.render.Meter.update", interrupt)
+    monkeypatch.setattr("studio.jobs.render.Meter.update", interrupt)
     assert main(["render", PROMPT]) == 130
     assert capsys.readouterr().err == "nds: stopped.\n"
     assert list(tmp_path.iterdir()) == []
@@ -214,6 +215,6 @@ def test_pictures_are_upright_and_on_white(tmp_path: Path) -> None:
     "prompt", ["CON", 'a/b:c?*"<>|\\', "龙 🐉", "." * 300, "w" * 300, "Red ball"]
 )
 def test_clip_names_are_short_and_safe(prompt: str) -> None:
-    name = places.clip_name(prompt, 2**32 - 1, 2**32 - 1, datetime(2026, 11, 22, 9, 5))
+    name = paths.clip_name(prompt, 2**32 - 1, 2**32 - 1, datetime(2026, 11, 22, 9, 5))
     assert re.fullmatch(r"2026-11-22_0905_look4294967295_motion4294967295[a-z0-9_-]*\.mp4", name)
     assert len(name) < 110

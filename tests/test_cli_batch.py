@@ -19,11 +19,13 @@ import pytest
 from PIL import Image
 
 from engine.pack import Pack
-from studio import batch, places
-from studio.cli import main
-from studio.jobs import Job, JobTable
-from studio.thumbnails import WIDTH
-from studio.video import read_metadata
+from studio.batch import lists as batch
+from studio.cli.main import main
+from studio.jobs.spec import Job
+from studio.jobs.table import JobTable
+from studio.media.thumbnails import WIDTH
+from studio.media.video import read_metadata
+from studio.system import paths
 
 PATIENCE = 900.0  # seconds, on a machine that is busy with other things
 HEADER = "prompt,look_seed,steps,upscale,kind\n"
@@ -35,7 +37,7 @@ Said = pytest.CaptureFixture[str]
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every command runs in an empty folder, on a job table of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setenv(paths.DATA_VARIABLE, str(tmp_path / "data"))
     return tmp_path
 
 
@@ -49,7 +51,7 @@ def run(*more: str) -> int:
 
 
 def jobs() -> list[Job]:
-    with JobTable(places.jobs_file()) as table:
+    with JobTable(paths.jobs_file()) as table:
         return table.jobs()
 
 
@@ -65,7 +67,7 @@ def filled(path: str) -> list[dict[str, str]]:
 @contextmanager
 def started() -> Iterator[subprocess.Popen[str]]:
     """The command in a process group of its own, its worker in it too."""
-    command = [sys.executable, "-m", "studio.cli", "batch", "list.csv", "--out", "clips"]
+    command = [sys.executable, "-m", "studio.cli.main", "batch", "list.csv", "--out", "clips"]
     with subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -204,7 +206,7 @@ def test_ctrl_c_interrupts_and_a_rerun_goes_on(capsys: Said) -> None:
         assert (process.returncode, mistakes) == (130, "nds: stopped.\n"), said
     assert [job.state for job in jobs()] == ["done", "interrupted", "waiting"]
     assert jobs()[1].attempts == 0
-    with JobTable(places.jobs_file()) as table:
+    with JobTable(paths.jobs_file()) as table:
         assert table.queue().paused and not table.has_worker()
         table.remove([jobs()[1].id])  # too long for a test
     write('a,,"1,1,1",no,\nc,,,,frame\n')

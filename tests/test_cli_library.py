@@ -18,14 +18,15 @@ import pytest
 from PIL import Image, ImageSequence
 
 from engine.pack import Pack
-from studio import places, sidecars
-from studio.cli import main
-from studio.library import BIN, EXPORTS, Library
-from studio.restore import restore
-from studio.settings import KNOWN, Settings, load, settings_file
-from studio.verify import psnr
-from studio.video import read_mp4, write_mp4
-from studio.work import Work, content_key
+from studio.cli.main import main
+from studio.jobs.spec import Work, content_key
+from studio.library.restore import restore
+from studio.library.store import BIN, EXPORTS, Library
+from studio.library.verify import psnr
+from studio.media import sidecars
+from studio.media.video import read_mp4, write_mp4
+from studio.system import paths
+from studio.system.settings import KNOWN, Settings, load, settings_file
 
 Said = pytest.CaptureFixture[str]
 Ffmpeg = Callable[..., tuple[bytes, str]]
@@ -47,7 +48,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, mini_pack: Path) -> Path:
         ("clip.mp4", ["render", *REQUEST, "--motion-seed", "4", "--no-upscale"]),
         ("frame.png", ["frame", *REQUEST]),
     ):
-        command = [sys.executable, "-m", "studio.cli", *arguments, "-o", str(folder / name)]
+        command = [sys.executable, "-m", "studio.cli.main", *arguments, "-o", str(folder / name)]
         command += ["--pack", str(mini_pack), "--backend", "cpu", "--json"]
         done = subprocess.run(command, capture_output=True, check=True)
         (folder / f"{name}.said").write_bytes(done.stdout)
@@ -59,8 +60,8 @@ def folder(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The user's videos, with a copy of what was made; every command runs elsewhere."""
     videos = tmp_path / "videos"
     shutil.copytree(shelf, videos, ignore=shutil.ignore_patterns("*.said"))
-    monkeypatch.setattr("studio.places.clips_folder", lambda: videos)
-    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setattr("studio.system.paths.clips_folder", lambda: videos)
+    monkeypatch.setenv(paths.DATA_VARIABLE, str(tmp_path / "data"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return videos
@@ -150,7 +151,7 @@ def test_marks_and_the_bin(capsys: Said, folder: Path) -> None:
     assert main(["library", "bring-back", "clip.mp4", str(folder / BIN / "frame.png")]) == 0
     assert f"****          {folder / 'clip.mp4'}" in capsys.readouterr().out
     assert names(capsys) == ["clip.mp4", "frame.png"]
-    with Library(places.jobs_file(), folder) as library:
+    with Library(paths.jobs_file(), folder) as library:
         assert library.item(folder / "clip.mp4").stars == 4
 
 
@@ -220,12 +221,12 @@ def test_a_frame_verifies(capsys: Said, folder: Path) -> None:
 def test_nobody_reads_to_the_end(arguments: list[str], folder: Path, tmp_path: Path) -> None:
     """As `| head -0` is, of which the reader has left before anything is written."""
     videos = tmp_path / "Videos"
-    shutil.copytree(folder, videos / places.APPLICATION)
+    shutil.copytree(folder, videos / paths.APPLICATION)
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "studio.cli", *arguments],
+            [sys.executable, "-m", "studio.cli.main", *arguments],
             stdout=writer,
             stderr=subprocess.PIPE,
             env=os.environ | {"XDG_VIDEOS_DIR": str(videos), "PYTHONUNBUFFERED": ""},

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from engine.pack import Pack
-from studio import places
-from studio.cli import main
-from studio.jobs import Entry, Job, JobTable, State, Work, content_key
+from studio.cli.main import main
+from studio.jobs.spec import Entry, Job, State, Work, content_key
+from studio.jobs.table import JobTable
+from studio.system import paths
 
 PATIENCE = 900.0  # seconds, on a machine that is busy with other things
 Said = pytest.CaptureFixture[str]
@@ -27,8 +28,8 @@ Said = pytest.CaptureFixture[str]
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobTable]:
     """The one that the command finds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
-    with JobTable(places.jobs_file()) as table:
+    monkeypatch.setenv(paths.DATA_VARIABLE, str(tmp_path / "data"))
+    with JobTable(paths.jobs_file()) as table:
         yield table
 
 
@@ -74,7 +75,7 @@ def test_the_queue_is_listed(table: JobTable, capsys: Said) -> None:
     assert (told["paused"], told["reason"]) == (True, "The disk is full.")
     assert isinstance(told["jobs"], list)
     assert [job["state"] for job in told["jobs"]] == ["failed", "running", "waiting"]
-    path = places.data_folder() / "clip.mp4"
+    path = paths.data_folder() / "clip.mp4"
     path.touch()
     table.finish(running, path, {})
     assert len(listed(capsys)["jobs"]) == 2  # type: ignore[arg-type]
@@ -145,7 +146,7 @@ def test_another_terminal_stops_what_runs(
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
 
-    command = [sys.executable, "-m", "studio.cli", "queue", "resume"]
+    command = [sys.executable, "-m", "studio.cli.main", "queue", "resume"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

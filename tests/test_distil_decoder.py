@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from training.distil_decoder import PerceptualDistance, grown, psnr, ssim
+from training.distil.decoder import PerceptualDistance, grown, psnr, ssim
 from training.models.native_decoder import NativeDecoder
 from training.models.video_vae import CausalVideoVAE
 

@@ -9,14 +9,14 @@ from torch import nn
 
 from engine.config import FirstFrameConfig
 from engine.first_frame_steps import alphas_cumprod, lcm_step
-from training.distil_first_frame import (
+from training.distil.first_frame import (
     TIMESTEPS,
     StudentAndTarget,
     boundary,
     clean_and_noise,
     consistency,
 )
-from training.train_first_frame import alpha_bars
+from training.recipes.first_frame import alpha_bars
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.config import ModeConfig
 from engine.sampler import UnitLatent, sample_latents
 from engine.scheduler import stage_schedule
-from training.distil_steps import (
+from training.distil.steps import (
     StudentAndFake,
     cauchy_loss,
     clean_estimate,
@@ -21,9 +21,9 @@ from training.distil_steps import (
     renoised,
     step_loss,
 )
-from training.pyramid import double_size, half_size, levels, stage_line
-from training.sample import block_noise, sample_clips
-from training.settings import SCHEDULE
+from training.recipes.pyramid import double_size, half_size, levels, stage_line
+from training.recipes.sample import block_noise, sample_clips
+from training.recipes.settings import SCHEDULE
 
 STAGES = stage_schedule(SCHEDULE)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.distil_text import TextSide, extended, token_loss
+from training.distil.text import TextSide, extended, token_loss
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 

@@ -12,10 +12,11 @@ import pytest
 from engine.canary import Score, canary
 from engine.pack import open_pack
 from engine.session import available
-from studio import doctor, places
-from studio.cli import main
-from studio.doctor import Line
-from studio.settings import change
+from studio.cli.main import main
+from studio.health import doctor
+from studio.health.doctor import Line
+from studio.system import paths
+from studio.system.settings import change
 
 Said = pytest.CaptureFixture[str]
 
@@ -23,7 +24,7 @@ Said = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tmp_path / "data"
-    monkeypatch.setenv(places.DATA_VARIABLE, str(data))
+    monkeypatch.setenv(paths.DATA_VARIABLE, str(data))
     change(data / "settings.json", clips=str(tmp_path / "clips"))
     return data
 

@@ -14,7 +14,9 @@ import pytest
 
 from engine.errors import RequestError
 from engine.pack import Pack
-from studio.jobs import Entry, JobsError, JobTable, Work, content_key, is_finished
+from studio.jobs.database import JobsError
+from studio.jobs.spec import Entry, Work, content_key, is_finished
+from studio.jobs.table import JobTable
 
 WORK = Work("a red ball", 1, 2, "pack", "cpu")
 
@@ -183,7 +185,7 @@ def test_there_is_one_worker(table: JobTable) -> None:
 
 def test_a_killed_process_leaves_no_lease(table: JobTable) -> None:
     script = (
-        "import sys, pathlib, studio.jobs as j\n"
+        "import sys, pathlib, studio.jobs.table as j\n"
         "with j.JobTable(pathlib.Path(sys.argv[1])) as t, t.lease():\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
@@ -201,7 +203,7 @@ def test_a_killed_process_leaves_no_lease(table: JobTable) -> None:
 
 def test_many_write_at_once(table: JobTable) -> None:
     script = (
-        "import sys, pathlib, studio.jobs as j\n"
+        "import sys, pathlib, studio.jobs.table as j\n"
         "with j.JobTable(pathlib.Path(sys.argv[1])) as t:\n"
         "    for n in range(20): t.add([j.Entry(j.Work('a', n, 0, 'p', 'cpu'), 'k')])\n"
     )

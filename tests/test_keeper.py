@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from engine.pack import Pack
-from studio.jobs import ATTEMPTS, Entry, Job, JobTable, Work, content_key
-from studio.keeper import Keeper, WorkerError
+from studio.jobs.spec import Entry, Job, Work, content_key
+from studio.jobs.supervisor import Keeper, WorkerError
+from studio.jobs.table import ATTEMPTS, JobTable
 
 PATIENCE = 600.0  # seconds, on a machine that is busy with other things
 

@@ -16,9 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from studio import instance, launcher
-from studio.instance import single
-from studio.settings import change
+from studio import launcher
+from studio.system import instance
+from studio.system.instance import single
+from studio.system.settings import change
 
 PATIENCE = 120.0  # seconds
 

@@ -22,16 +22,17 @@ from engine.config import Request
 from engine.errors import NeodragonError
 from engine.pack import Pack, open_pack
 from engine.pipeline import FirstFrame, UnitFrames, generate
-from studio import sidecars
-from studio.job_file import JobFile
-from studio.library import BIN, EXPORTS, Library, LibraryError
-from studio.pictures import write_png
-from studio.places import OutputError, default_pack
-from studio.render import record, sidecar
-from studio.restore import RestoreError, restore
-from studio.verify import VerifyError, verify
-from studio.video import write_mp4
-from studio.work import Kind, Work, content_key
+from studio.jobs.database import JobFile
+from studio.jobs.render import record, sidecar
+from studio.jobs.spec import Work, content_key
+from studio.library.restore import RestoreError, restore
+from studio.library.store import BIN, EXPORTS, Library, LibraryError
+from studio.library.verify import VerifyError, verify
+from studio.media import sidecars
+from studio.media.pictures import write_png
+from studio.media.sidecars import Kind
+from studio.media.video import write_mp4
+from studio.system.paths import OutputError, default_pack
 
 NOON = datetime(2026, 11, 22, 12).astimezone()
 FRAMES = np.zeros((2, 16, 16, 3), np.uint8)
@@ -203,7 +204,7 @@ def test_the_index_lives_beside_the_jobs(library: Library, folder: Path) -> None
 def test_another_process_sees_the_marks(library: Library, folder: Path) -> None:
     path = make(folder / "a.mp4", recorded())
     script = (
-        "import sys; from pathlib import Path; from studio.library import Library\n"
+        "import sys; from pathlib import Path; from studio.library.store import Library\n"
         "with Library(Path(sys.argv[1]), Path(sys.argv[2])) as library:\n"
         "    for stars in range(20):\n"
         "        library.mark(Path(sys.argv[3]), **{sys.argv[4]: eval(sys.argv[5])})\n"

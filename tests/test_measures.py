@@ -7,11 +7,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from training import train_image_vae, train_video_vae
-from training.detect import read
-from training.measures import outline_consistency, temporal_flickering, travel
+from training.data.world import Scene, pose, render
+from training.evaluation.detect import read
+from training.evaluation.measures import outline_consistency, temporal_flickering, travel
 from training.models.video_vae import CausalVideoVAE
-from training.world import Scene, pose, render
+from training.recipes import image_vae as train_image_vae
+from training.recipes import video_vae as train_video_vae
 
 
 def test_flicker() -> None:

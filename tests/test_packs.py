@@ -19,10 +19,10 @@ import pytest
 
 from engine.errors import NeodragonError
 from engine.pack import MANIFEST, open_pack
-from studio import packs, places
-from studio.cli import main
-from studio.packs import InstallError
-from studio.settings import change, pack_path, settings_file
+from studio.cli.main import main
+from studio.system import packs, paths
+from studio.system.packs import InstallError
+from studio.system.settings import change, pack_path, settings_file
 
 SLOW = """
 import sys, time
@@ -34,7 +34,7 @@ install(Path(sys.argv[1]), Path(sys.argv[2]), lambda done, total: time.sleep(0.0
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(places.DATA_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setenv(paths.DATA_VARIABLE, str(tmp_path / "data"))
     return tmp_path / "data"
 
 
@@ -229,7 +229,7 @@ def test_the_commands(
     assert [(one["in_use"], one["problem"]) for one in listed] == [(False, ""), (True, "")]
     assert main(["pack", "remove", target.name]) == 2
     assert main(["pack", "use", "mini"]) == 0
-    assert pack_path() == places.default_pack()
+    assert pack_path() == paths.default_pack()
     capsys.readouterr()
 
     (target / "portable/upscaler.onnx").write_bytes(b"")

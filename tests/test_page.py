@@ -26,16 +26,18 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from engine.config import SEED_LIMIT
 from engine.pack import open_pack
-from studio import server, sidecars, stage
-from studio.cli import main
-from studio.desk import Desk, Ruler
-from studio.jobs import Entry, JobTable, Queue, Work
-from studio.places import default_pack
-from studio.settings import change, load
-from studio.strings import words
-from studio.thumbnails import WIDTH
-from studio.video import read_metadata, read_mp4
-from studio.work import PENDING
+from studio.cli.main import main
+from studio.jobs.spec import PENDING, Entry, Queue, Work
+from studio.jobs.table import JobTable
+from studio.language.catalogue import words
+from studio.media import sidecars
+from studio.media.thumbnails import WIDTH
+from studio.media.video import read_metadata, read_mp4
+from studio.page import html as stage
+from studio.page import server
+from studio.page.desk import Desk, Ruler
+from studio.system.paths import default_pack
+from studio.system.settings import change, load
 
 PROMPT = "a red ball <b>jumps</b> ${1 + 1} {{value}} `on` the grass"
 CHROMIUM = next(
@@ -365,7 +367,7 @@ def test_settings_are_kept(page: Page, desk: Desk) -> None:
 def started(env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """An app of its own, and its address."""
     with subprocess.Popen(
-        [sys.executable, "-m", "studio.cli", "ui", "--no-browser"],
+        [sys.executable, "-m", "studio.cli.main", "ui", "--no-browser"],
         env=env,
         stdout=subprocess.PIPE,
         text=True,
@@ -550,7 +552,7 @@ def test_the_page_is_for_this_machine_only(address: str) -> None:
 
 
 def test_next_seed() -> None:
-    from studio.page_create import fresh_seed, next_seed  # noqa: PLC0415  after the environment is set
+    from studio.page.create import fresh_seed, next_seed  # noqa: PLC0415  after the environment is set
 
     assert next_seed(5, used=None, locked=False) == 5
     assert next_seed(5, used=4, locked=False) == 5

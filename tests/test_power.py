@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from engine.pack import Pack
-from studio.jobs import Entry, JobTable, Work, content_key
-from studio.settings import change, settings_file
+from studio.jobs.spec import Entry, Work, content_key
+from studio.jobs.table import JobTable
+from studio.system.settings import change, settings_file
 
 PATIENCE = 600.0
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /sys")
@@ -61,7 +62,7 @@ def mounts(tmp_path: Path) -> None:
     ("percent", "plugged", "paused"), [(12, False, True), (12, True, False), (60, False, False)]
 )
 def test_low_battery(tmp_path: Path, percent: int, plugged: bool, paused: bool) -> None:
-    program = "from studio.power import low_battery; print(low_battery(20))"
+    program = "from studio.system.power import low_battery; print(low_battery(20))"
     done = on(battery(tmp_path, percent, plugged), sys.executable, "-c", program)
     assert done.returncode == 0, done.stderr
     assert (f"{percent} % is left; plug it in" in done.stdout) == paused
@@ -76,7 +77,7 @@ def test_a_worker_on_a_low_battery_pauses_the_queue_and_loses_nothing(
     with JobTable(tmp_path / "jobs.sqlite") as table:
         work = Work("a red ball bounces", 3, 4, str(pack.path), "cpu", kind="frame")
         table.add([Entry(work, content_key(work, pack))])
-        worker = [sys.executable, "-m", "studio.worker", "--drain", "--jobs", str(table.path)]
+        worker = [sys.executable, "-m", "studio.jobs.worker", "--drain", "--jobs", str(table.path)]
         worker += ["--clips", str(tmp_path / "clips"), "--cache", str(tmp_path / "cache")]
         done = on(battery(tmp_path, 12, False), *worker)
         assert done.returncode == 0, done.stderr
@@ -108,7 +109,7 @@ def test_one_word_when_the_queue_is_done(
             for seed in (3, 4)
         ]
         table.add(Entry(work, content_key(work, pack)) for work in works)
-        worker = [sys.executable, "-m", "studio.worker", "--drain", "--jobs", str(table.path)]
+        worker = [sys.executable, "-m", "studio.jobs.worker", "--drain", "--jobs", str(table.path)]
         worker += ["--clips", str(tmp_path / "clips"), "--cache", str(tmp_path / "cache")]
         subprocess.run(worker, check=True, timeout=PATIENCE)
         assert [job.state for job in table.jobs()] == ["done", "done"]

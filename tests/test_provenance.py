@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import exports
-from studio.exports import Format
-from studio.pictures import write_png
-from studio.provenance import PACKET, PNG_KEYWORD, SOURCE
-from studio.sidecars import SOFTWARE
-from studio.video import read_mp4, write_mp4
+from studio.export import formats as exports
+from studio.export.formats import Format
+from studio.media.pictures import write_png
+from studio.media.provenance import PACKET, PNG_KEYWORD, SOURCE
+from studio.media.sidecars import SOFTWARE
+from studio.media.video import read_mp4, write_mp4
 
 Ffmpeg = Callable[..., tuple[bytes, str]]
 

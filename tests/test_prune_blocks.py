@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.grow_teacher import deeper
+from training.distil.prune_blocks import BlockTokens, choose, importance, pruned, watched
+from training.distil.pruned import feature_loss, teacher_blocks
 from training.models.mmdit import PyramidMMDiT
-from training.prune_blocks import BlockTokens, choose, importance, pruned, watched
-from training.train_pruned import feature_loss, teacher_blocks
+from training.recipes.grow_teacher import deeper
 
 TINY = {
     "sample_size": 16,

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from engine.config import ModeConfig
 from engine.scheduler import stage_schedule
-from training.distil_steps import clean_estimate
-from training.pyramid import levels, stage_line
-from training.sample import sample_clips
-from training.self_forcing import rollout_losses, true_estimate
-from training.settings import SCHEDULE
+from training.distil.self_forcing import rollout_losses, true_estimate
+from training.distil.steps import clean_estimate
+from training.recipes.pyramid import levels, stage_line
+from training.recipes.sample import sample_clips
+from training.recipes.settings import SCHEDULE
 
 STAGES = stage_schedule(SCHEDULE)
 STEPS = (1, 2, 1)

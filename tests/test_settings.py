@@ -12,8 +12,8 @@ from typing import Any, get_args
 import pytest
 
 from engine import session
-from studio import settings
-from studio.settings import Settings, SettingsError, change, load, save
+from studio.system import settings
+from studio.system.settings import Settings, SettingsError, change, load, save
 
 MINE = Settings(
     *("de", "dark", True, "C:\\Vidéos 🐉", "packs/full.zip", "npu", 3, "monolithic"),
@@ -111,7 +111,7 @@ def test_changes_of_two_windows_meet(path: Path) -> None:
     """Each reads what the other has saved, and changes only its own."""
     change(path, theme="dark")
     script = (
-        "import sys; from pathlib import Path; from studio.settings import change\n"
+        "import sys; from pathlib import Path; from studio.system.settings import change\n"
         "change(Path(sys.argv[1]), language='de')\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_written_keeps_the_old_ones(path: Path) -> None:
     save(path, MINE)
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from studio.settings import SettingsError, change\n"
+        "from studio.system.settings import SettingsError, change\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
         "try:\n"
@@ -142,5 +142,7 @@ def test_the_backends_are_the_engines() -> None:
 
 
 def test_they_are_read_quickly() -> None:
-    script = "import sys, studio.settings; assert not {'onnxruntime', 'PIL'} & set(sys.modules)"
+    script = (
+        "import sys, studio.system.settings; assert not {'onnxruntime', 'PIL'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from studio.places import ASSETS
-from studio.strings import LANGUAGES, system_language, words
+from studio.language.catalogue import LANGUAGES, system_language, words
+from studio.system.paths import ASSETS
 
 TABLE = json.loads((ASSETS / "strings.json").read_text(encoding="utf-8"))
 

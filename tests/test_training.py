@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from engine import latents as engine_latents
 from engine.scheduler import stage_schedule
-from training.loop import learning_rate, train
-from training.pyramid import double_size, half_size, history, stage_sample
-from training.settings import SCHEDULE
+from training.recipes.loop import learning_rate, train
+from training.recipes.pyramid import double_size, half_size, history, stage_sample
+from training.recipes.settings import SCHEDULE
 
 STAGES = stage_schedule(SCHEDULE)
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studio.places import OutputError
-from studio.video import boxes, read_metadata, write_mp4
+from studio.media.video import boxes, read_metadata, write_mp4
+from studio.system.paths import OutputError
 
 Ffmpeg = Callable[..., tuple[bytes, str]]
 
@@ -140,7 +140,7 @@ def test_no_env_file_is_read(tmp_path: Path) -> None:
     script = (
         "import os, dotenv\n"
         "dotenv.find_dotenv = lambda *a, **k: '.env'\n"
-        "from studio.video import _moviepy_writer\n"
+        "from studio.media.video import _moviepy_writer\n"
         "_moviepy_writer()\n"
         "assert 'EVIL' not in os.environ, 'read'\n"
         "assert 'PYTHON_DOTENV_DISABLED' not in os.environ\n"

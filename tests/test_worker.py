@@ -23,10 +23,11 @@ from random_pack import strict
 from engine import session
 from engine.pack import Pack
 from engine.pipeline import UnitFrames, generate
-from studio import worker
-from studio.jobs import PENDING, Entry, Job, JobTable, State, Work, content_key
-from studio.settings import change, settings_file
-from studio.video import read_metadata
+from studio.jobs import worker
+from studio.jobs.spec import PENDING, Entry, Job, State, Work, content_key
+from studio.jobs.table import JobTable
+from studio.media.video import read_metadata
+from studio.system.settings import change, settings_file
 
 PATIENCE = 600.0  # seconds, on a machine that is busy with other things
 THREADS = ["--threads", "1"]
@@ -67,7 +68,7 @@ class Place:
     def command(self, *more: str) -> list[str]:
         folders = ["--clips", str(self.clips), "--cache", str(self.cache)]
         jobs = ["--jobs", str(self.table.path)]
-        return [sys.executable, "-m", "studio.worker", *jobs, *folders, *THREADS, *more]
+        return [sys.executable, "-m", "studio.jobs.worker", *jobs, *folders, *THREADS, *more]
 
     def drain(self, *more: str) -> subprocess.CompletedProcess[str]:
         """Run a worker until it has nothing to take."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.detect import ATTRIBUTES, read
-from training.world import COLOURS, SUBJECTS, caption, held_out, render, sample_scene
+from training.data.world import COLOURS, SUBJECTS, caption, held_out, render, sample_scene
+from training.evaluation.detect import ATTRIBUTES, read
 
 
 def test_detectors_read_ground_truth() -> None:

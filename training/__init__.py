@@ -1,0 +1,1 @@
+"""Training in PyTorch: the networks, what they see, how they learn, and their export to a pack."""

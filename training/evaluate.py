@@ -1,10 +1,10 @@
 """Measure a mini pack on held-out prompts: `python -m training.evaluate --clips 64`.
 
 Every prompt pairs a colour with a subject never seen together in training. Each clip is rendered by
-the engine and read back by `training.detect`. Prints one JSON document; `--save` also keeps a strip
-of frames per clip, `--sheet` one picture of the first eight. With `--prompts FILE --videos FOLDER`
-it writes clips of any prompt suite instead, five seeds each, under the names VBench expects
-(`{prompt}-{i}.mp4`).
+the engine and read back by `training.evaluation.detect`. Prints one JSON document; `--save` keeps
+a strip of frames per clip, `--sheet` one picture of the first eight. With `--prompts FILE
+--videos FOLDER` it writes clips of any prompt suite instead, five seeds each, under the names
+VBench expects (`{prompt}-{i}.mp4`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from PIL import Image
 from engine.config import Request
 from engine.pack import Pack, open_pack
 from engine.pipeline import UnitFrames, generate
-from training.detect import ATTRIBUTES, read
-from training.measures import temporal_flickering
-from training.world import caption, sample_scene
+from training.data.world import caption, sample_scene
+from training.evaluation.detect import ATTRIBUTES, read
+from training.evaluation.measures import temporal_flickering
 
 # Besides what the whole clip shows.
 EXTRA = ("backdrop", "keeps_shape", "first_frame_colour", "first_frame_subject")

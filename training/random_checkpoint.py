@@ -20,16 +20,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
 
-from training import published, train_image_vae, train_upscaler, train_video_vae
+from training.data.tokenizers import CLIP_LENGTH, T5_LENGTH
+from training.models import published
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import PyramidMMDiT
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalVideoVAE
-from training.settings import SETTINGS
-from training.tokenizers import CLIP_LENGTH, T5_LENGTH
-from training.train_first_frame import CLIP_WIDTH, UNET, save_without_projection
-from training.train_transformer import ADAPTER, MMDIT, T5
+from training.recipes import image_vae as train_image_vae
+from training.recipes import upscaler as train_upscaler
+from training.recipes import video_vae as train_video_vae
+from training.recipes.first_frame import CLIP_WIDTH, UNET, save_without_projection
+from training.recipes.settings import SETTINGS
+from training.recipes.transformer import ADAPTER, MMDIT, T5
 
 WORDS = "a the red green kite ball drifts rolls over slowly meadow blurry".split()
 CONFIGS: dict[str, dict[str, Any]] = {

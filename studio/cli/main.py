@@ -1,0 +1,365 @@
+"""The command line: `nds render`, `nds frame`, `nds ui`, `nds pack`; and the way to the others.
+
+It turns arguments into a `Request`, draws the engine's events and writes what comes out. Every
+expected failure is one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import os
+import secrets
+import sys
+import time
+from collections.abc import Generator
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import NeodragonError
+from studio import __version__
+from studio.cli import batch as cli_batch
+from studio.cli import doctor as cli_doctor
+from studio.cli import export as cli_export
+from studio.cli import library as cli_library
+from studio.cli import pack as cli_pack
+from studio.cli import queue as cli_queue
+from studio.cli import settings as cli_settings
+from studio.cli.console import (
+    FAILED,
+    Bar,
+    Parser,
+    engine_arguments,
+    opened,
+    print_json,
+    seed,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from engine.config import Request
+    from engine.pack import Pack
+    from engine.pipeline import Event
+    from engine.session import Backend
+    from studio.jobs.render import Meter
+    from studio.media.sidecars import Kind
+
+STOPPED = 130  # what a shell says of Ctrl+C
+UNREAD = 141  # and of a pipe that nobody reads any more
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a prompt may hold what a console cannot show
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # what is left goes nowhere, and says nothing when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return UNREAD
+
+
+def _run(argv: list[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int | None = arguments.command(arguments)
+    except NeodragonError as error:
+        print(f"nds: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("nds: stopped.", file=sys.stderr)
+        return STOPPED
+    return code or 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="nds", description="A prompt becomes a two-second clip, on this machine.")
+    parser.add_argument("--version", action="version", version=f"Neodragon Studio {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    render = commands.add_parser("render", help="make a clip of a prompt")
+    _request_arguments(render, Path("clip.mp4"))
+    render.add_argument(
+        "--motion-seed", type=seed, metavar="N", help="decides how it moves; random when absent"
+    )
+    render.add_argument(
+        "--image", type=Path, help="picture to begin with instead of a generated one"
+    )
+    render.add_argument("--no-upscale", action="store_true", help="keep the model's own frame size")
+    render.set_defaults(command=_render)
+
+    frame = commands.add_parser("frame", help="make only the first frame of a prompt")
+    _request_arguments(frame, Path("frame.png"))
+    frame.set_defaults(command=_frame)
+
+    batch = commands.add_parser("batch", help="make everything a prompt list asks for")
+    cli_batch.arguments(batch)
+    queue = commands.add_parser("queue", help="what is waiting, running and ended; arrange it")
+    cli_queue.arguments(queue)
+    library = commands.add_parser("library", help="find clips, mark them, put them aside")
+    cli_library.library_arguments(library)
+    verify = commands.add_parser("verify", help="make clips again and compare")
+    cli_library.verify_arguments(verify)
+    export = commands.add_parser("export", help="clips in other formats, looped or joined")
+    cli_export.arguments(export)
+    settings = commands.add_parser("settings", help="what you prefer; change it")
+    cli_settings.arguments(settings)
+
+    ui = commands.add_parser("ui", help="open the studio's page in the browser")
+    engine_arguments(ui)
+    ui.add_argument("--port", type=int, help="on 127.0.0.1; a free one from 7860 up when absent")
+    ui.add_argument("--mcp", action="store_true", help="offer its tools to language models, too")
+    ui.add_argument("--no-browser", action="store_true", help="only print the address")
+    ui.set_defaults(command=_ui)
+
+    doctor = commands.add_parser("doctor", help="whether the studio works on this machine")
+    cli_doctor.arguments(doctor)
+    pack = commands.add_parser("pack", help="packs: what they hold; install, choose, check them")
+    cli_pack.arguments(pack)
+    return parser
+
+
+def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
+    parser.add_argument("prompt", help="what to show")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=output,
+        help=f"where to write it ({output}); a file that is there is kept, the new one numbered",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    parser.add_argument(
+        "--look-seed", type=seed, metavar="N", help="decides the first frame; random when absent"
+    )
+    parser.add_argument(
+        "--mode", choices=("hybrid", "monolithic"), default="hybrid", help="hybrid when absent"
+    )
+    parser.add_argument(
+        "--steps", type=_steps, metavar="A,B,C", help="network steps per stage, coarse to fine"
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="what to avoid")
+    parser.add_argument(
+        "--no-suffix", action="store_true", help="without the words the pack adds to every prompt"
+    )
+    parser.add_argument("--profile", action="store_true", help="print how long each stage took")
+    parser.add_argument("--json", action="store_true", help="what was made, as JSON on stdout")
+    engine_arguments(parser)
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"they should be three whole numbers such as 1,1,1, but they are {text!r}"
+        ) from None
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    import numpy as np
+
+    from engine.pipeline import UnitFrames
+    from studio.jobs import render
+    from studio.media import video
+    from studio.media.pictures import read_picture
+    from studio.system import paths
+
+    image = None if arguments.image is None else read_picture(arguments.image)
+    request = _request(arguments, image=image, upscale=not arguments.no_upscale)
+    output = _free(paths.prepare(arguments.output, ".mp4"), arguments.overwrite)
+    with opened(arguments) as (pack, backend):
+        metadata = _metadata(pack, request, backend, "clip", arguments.image)
+        if not arguments.json:
+            print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
+            print(f" ({pack.name} {pack.version}, {backend})", flush=True)
+        times = {"start": time.perf_counter() - started}
+        with closing(_watched(pack, request, backend, render.Meter(), times)) as events:
+            frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
+        encoding = time.perf_counter()
+        path = video.write_mp4(
+            output, frames, pack.geometry.fps, metadata, overwrite=arguments.overwrite
+        )
+        times["mp4"] = time.perf_counter() - encoding
+    height, width = frames.shape[1:3]
+    _made(
+        *(arguments, path, f"{len(frames)} frames, {width} x {height}"),
+        *(metadata, times, time.perf_counter() - started),
+    )
+
+
+def _frame(arguments: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    from engine.pipeline import FirstFrame
+    from studio.jobs import render
+    from studio.media.pictures import write_png
+    from studio.system import paths
+
+    request = _request(arguments)
+    output = _free(paths.prepare(arguments.output, ".png"), arguments.overwrite)
+    with opened(arguments) as (pack, backend):
+        metadata = _metadata(pack, request, backend, "frame")
+        if not arguments.json:
+            print(f"look seed {request.look_seed}", end="")
+            print(f" ({pack.name} {pack.version}, {backend})", flush=True)
+        times = {"start": time.perf_counter() - started}
+        with closing(
+            _watched(pack, request, backend, render.Meter("first_frame"), times)
+        ) as events:
+            image = next(event.image for event in events if isinstance(event, FirstFrame))
+        path = write_png(output, image, metadata, overwrite=arguments.overwrite)
+    height, width = image.shape[:2]
+    _made(
+        *(arguments, path, f"{width} x {height}"),
+        *(metadata, times, time.perf_counter() - started),
+    )
+
+
+def _free(path: Path, overwrite: bool) -> Path:
+    """`path`, or the next `name-2`, `name-3`.. that has neither a file nor the marks of one."""
+    from studio.media import sidecars
+
+    target = path
+    for number in itertools.count(2):
+        if overwrite or not (target.exists() or sidecars.beside(target)):
+            break
+        target = path.with_stem(f"{path.stem}-{number}")
+    return target
+
+
+def _metadata(
+    pack: Pack, request: Request, backend: Backend, kind: Kind, picture: Path | None = None
+) -> dict[str, Any]:
+    """What goes into the file, as the worker puts it there."""
+    from studio.jobs.render import record
+    from studio.jobs.spec import Work, content_key
+
+    work = Work(
+        *(request.prompt, request.look_seed, request.motion_seed, str(pack.path), backend),
+        kind=kind,
+        mode=request.mode,
+        steps=request.steps,
+        negative=request.negative_prompt,
+        picture=None if picture is None else str(picture.absolute()),
+        upscale=request.upscale,
+        suffix=request.suffix,
+    )
+    metadata = record(pack, request, backend, None if picture is None else picture.name)
+    return metadata | {"key": content_key(work, pack), "kind": kind}
+
+
+def _made(
+    arguments: argparse.Namespace,
+    path: Path,
+    size: str,
+    metadata: dict[str, Any],
+    times: dict[str, float],
+    seconds: float,
+) -> None:
+    """Write the sidecar and say what was made; raises OutputError."""
+    from studio.jobs import render
+    from studio.media import sidecars
+    from studio.system.paths import OutputError
+
+    try:
+        content = render.sidecar(
+            metadata,
+            file=path.name,
+            created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
+            seconds=seconds,
+            key=metadata["key"],
+            kind=metadata["kind"],
+        )
+        sidecars.write(path, content)
+    except OSError as error:
+        raise OutputError(
+            f"The settings should be written beside {path}, but they are not ({error.strerror});"
+            " free some space, the file itself has them inside."
+        ) from error
+    if arguments.json:
+        stages = {name: round(spent, 3) for name, spent in times.items()}
+        print_json(content | {"file": str(path), "stages": stages})
+        return
+    print(f"{shown(path)}: {size}, made in {seconds:.1f} s")
+    if arguments.profile:
+        _print_times(times)
+
+
+def _watched(
+    pack: Pack, request: Request, backend: Backend, meter: Meter, times: dict[str, float]
+) -> Generator[Event, None, None]:
+    """The events of a generation as they are drawn; the seconds of each stage go into `times`."""
+    from engine.pipeline import Finished, StageDone, Truncated, generate
+    from studio.jobs.render import unread
+    from studio.system.settings import load, settings_file
+
+    checked = load(settings_file())[0].safety
+    bar = Bar()
+    started = time.perf_counter()
+    try:
+        with closing(generate(pack, request, backend, checked=checked)) as events:
+            for event in events:
+                if isinstance(event, StageDone):
+                    times[event.stage] = event.seconds
+                elif isinstance(event, Finished):
+                    times["loading graphs"] = event.load_seconds
+                    times["inside graphs"] = event.graph_seconds
+                elif isinstance(event, Truncated):
+                    bar.clear()
+                    print(unread(event), file=sys.stderr)
+                if meter.update(event):
+                    spent = time.perf_counter() - started
+                    bar.draw(meter.words, meter.fraction, f"{spent:5.1f} s")
+                yield event
+    finally:
+        bar.clear()
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from studio.page import server
+
+    with opened(arguments) as (pack, backend):
+        server.serve(
+            pack,
+            backend,
+            port=arguments.port,
+            browser=not arguments.no_browser,
+            mcp=arguments.mcp,
+        )
+
+
+def _request(arguments: argparse.Namespace, **rest: object) -> Request:
+    from engine.config import SEED_LIMIT, Request
+
+    look, motion = arguments.look_seed, getattr(arguments, "motion_seed", 0)
+    return Request(
+        prompt=arguments.prompt,
+        look_seed=secrets.randbelow(SEED_LIMIT) if look is None else look,
+        motion_seed=secrets.randbelow(SEED_LIMIT) if motion is None else motion,
+        mode=arguments.mode,
+        steps=arguments.steps,
+        negative_prompt=arguments.negative,
+        suffix=not arguments.no_suffix,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def _print_times(times: dict[str, float]) -> None:
+    for stage, seconds in times.items():
+        print(f"  {stage:16} {seconds:8.3f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""`nds settings`: what the user prefers, one or all of it; and changing one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from studio.cli.console import print_json
+
+PATHS = ("clips", "pack")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one setting; all when absent")
+    parser.add_argument(
+        "value",
+        nargs="?",
+        metavar="VALUE",
+        help="what it is to be: true, false, a number, words, or null for the studio's own choice",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+    parser.set_defaults(command=_settings)
+
+
+def _settings(arguments: argparse.Namespace) -> None:
+    from studio.system.settings import KNOWN, SettingsError, change, load, settings_file
+
+    name = arguments.name
+    if name is not None and name not in KNOWN:
+        raise SettingsError(
+            f"The setting should be one of {', '.join(KNOWN)}, but it is {name!r}; choose one of"
+            " them."
+        )
+    settings, complaint = load(settings_file())
+    if complaint:
+        print(f"nds: {complaint}", file=sys.stderr)
+    if arguments.value is not None:
+        settings = change(settings_file(), **{name: _value(name, arguments.value)})
+    shown = {known: getattr(settings, known) for known in KNOWN if name in (None, known)}
+    if arguments.json:
+        print_json(shown)
+        return
+    for known, value in shown.items():
+        words = value if isinstance(value, str) else json.dumps(value)
+        print(words if name else f"{known:9} {words}")
+
+
+def _value(name: str, text: str) -> object:
+    """What was typed, as the setting stores it."""
+    if name in PATHS and text not in ("", "null"):
+        return str(Path(text).absolute())
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value

@@ -1,0 +1,102 @@
+"""Keeps a worker at the queue for as long as an app is open: one that dies is replaced.
+
+The page and the commands that run a queue hold one each; of several open apps, one has the worker.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from engine.errors import NeodragonError
+from studio.jobs import worker
+from studio.jobs.spec import PENDING, RUNNING
+from studio.jobs.table import ATTEMPTS, JobTable
+
+
+class WorkerError(NeodragonError):
+    """No worker stays at the queue."""
+
+
+class Keeper:
+    """Sees to a worker whenever it is told to `look`; close it or use it as a context manager.
+
+    clips, cache, threads: as of `worker.Worker`; warm: as of `worker.start`.
+    A queue without a worker when it opens was left by an app that is gone: it is paused.
+    """
+
+    def __init__(
+        self,
+        table: JobTable,
+        clips: Path,
+        cache: Path,
+        threads: int | None = None,
+        warm: tuple[Path, str] | None = None,
+    ) -> None:
+        self.table = table
+        self.warm = warm
+        self.clips = clips
+        self.cache = cache
+        self.threads = threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._idle_ends = 0
+        left = not table.has_worker() and table.jobs((*RUNNING, *PENDING))
+        if left and not table.queue().paused:
+            table.pause("The queue was left by an app that is gone; resume it to go on.")
+
+    def look(self) -> None:
+        """Start a worker where there is none; raises WorkerError where none stays."""
+        if self.is_ours or self.table.has_worker():
+            return
+        if self._process is not None and not self.table.jobs(RUNNING):
+            self._idle_ends += 1  # in the middle of a job, it is the job that counts its attempts
+            if self._idle_ends > ATTEMPTS:
+                raise WorkerError(
+                    "The worker should stay at the queue, but it ended with code"
+                    f" {self._process.returncode}; its last words are in {self.table.path}.log."
+                )
+        self.close()
+        try:
+            self._process = worker.start(
+                self.table.path,
+                self.clips,
+                self.cache,
+                threads=self.threads,
+                kept=True,
+                warm=self.warm,
+            )
+        except OSError as error:
+            raise WorkerError(
+                f"The worker should be started, but it is not ({error.strerror});"
+                " close other programs and try again."
+            ) from error
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the worker is this keeper's, and alive."""
+        return self._process is not None and self._process.poll() is None
+
+    def interrupt(self, reason: str) -> bool:
+        """Pause, and let the running job wait again; whether the worker is ours to stop."""
+        if self.is_ours:
+            self.table.interrupt(reason)
+        return self.is_ours
+
+    def close(self) -> None:
+        """Let the worker end after the job it is at."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait()
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

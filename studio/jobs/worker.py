@@ -1,0 +1,500 @@
+"""The worker: a process of its own that owns the engine and makes what the job table asks for.
+
+`python -m studio.jobs.worker --jobs FILE`, or `start` from the page. It takes one job at a time,
+reports on each as it goes, and writes a result when it is whole: the clip, then its sidecar, then
+the row. Whatever one job does, the next is made; where no file can be written the queue pauses. It
+holds nothing that is not in the table or on disk, so it may be killed at any moment.
+
+In the cache, a folder for each job: `first.png`, and while a clip grows, and of the last ones that
+are done, `unit-0.jpg` .. `unit-6.jpg`: the frames of a unit, not upscaled, below each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.config import Request
+from engine.errors import NeodragonError
+from engine.graph_cache import GraphCache
+from engine.pack import Pack, open_pack
+from engine.pipeline import (
+    Event,
+    FirstFrame,
+    StageDone,
+    Truncated,
+    UnitFrames,
+    generate,
+    prewarm,
+)
+from engine.session import require
+from studio.jobs.database import JobsError
+from studio.jobs.render import Meter, record, sidecar, unread
+from studio.jobs.spec import PENDING, RUNNING, Job, Stop, content_key
+from studio.jobs.table import JobTable
+from studio.media.pictures import read_picture, write_png
+from studio.media.video import read_metadata, write_mp4
+from studio.system.paths import APPLICATION, OutputError, clip_name, own_worker, partial
+from studio.system.power import Awake, low_battery, memory, tell
+from studio.system.settings import load, settings_file
+
+Bytes = NDArray[np.uint8]
+
+FAILED = 2
+STANDBY = 600.0  # seconds an attached worker waits for another one to end
+KEPT = 4  # the share of the machine's memory, one in so many, for graphs between jobs
+IDLE = 60.0  # seconds without a job after which they are freed
+WARM = 600.0  # the same before the first job
+POLL = 0.1  # seconds between looks at an empty queue
+FLOOR = 10**9  # bytes that stay free on the disk of the clips
+DAY = 86_400.0  # seconds after which a part of a file is nobody's any more
+PREVIEW_WIDTH = 512  # pixels, at most
+PREVIEWS = 50  # jobs whose previews stay
+SUFFIXES = {"clip": ".mp4", "frame": ".png"}
+# What a mistake of ours may raise in one job: its row says so, and the next job is made.
+FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+
+
+def start(
+    jobs: Path,
+    clips: Path,
+    cache: Path,
+    *,
+    threads: int | None = None,
+    floor: int = FLOOR,
+    kept: bool = False,
+    warm: tuple[Path, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a worker process that lives as long as this one, and the job it is at.
+
+    It waits for a worker that is still there to end; with `kept` it does not pause the queue when
+    that one was killed; warm: a pack and the backend to load its graphs for, before the first job.
+    What it has to say goes to `FILE.log` beside the table. Raises OSError.
+    """
+    command = [*own_worker(), "--attached", "--floor", str(floor)]
+    command += ["--jobs", str(jobs), "--clips", str(clips), "--cache", str(cache)]
+    if threads is not None:
+        command += ["--threads", str(threads)]
+    if kept:
+        command.append("--kept")
+    if warm is not None:
+        command += ["--warm", str(warm[0]), warm[1]]
+    jobs.parent.mkdir(parents=True, exist_ok=True)
+    with jobs.with_name(f"{jobs.name}.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # which ends when this process does, however it does
+            stdout=log,
+            stderr=log,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+
+
+class _Stopped(Exception):
+    """The user gave up the running job."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+
+
+class Worker:
+    """Makes the jobs of a table; its clips and first frames go to `clips`, previews to `cache`.
+
+    threads: of the CPU, None for all; floor: bytes that stay free on the disk.
+    """
+
+    def __init__(
+        self,
+        table: JobTable,
+        clips: Path,
+        cache: Path,
+        threads: int | None = None,
+        floor: int = FLOOR,
+    ) -> None:
+        self.table = table
+        self.clips = clips
+        self.cache = cache
+        self.threads = threads
+        self.floor = floor
+        self.leaving = threading.Event()  # set: no further job
+        self._pack: Pack | None = None
+        self._stamp = ""
+        self._awake = Awake()
+        self._graphs = GraphCache(memory() // KEPT)
+        self._idle_since = time.monotonic()
+        self._ended = 0  # jobs since the queue was done
+
+    def run(
+        self,
+        *,
+        drain: bool = False,
+        wait: float = 0,
+        kept: bool = False,
+        warm: tuple[str, str] | None = None,
+    ) -> None:
+        """Work until `leaving` is set or, with `drain`, until there is nothing to take.
+
+        wait: seconds for another worker to end; kept: a killed one is no reason to pause; warm: as
+        of `start`. Raises JobsError where the other does not end.
+        """
+        warming = self._warming(*warm) if warm else iter(())
+        with self.table.lease(wait, self.leaving.is_set):
+            self._sweep()
+            self.table.recover(self._is_whole, pause=not kept)
+            try:
+                while not self.leaving.is_set():
+                    job = self.table.claim()
+                    if job is not None:
+                        self._do(job)
+                        self._idle_since = time.monotonic()
+                        continue
+                    self._rest()
+                    if next(warming, None):
+                        self._idle_since = time.monotonic() + WARM - IDLE
+                        continue
+                    if time.monotonic() - self._idle_since > IDLE:
+                        self._graphs.clear()
+                    if drain:
+                        return
+                    self.leaving.wait(POLL)
+            finally:
+                self._awake.release()
+                self._graphs.clear()
+                self._close_pack()
+
+    def _warming(self, path: str, backend: str) -> Iterator[str]:
+        """Load one group of graphs after another; a job says what is wrong, if anything is."""
+        with suppress(NeodragonError):
+            yield from prewarm(self._opened(path), require(backend), self.threads, self._graphs)
+
+    def _rest(self) -> None:
+        """Let the machine sleep, and say once that the queue is done."""
+        self._awake.release()
+        ended, self._ended = self._ended, 0
+        if ended and not self.table.jobs(PENDING) and load(settings_file())[0].notify:
+            tell(APPLICATION, f"The queue is done: {ended} {'job' if ended == 1 else 'jobs'}.")
+
+    def _do(self, job: Job) -> None:
+        """Make a job, and see that its row says what became of it."""
+        settings, _ = load(settings_file())
+        if settings.awake:
+            self._awake.hold()
+        try:
+            if low := low_battery(settings.battery):
+                self.table.release(job.id)
+                self.table.pause(low)
+                return
+            folder = self._home(job)
+            if not self._has_room(folder):
+                self.table.release(job.id)
+                self.table.pause(
+                    f"The disk of {folder} should have {self.floor / 1e9:.1f} GB free, but it"
+                    " has less; free some space and resume the queue."
+                )
+                return
+            self._ended += 1
+            self._make(job)
+        except _Stopped as stopped:
+            self.table.stopped(job.id, stopped.stop)
+        except JobsError:
+            raise  # nothing can be said in a table that cannot be written
+        except OutputError as error:
+            self.table.fail(job.id, str(error))
+            self.table.pause(str(error))  # the next one would fail alike
+        except NeodragonError as error:
+            self.table.fail(job.id, str(error))
+        except FAULTS as error:
+            traceback.print_exc()
+            self.table.fail(
+                job.id,
+                f"The job should become a {job.work.kind}, but the studio made a mistake"
+                f" ({type(error).__name__}: {str(error)[:200]}); retry it, and report it if it"
+                " happens again.",
+            )
+        except BaseException:
+            self.table.release(job.id)
+            raise
+        finally:
+            self._forget_previews()
+
+    def _make(self, job: Job) -> None:
+        work = job.work
+        begun = time.perf_counter()
+        image = None if work.picture is None else read_picture(Path(work.picture))
+        request = work.request(image)
+        pack = self._opened(work.pack)
+        stages: dict[str, float] = {}
+        metadata = record(
+            pack, request, require(work.backend), work.picture and Path(work.picture).name
+        )
+        metadata |= {"key": content_key(work, pack), "kind": work.kind}
+        shutil.rmtree(self._folder(job), ignore_errors=True)
+        first: Bytes | None = None
+        units: list[Bytes] = []
+        with closing(self._events(job, request, pack, stages)) as events:
+            for event in events:
+                if isinstance(event, FirstFrame):
+                    first = event.image
+                    self._keep(job, first, metadata)
+                    if work.kind == "frame":
+                        break
+                elif isinstance(event, UnitFrames):
+                    units.append(event.frames)
+
+        encoding = time.perf_counter()
+        target = self._target(job, request)
+        self.table.announce(job.id, target, metadata["key"])
+        # Nothing was there a moment ago: with `overwrite` the name appears with the whole file.
+        if work.kind == "frame":
+            assert first is not None, "every generation has a first frame"
+            write_png(target, first, metadata, overwrite=True)
+        else:
+            frames = np.concatenate(units)
+            write_mp4(target, frames, pack.geometry.fps, metadata, overwrite=True)
+        stages["file"] = time.perf_counter() - encoding
+        _write_sidecar(target, metadata, time.perf_counter() - begun)
+        self.table.finish(job.id, target, stages)
+
+    def _events(
+        self, job: Job, request: Request, pack: Pack, stages: dict[str, float]
+    ) -> Generator[Event, None, None]:
+        """The events of a generation, each reported; raises _Stopped as soon as it is asked to."""
+        meter = Meter("first_frame" if job.work.kind == "frame" else "transformer")
+        units = 0
+        backend = require(job.work.backend)
+        checked = load(settings_file())[0].safety
+        running = generate(
+            pack, request, backend, self.threads, checked=checked, cache=self._graphs
+        )
+        with closing(running) as events:
+            for event in events:
+                meter.update(event)
+                if isinstance(event, StageDone):
+                    stages[event.stage] = event.seconds
+                elif isinstance(event, Truncated):
+                    self.table.note(job.id, unread(event))
+                elif isinstance(event, UnitFrames):
+                    self._preview(job, event)
+                    units += 1
+                stop = self.table.progress(job.id, meter.fraction, meter.words, stages, units)
+                if stop:
+                    raise _Stopped(stop)
+                yield event
+
+    def _opened(self, path: str) -> Pack:
+        """The pack at `path`, kept open, and its files' hashes known, for the next job."""
+        stamp = f"{path} {_changed(path)}"
+        if self._pack is None or self._stamp != stamp:
+            self._close_pack()
+            self._pack, self._stamp = open_pack(path), stamp
+        return self._pack
+
+    def _close_pack(self) -> None:
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
+
+    def _folder(self, job: Job) -> Path:
+        return self.cache / str(job.id)
+
+    def _keep(self, job: Job, image: Bytes, metadata: dict[str, Any]) -> None:
+        """The first frame, which stays even where its clip is given up."""
+        write_png(self._folder(job) / "first.png", image, metadata, overwrite=True)
+
+    def _preview(self, job: Job, event: UnitFrames) -> None:
+        """The frames of a unit before they are upscaled, below each other."""
+        step = -(-event.plain.shape[2] // PREVIEW_WIDTH)
+        strip = np.concatenate(event.plain[:, ::step, ::step])
+        path = self._folder(job) / f"unit-{event.unit}.jpg"
+        part = partial(path)
+        with suppress(OSError):  # a clip is not given up for want of its preview
+            Image.fromarray(strip).save(part, format="JPEG", quality=85)
+            part.replace(path)
+
+    def _home(self, job: Job) -> Path:
+        """The folder that the job's file goes to."""
+        return self.clips if job.folder is None else Path(job.folder)
+
+    def _target(self, job: Job, request: Request) -> Path:
+        """A name in the job's folder that neither a file nor a sidecar has."""
+        name = clip_name(request.prompt, request.look_seed, request.motion_seed, datetime.now())
+        if job.work.kind == "frame":
+            name = name.replace(f"_motion{request.motion_seed}", "", 1)
+        path = self._home(job).absolute() / name
+        path = path.with_suffix(SUFFIXES[job.work.kind])
+        stem, number = path.stem, 2
+        while path.exists() or path.with_suffix(".json").exists():
+            path = path.with_stem(f"{stem}-{number}")
+            number += 1
+        return path
+
+    def _has_room(self, folder: Path) -> bool:
+        """Whether its disk has more than the floor free; raises OutputError without a folder."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(folder).free >= self.floor
+        except OSError as error:
+            raise OutputError(
+                f"The folder {folder} should be there for the clips, but it is not"
+                f" ({error.strerror}); choose another and resume the queue."
+            ) from error
+
+    def _is_whole(self, job: Job) -> bool:
+        """Whether the file a dead worker was about to make is there; it gets its sidecar then."""
+        path = job.result
+        if path is None or job.started is None or not path.is_file():
+            return False
+        try:
+            metadata = _metadata(path)
+            if metadata.get("key") != job.key:
+                return False
+            if not path.with_suffix(".json").exists():
+                _write_sidecar(path, metadata, path.stat().st_mtime - job.started)
+        except OutputError:
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        """Remove what workers that were killed left behind."""
+        homes = {self._home(job) for job in self.table.jobs((*RUNNING, *PENDING))} | {self.clips}
+        parts = [part for home in homes for part in home.glob(".????????????.part")]
+        parts += self.cache.glob("*/.*.part")
+        for path in parts:
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > DAY:
+                    path.unlink()
+        self._forget_previews()
+
+    def _forget_previews(self) -> None:
+        """Remove those of all but the last jobs that are done."""
+        recent = {str(job.id) for job in self.table.jobs(["done"], newest=PREVIEWS)}
+        for path in self.cache.glob("*/unit-*.jpg"):
+            if path.parent.name not in recent:
+                with suppress(OSError):  # on Windows, while the page reads it
+                    path.unlink()
+
+
+def _changed(pack: str) -> float:
+    """When the pack was last written, 0 where there is none."""
+    path = Path(pack)
+    manifest = path / "pack.json" if path.is_dir() else path
+    return manifest.stat().st_mtime if manifest.is_file() else 0.0
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What is inside a clip or a first frame; raises OutputError."""
+    if path.suffix == SUFFIXES["clip"]:
+        return read_metadata(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            metadata = json.loads(image.info["Comment"])
+        assert isinstance(metadata, dict)
+    except (OSError, ValueError, KeyError, SyntaxError, AssertionError) as error:
+        raise OutputError(
+            f"{path.name} should be a frame with its settings inside, but it is not; make it again."
+        ) from error
+    return metadata
+
+
+def _write_sidecar(path: Path, metadata: dict[str, Any], seconds: float) -> None:
+    """Write the JSON file beside a result at once; raises OutputError."""
+    content = sidecar(
+        metadata,
+        file=path.name,
+        created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
+        seconds=seconds,
+        key=metadata["key"],
+        kind=metadata["kind"],
+    )
+    target = path.with_suffix(".json")
+    part = partial(target)
+    try:
+        part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"The settings should be written to {target}, but they are not ({error.strerror});"
+            " free some space and resume the queue."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Work as the arguments say; the exit code."""
+    parser = argparse.ArgumentParser(prog="studio.jobs.worker", description="Make queued clips.")
+    parser.add_argument("--jobs", type=Path, required=True, help="the job table")
+    parser.add_argument("--clips", type=Path, required=True, help="folder for results")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for previews")
+    parser.add_argument("--threads", type=int, help="of the CPU; all cores when absent")
+    parser.add_argument("--floor", type=int, default=FLOOR, help="bytes that stay free on disk")
+    parser.add_argument("--drain", action="store_true", help="end when nothing is left to take")
+    parser.add_argument(
+        "--attached", action="store_true", help="end when stdin does; wait for another worker"
+    )
+    parser.add_argument("--kept", action="store_true", help="go on where another worker was killed")
+    parser.add_argument(
+        "--warm",
+        nargs=2,
+        metavar=("PACK", "BACKEND"),
+        help="load its graphs before any job",
+    )
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with JobTable(arguments.jobs) as table:
+            worker = Worker(
+                table, arguments.clips, arguments.cache, arguments.threads, arguments.floor
+            )
+            if arguments.attached:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for whoever started it
+                threading.Thread(target=_watch, args=[worker], daemon=True).start()
+            wait = STANDBY if arguments.attached else 0
+            worker.run(drain=arguments.drain, wait=wait, kept=arguments.kept, warm=arguments.warm)
+            if worker.leaving.is_set() and table.jobs(PENDING) and not table.queue().paused:
+                table.pause(
+                    "The studio was closed while jobs were waiting; resume the queue to go on."
+                )
+    except NeodragonError as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _watch(worker: Worker) -> None:
+    """Let the worker leave when the process that started it is gone."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    worker.leaving.set()
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,4 @@
+"""The words of the page, in every language it speaks.
+
+Imports `system`.
+"""

@@ -1,0 +1,221 @@
+"""The library's index: two tables in the SQLite file of the job table, made when absent, and read.
+
+Nothing is in them that is not in the library's folder: where they are missing or of another
+version they are made anew, to be filled by `studio.library.store.Library.scan`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from engine.config import SEED_LIMIT
+from engine.errors import NeodragonError
+from studio.media.sidecars import Kind
+
+Verdict = Literal["", "keep", "reject"]
+
+BUSY = 30.0  # seconds to wait for another process's transaction
+DAY = timedelta(days=1)
+VERSION = 1
+TABLES = ("library", "library_version")
+SCHEMA = """
+CREATE TABLE library (
+    path TEXT PRIMARY KEY, stamp TEXT NOT NULL, kind TEXT NOT NULL, words TEXT NOT NULL,
+    prompt TEXT NOT NULL, look_seed INTEGER, motion_seed INTEGER, created REAL NOT NULL,
+    verdict TEXT NOT NULL, stars INTEGER NOT NULL, note TEXT NOT NULL, recorded TEXT NOT NULL
+);
+CREATE INDEX library_by_time ON library (created);
+CREATE TABLE library_version (version INTEGER NOT NULL);
+"""
+
+
+class LibraryError(NeodragonError):
+    """The library cannot do what was asked of it."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A clip or a first frame.
+
+    path: absolute; created: seconds since 1970; verdict: `reject` where it lies in the bin; stars:
+    0 to 5; recorded: what it was made by (`studio.jobs.render.record`) as the sidecar has it.
+    """
+
+    path: Path
+    kind: Kind
+    prompt: str
+    look_seed: int | None
+    motion_seed: int | None
+    created: float
+    verdict: Verdict
+    stars: int
+    note: str
+    recorded: Mapping[str, Any]
+
+
+class LibraryIndex:
+    """The index, in the SQLite file `database`, of the items in `folder`.
+
+    Safe from threads and processes. Close it or use it as a context manager. Raises LibraryError
+    where the file fails it.
+    """
+
+    def __init__(self, database: Path, folder: Path) -> None:
+        self.database = database
+        self.folder = folder.absolute()
+        self._lock = threading.RLock()
+        with self._sentences():
+            database.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                database, timeout=BUSY, isolation_level=None, check_same_thread=False
+            )
+            self._db.row_factory = sqlite3.Row
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self._sentences():
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction() as db:
+            there = db.execute("SELECT name FROM sqlite_master WHERE name IN (?, ?)", TABLES)
+            if len(there.fetchall()) == len(TABLES):
+                versions = db.execute("SELECT version FROM library_version").fetchall()
+                if [row["version"] for row in versions] == [VERSION]:
+                    return
+            for table in TABLES:
+                db.execute(f"DROP TABLE IF EXISTS {table}")
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute("INSERT INTO library_version VALUES (?)", [VERSION])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def search(
+        self,
+        words: str = "",
+        *,
+        seed: int | None = None,
+        since: date | None = None,
+        until: date | None = None,
+        stars: int = 0,
+        kind: Kind | None = None,
+        verdict: Verdict | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Item]:
+        """Items, the newest first.
+
+        words: all of them in its prompt, note or file name; seed: its look or its motion seed;
+        since, until: days, both included; stars: at least so many; verdict: None for all that are
+        not in the bin; limit: at most so many, after the first `offset`.
+        """
+        tests: list[tuple[str, list[object]]] = [
+            ("instr(words, ?) > 0", [word]) for word in words.casefold().split()
+        ]
+        tests.append(("stars >= ?", [stars]))
+        tests.append(("verdict <> 'reject'", []) if verdict is None else ("verdict = ?", [verdict]))
+        if seed is not None:
+            asked = seed if 0 <= seed < SEED_LIMIT else -1  # SQLite takes no number of any size
+            tests.append(("? IN (look_seed, motion_seed)", [asked]))
+        if since is not None:
+            tests.append(("created >= ?", [_midnight(since)]))
+        if until is not None:
+            tests.append(("created < ?", [_midnight(min(until, date.max - DAY) + DAY)]))
+        if kind is not None:
+            tests.append(("kind = ?", [kind]))
+        rows = self._rows(
+            f"SELECT * FROM library WHERE {' AND '.join(test for test, _ in tests)}"
+            " ORDER BY created DESC, path DESC LIMIT ? OFFSET ?",
+            *(value for _, values in tests for value in values),
+            *(-1 if limit is None else limit, offset),
+        )
+        return [self._item(row) for row in rows]
+
+    def _rows(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
+        with self._lock, self._sentences():
+            return self._db.execute(sql, parameters).fetchall()
+
+    def _put(self, row: Mapping[str, Any]) -> None:
+        names = ", ".join(row)
+        marks = ", ".join("?" * len(row))
+        with self._transaction() as db:
+            db.execute(f"REPLACE INTO library ({names}) VALUES ({marks})", list(row.values()))
+
+    def _drop(self, name: str) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM library WHERE path = ?", [name])
+
+    def _item(self, row: Mapping[str, Any] | sqlite3.Row) -> Item:
+        """The item that a row of the index stores."""
+        return Item(
+            path=self.folder / row["path"],
+            kind=row["kind"],
+            prompt=row["prompt"],
+            look_seed=row["look_seed"],
+            motion_seed=row["motion_seed"],
+            created=row["created"],
+            verdict=row["verdict"],
+            stars=row["stars"],
+            note=row["note"],
+            recorded=json.loads(row["recorded"]),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing; inside another it is part of that."""
+        with self._lock, self._sentences():
+            if self._db.in_transaction:
+                yield self._db
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.rollback()
+                raise
+            self._db.commit()
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Turn what SQLite and the file system raise into LibraryError."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise LibraryError(
+                f"The library's index {self.database} should be readable and writable, but it is"
+                f" not ({error}); free some space, or move the file away if it is damaged."
+            ) from error
+        except OSError as error:
+            raise LibraryError(
+                f"The files in {self.folder} should be readable and writable, but"
+                f" {Path(error.filename or self.folder).name} is not"
+                f" ({error.strerror or error}); close it elsewhere or free some space."
+            ) from error
+
+
+def _midnight(day: date) -> float:
+    """When a day begins here, in seconds since 1970."""
+    try:
+        return datetime.combine(day, time()).timestamp()
+    except (OverflowError, OSError, ValueError):  # a year the system has no clock for
+        return (day - date(1970, 1, 1)).total_seconds()

@@ -1,0 +1,102 @@
+"""From a clip, a first frame or its sidecar back to everything that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import Request
+from engine.errors import NeodragonError, RequestError
+from studio.jobs.spec import KINDS
+from studio.media import sidecars
+from studio.media.sidecars import Kind
+
+
+class RestoreError(NeodragonError):
+    """A file does not say what it was made by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a clip or a first frame was made by.
+
+    request: without the picture's pixels; picture: the name of the user's picture it began with;
+    key: its content key (`studio.jobs.spec.content_key`), where it was a job; backend and pack as
+    recorded; marks: the user's.
+    """
+
+    kind: Kind
+    request: Request
+    picture: str | None
+    backend: str
+    pack_name: str
+    pack_version: str
+    pack_hash: str
+    key: str | None
+    marks: Mapping[str, Any]
+
+    def pack_note(self, name: str, version: str, pack_hash: str) -> str:
+        """A sentence to show where that pack is another than the one it was made with, else ""."""
+        if pack_hash == self.pack_hash:
+            return ""
+        return (
+            f"It was made with the pack {self.pack_name} {self.pack_version}"
+            f" ({self.pack_hash[:12]}), but this is {name} {version} ({pack_hash[:12]})."
+        )
+
+
+def restore(path: Path) -> Origin:
+    """What to set every control to, from a clip, a first frame or a sidecar, wherever it lies.
+
+    Raises OutputError, RestoreError or RequestError where it is not ours or says no such thing.
+    """
+    content = sidecars.read(path)
+    pack = content.get("pack")
+    pack = pack if isinstance(pack, dict) else {}
+    marks = content.get("marks")
+    kind = content.get("kind", "clip")
+    if kind not in KINDS:
+        raise _wrong(path, f"{' or '.join(KINDS)} as its kind", kind)
+    steps = content.get("steps")
+    try:
+        request = Request(
+            prompt=content.get("prompt", ""),
+            look_seed=content.get("look_seed", -1),
+            motion_seed=content.get("motion_seed", -1),
+            mode=content.get("mode", "hybrid"),
+            steps=steps,
+            negative_prompt=content.get("negative_prompt"),
+            upscale=content.get("upscale", True),
+            suffix=content.get("suffix", True),
+        )
+    except RequestError as error:
+        raise RestoreError(
+            f"{path.name} should say what it was made by, but something in it was changed:"
+            f" {str(error)[0].lower()}{str(error)[1:]}"
+        ) from error
+    return Origin(
+        kind=kind,
+        request=request,
+        picture=_optional(path, content, "picture"),
+        backend=_optional(path, content, "backend") or "cpu",
+        pack_name=_optional(path, pack, "name") or "?",
+        pack_version=_optional(path, pack, "version") or "?",
+        pack_hash=_optional(path, pack, "hash") or "?",
+        key=_optional(path, content, "key"),
+        marks=marks if isinstance(marks, dict) else {},
+    )
+
+
+def _optional(path: Path, content: Mapping[str, Any], name: str) -> str | None:
+    value = content.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise _wrong(path, f"text as its {name}", value)
+
+
+def _wrong(path: Path, expected: str, got: object) -> RestoreError:
+    return RestoreError(
+        f"{path.name} should have {expected}, but it has {str(got)[:40]!r}; choose another file."
+    )

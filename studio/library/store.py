@@ -1,0 +1,265 @@
+"""The library: every clip and first frame in the videos folder, to search, mark and put aside.
+
+The folder is the truth: what a clip was made by is inside it, and the user's marks are in the
+sidecar beside it. The index only makes the search quick; deleted, it is rebuilt by `scan`. What is
+rejected moves to the folder `Bin` in it, under the same path, and back; nothing is deleted. Nothing
+outside the folder, and no file that is not ours, is touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine.config import SEED_LIMIT
+from studio.library.index import Item, LibraryError, LibraryIndex, Verdict
+from studio.media import sidecars
+from studio.system.paths import OutputError
+
+__all__ = ["BIN", "EXPORTS", "STARS", "Item", "Library", "LibraryError", "Verdict"]
+
+BIN = "Bin"  # folders in the library's
+EXPORTS = "Exports"  # holds copies and is not looked into
+STARS = 5
+
+Files = Mapping[Path, os.stat_result]
+
+
+class Library(LibraryIndex):
+    """The clips and first frames in `folder`, with an index in the SQLite file `database`.
+
+    A path that is no item's is refused. Every method raises LibraryError.
+    """
+
+    def scan(self) -> int:
+        """Bring the index up to what is in the folder; how many items there are.
+
+        Only what has changed since the last time is read.
+        """
+        with self._lock, self._sentences():
+            files = dict(self._files())
+            known = {
+                row["path"]: row["stamp"] for row in self._rows("SELECT path, stamp FROM library")
+            }
+            total, changed, gone = 0, [], set(known)
+            for path in files:
+                if path.suffix.lower() in sidecars.KINDS:
+                    name = self._name(path)
+                    if known.get(name) != _stamp(path, files):
+                        try:
+                            row = self._row(path, files)
+                        except OSError:  # in use, or just gone: next time
+                            row = None
+                        if row is None:
+                            continue
+                        changed.append(row)
+                    total += 1
+                    gone.discard(name)
+            with self._transaction():
+                for name in gone:
+                    self._drop(name)
+                for row in changed:
+                    self._put(row)
+            return total
+
+    def item(self, path: Path) -> Item:
+        """One item, as it is on disk now."""
+        with self._lock, self._sentences():
+            row = self._row_of(path)
+            self._put(row)
+            return self._item(row)
+
+    def mark(
+        self,
+        path: Path,
+        *,
+        stars: int | None = None,
+        keep: bool | None = None,
+        note: str | None = None,
+    ) -> Item:
+        """Change the user's marks, those that are None staying as they are; the item then."""
+        if stars is not None and (not isinstance(stars, int) or not 0 <= stars <= STARS):
+            raise LibraryError(
+                f"The stars should be 0 to {STARS}, but they are {stars!r}; choose one of these."
+            )
+        news = {"stars": stars, "keep": keep, "note": note}
+        with self._transaction():  # so that no other process marks it in between
+            path = self.item(path).path
+            content = sidecars.read(path)
+            marks = _marks(content) | {n: value for n, value in news.items() if value is not None}
+            own = {"file": path.name, "created": _created(content, path.stat()).isoformat()}
+            sidecars.write(path, own | content | {"marks": marks})
+            return self.item(path)
+
+    def reject(self, path: Path) -> Item:
+        """Move an item and its sidecar to the bin; the item there."""
+        item = self.item(path)
+        if item.verdict == "reject":
+            return item
+        return self._move(item, self.folder / BIN / item.path.relative_to(self.folder))
+
+    def bring_back(self, path: Path) -> Item:
+        """Move an item and its sidecar from the bin to where they were; the item there."""
+        item = self.item(path)
+        if item.verdict != "reject":
+            return item
+        return self._move(item, self.folder / item.path.relative_to(self.folder / BIN))
+
+    def _move(self, item: Item, target: Path) -> Item:
+        """Move an item to `target`, over nothing.
+
+        Its sidecar is there before it comes and here until it has gone: killed in between, there is
+        one too many.
+        """
+        with self._transaction():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target = _claimed(target)
+            found = sidecars.beside(item.path)
+            made = [target]
+            try:
+                if found is not None:
+                    made.append(sidecars.write(target, found[1] | {"file": target.name}))
+                item.path.replace(target)
+            except OSError:
+                for path in made:
+                    path.unlink(missing_ok=True)
+                raise
+            if found is not None:
+                found[0].unlink(missing_ok=True)
+            self._drop(self._name(item.path))
+            return self.item(target)
+
+    # The folder
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Every file that may matter, wherever in the folder; links are not followed."""
+        root = self.folder.resolve()
+        folders, seen = [self.folder], {root / EXPORTS}
+        while folders:
+            folder = folders.pop()
+            real = folder.resolve()
+            if real in seen or not real.is_relative_to(root):  # as Windows' junctions may be
+                continue
+            seen.add(real)
+            try:
+                entries = list(os.scandir(folder))
+            except OSError as error:
+                if folder == self.folder and not isinstance(error, FileNotFoundError):
+                    raise
+                continue  # without the rights to see what is in it
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.name.startswith(".") or entry.is_symlink():
+                    continue
+                if entry.is_dir():
+                    folders.append(path)
+                elif path.suffix.lower() in (*sidecars.KINDS, ".json"):
+                    try:
+                        yield path, entry.stat()
+                    except FileNotFoundError:  # just moved
+                        continue
+
+    def _row_of(self, path: Path) -> dict[str, Any]:
+        """The row of an item; raises LibraryError where the file is no item of this folder."""
+        path = path.absolute()
+        row = None
+        try:
+            real = self.folder.resolve() / path.relative_to(self.folder)
+            known = path.suffix.lower() in sidecars.KINDS
+            if known and path.is_file() and path.resolve() == real:
+                names = (path, *sidecars.candidates(path))
+                row = self._row(path, {name: name.stat() for name in names if name.is_file()})
+        except (ValueError, RuntimeError):  # elsewhere, no name at all, links in a circle
+            pass
+        if row is None:
+            raise LibraryError(
+                f"{path.name} should be a clip or a first frame of ours in {self.folder}, but it"
+                " is not; look at the library again."
+            )
+        return row
+
+    def _row(self, path: Path, files: Files) -> dict[str, Any] | None:
+        """A clip or first frame as the index stores it, None where it is not ours or an export."""
+        try:
+            found = sidecars.beside(path, files)
+            content = sidecars.inside(path) if found is None else found[1]
+        except OutputError:
+            return None
+        if "export" in content:
+            return None
+        marks = _marks(content)
+        name, note, prompt = (
+            self._name(path),
+            _text(marks.get("note")),
+            _text(content.get("prompt")),
+        )
+        keep: Verdict = "keep" if marks.get("keep") is True else ""
+        return {
+            "path": name,
+            "stamp": _stamp(path, files),
+            "kind": sidecars.KINDS[path.suffix.lower()],
+            "words": f"{prompt}\n{note}\n{path.name}".casefold(),
+            "prompt": prompt,
+            "look_seed": _whole(content.get("look_seed"), SEED_LIMIT),
+            "motion_seed": _whole(content.get("motion_seed"), SEED_LIMIT),
+            "created": _created(content, files[path]).timestamp(),
+            "verdict": "reject" if name.startswith(f"{BIN}/") else keep,
+            "stars": _whole(marks.get("stars"), STARS + 1) or 0,
+            "note": note,
+            "recorded": json.dumps(content),
+        }
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+
+def _claimed(path: Path) -> Path:
+    """`path`, or where that or its sidecar is taken `name-2`, `name-3`.., now an empty file."""
+    for number in itertools.count(1):
+        target = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        if any(sidecar.exists() for sidecar in sidecars.candidates(target)):
+            continue
+        try:
+            target.open("xb").close()
+            return target
+        except FileExistsError:
+            continue
+    raise AssertionError("numbers do not end")
+
+
+def _stamp(path: Path, files: Files) -> str:
+    """What changes when a file or its sidecar does."""
+    there = [name for name in (path, *sidecars.candidates(path)) if name in files]
+    return " ".join(f"{files[name].st_mtime_ns}:{files[name].st_size}" for name in there)
+
+
+def _marks(content: Mapping[str, Any]) -> dict[str, Any]:
+    marks = content.get("marks")
+    return marks if isinstance(marks, dict) else {}
+
+
+def _created(content: Mapping[str, Any], stat: os.stat_result) -> datetime:
+    """When it was made, as recorded or else as the file system has it."""
+    try:
+        created = datetime.fromisoformat(content["created"]).astimezone()
+        created.timestamp()
+        return created
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(stat.st_mtime).astimezone()
+
+
+def _whole(value: object, limit: int) -> int | None:
+    """The value where it is a whole number from 0 to below `limit`."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limit:
+        return value
+    return None
+
+
+def _text(value: object) -> str:
+    """The value where it is text, as SQLite takes it."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -1,0 +1,144 @@
+"""Making a clip again from what it says of itself, and comparing the two."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import NeodragonError
+from engine.pack import Pack
+from engine.pipeline import Event, FirstFrame, UnitFrames, generate
+from engine.session import Backend, require
+from studio.jobs.spec import Work, content_key
+from studio.library.restore import Origin, restore
+from studio.media import sidecars
+from studio.media.pictures import read_picture
+from studio.media.video import read_mp4, write_mp4
+
+Bytes = NDArray[np.uint8]
+Outcome = Literal["identical", "close", "different"]
+
+# dB: rounding on another processor or backend stays above 46; another motion seed gets to 24.
+CLOSE = 35.0
+
+
+class VerifyError(NeodragonError):
+    """A clip cannot be made again here."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a clip compares with what its settings make here and now.
+
+    psnr: dB over all frames, None where they are identical or of another size; notes: sentences
+    about what was not the same as when it was made.
+    """
+
+    outcome: Outcome
+    psnr: float | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        number = "" if self.psnr is None else f" ({self.psnr:.1f} dB)"
+        return " ".join([f"{self.outcome.capitalize()}{number}.", *self.notes])
+
+
+def verify(
+    path: Path,
+    pack: Pack,
+    *,
+    backend: Backend | None = None,
+    picture: Path | None = None,
+    threads: int | None = None,
+    watch: Callable[[Event], None] = lambda event: None,
+) -> Verification:
+    """Render a clip or first frame again and compare every pixel; nothing is kept of it.
+
+    backend: None for the one it was made on; picture: the user's own that it began with; watch:
+    gets the engine's events, and may raise to cancel. A clip is compared as its file shows it.
+    Raises VerifyError, and what `restore` and `generate` do.
+    """
+    origin = restore(path)
+    metadata = sidecars.inside(path)
+    if "export" in metadata:
+        raise VerifyError(
+            f"{path.name} should be a clip as it was made, but it is an export of one; verify the"
+            " original."
+        )
+    if origin.picture is not None and picture is None:
+        raise VerifyError(
+            f"{path.name} begins with the picture {origin.picture}, which should be given too, but"
+            " is not; choose it."
+        )
+    backend = require(origin.backend) if backend is None else backend
+    notes = [origin.pack_note(pack.name, pack.version, pack.pack_hash)]
+    if backend != origin.backend:
+        notes.append(f"It was made on {origin.backend}, but compared on {backend}.")
+    if picture is not None:
+        notes.append(_picture_note(origin, pack, picture))
+    image = None if picture is None else read_picture(picture)
+    frames: list[Bytes] = []
+    with closing(
+        generate(pack, replace(origin.request, image=image), backend, threads, checked=False)
+    ) as events:
+        for event in events:
+            watch(event)
+            if isinstance(event, FirstFrame) and origin.kind == "frame":
+                frames.append(event.image[None])
+                break
+            if isinstance(event, UnitFrames):
+                frames.append(event.frames)
+    again = np.concatenate(frames)
+    if origin.kind == "frame":
+        before = read_picture(path)[None]
+    else:
+        before, _ = read_mp4(path)
+        with tempfile.TemporaryDirectory(prefix="neodragon-") as folder:
+            copy = write_mp4(Path(folder) / "again.mp4", again, pack.geometry.fps, metadata)
+            again, _ = read_mp4(copy)
+    return _compared(before, again, tuple(note for note in notes if note))
+
+
+def psnr(one: Bytes, other: Bytes) -> float:
+    """The peak signal-to-noise ratio in dB of frames of one shape, uint8; inf where identical."""
+    pairs = zip(one, other, strict=True)  # one at a time: floats take four times the memory
+    error = float(np.mean([np.mean((a.astype(np.float32) - b) ** 2) for a, b in pairs]))
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def _compared(before: Bytes, again: Bytes, notes: tuple[str, ...]) -> Verification:
+    if before.shape != again.shape:
+        sizes = [f"{len(f)} of {f.shape[2]} x {f.shape[1]}" for f in (before, again)]
+        note = f"Its frames are {sizes[0]}, but they should be {sizes[1]}."
+        return Verification("different", None, (*notes, note))
+    if np.array_equal(before, again):
+        return Verification("identical", None, notes)
+    decibels = psnr(before, again)
+    return Verification("close" if decibels >= CLOSE else "different", decibels, notes)
+
+
+def _picture_note(origin: Origin, pack: Pack, picture: Path) -> str:
+    """A sentence where the key it was made under tells that the picture is another, else ""."""
+    if origin.key is None or pack.pack_hash != origin.pack_hash:
+        return ""
+    request = origin.request
+    work = Work(
+        *(request.prompt, request.look_seed, request.motion_seed, str(pack.path), origin.backend),
+        kind=origin.kind,
+        mode=request.mode,
+        steps=request.steps,
+        negative=request.negative_prompt,
+        picture=str(picture),
+        upscale=request.upscale,
+        suffix=request.suffix,
+    )
+    if content_key(work, pack) == origin.key:
+        return ""
+    return f"The picture {picture.name} is not the one that it began with."

@@ -1,0 +1,222 @@
+"""Frames to an MP4 that every player shows alike, with the settings it was made by inside.
+
+H.264 yuv420p with the index in front, colours converted to BT.709 and tagged so, every frame
+exactly 1/fps s long. moviepy encodes, with the ffmpeg that imageio-ffmpeg carries. It knows
+nothing of prompts or packs: the metadata is any JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studio.media.provenance import mark
+from studio.system.paths import OutputError, partial, prepare, publish
+
+Bytes = NDArray[np.uint8]
+
+QUALITY = "16"  # x264's constant rate factor: invisible losses
+METADATA_LIMIT = 2**24  # bytes
+# RGB has no matrix; what the filters leave are limited-range BT.709 frames, and the tags say so.
+COLOURS = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp,"
+    "format=yuv420p,setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+)
+PICTURES = "scale=in_color_matrix=bt709:in_range=tv:flags=accurate_rnd+full_chroma_int"
+SAFE = {"PYTHON_DOTENV_DISABLED": "1", "FFMPEG_BINARY": "ffmpeg-imageio"}  # for moviepy
+TAGS = "-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv".split()
+BOXES_TO_COMMENT = (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data")
+
+
+def write_mp4(
+    path: Path,
+    frames: Bytes,
+    fps: int,
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write frames, uint8 [T, H, W, 3] with even H and W, and return the file they are in.
+
+    A file of that name is kept: the clip is then called `name-2.mp4` and so on, unless `overwrite`.
+    Raises OutputError.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(f"expected frames uint8 [T, H, W, 3], got {frames.dtype} {frames.shape}")
+    if 0 in frames.shape or frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"expected an even height and width, got {frames.shape}")
+    return stream_mp4(path, frames, frames.shape[1:3], fps, metadata, overwrite=overwrite)
+
+
+def stream_mp4(
+    path: Path,
+    frames: Iterable[Bytes],
+    size: tuple[int, int],
+    fps: int,
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """The same with frames, uint8 [H, W, 3] of one even `size` (H, W), that come one by one."""
+    path = prepare(path, ".mp4")
+    part = partial(path)
+    try:
+        _encode(part, frames, size, fps, json.dumps(metadata, ensure_ascii=False))
+        mark(part, "mp4")
+        return publish(part, path, overwrite)
+    except OSError as error:
+        raise OutputError(
+            f"The clip should be written to {path}, but it is not ({_last_line(error)});"
+            " free some space or choose another folder."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata `write_mp4` put into a file; raises OutputError where there is none."""
+    problem = "it has none"
+    try:
+        with path.open("rb") as stream:
+            comment = _find(stream, BOXES_TO_COMMENT, path.stat().st_size)
+        if comment is not None:
+            metadata = json.loads(comment[8:])  # after the type and the locale
+            if isinstance(metadata, dict):
+                return metadata
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except (ValueError, RecursionError, struct.error):
+        problem = "it cannot be read"
+    raise OutputError(
+        f"{path.name} should be a clip with its settings inside, but {problem};"
+        " choose one made by Neodragon Studio."
+    )
+
+
+def read_mp4(path: Path) -> tuple[Bytes, int]:
+    """The frames of a clip, uint8 [T, H, W, 3], and how many are shown in a second.
+
+    Raises OutputError.
+    """
+    with tempfile.TemporaryFile() as log:
+        frames = b""
+        try:
+            command = [ffmpeg(), "-nostdin", "-hide_banner", "-i", str(path.absolute())]
+            command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-vf", PICTURES]
+            command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+            frames = subprocess.run(command, stdout=subprocess.PIPE, stderr=log).stdout
+        except OSError as error:
+            log.write(str(error).encode())
+        log.seek(0)
+        said = log.read().decode("utf-8", "replace")
+    shown = re.search(r"Video: rawvideo.*?, (\d+)x(\d+).*?, (\d+) fps", said)
+    if not frames or shown is None:
+        raise OutputError(
+            f"{path.name} should be a clip, but it cannot be read"
+            f" ({_last_line(OSError(said or 'it has no pictures'))}); choose another."
+        )
+    width, height, fps = map(int, shown.groups())
+    return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3), fps
+
+
+def ffmpeg() -> str:
+    """The program that imageio-ffmpeg carries and moviepy uses."""
+    with _environment(**SAFE):
+        from moviepy.config import FFMPEG_BINARY  # noqa: PLC0415
+    return str(FFMPEG_BINARY)
+
+
+def boxes(stream: IO[bytes], end: int) -> Iterator[tuple[bytes, int]]:
+    """The MP4 boxes from here to byte `end`: type and end, the stream standing at the content."""
+    start = stream.tell()
+    while start + 8 <= end:
+        stream.seek(start)
+        size, kind = struct.unpack(">I4s", stream.read(8))
+        header = 8
+        if size == 1:
+            (size,) = struct.unpack(">Q", stream.read(8))
+            header = 16
+        elif size == 0:
+            size = end - start
+        if size < header or start + size > end:
+            raise ValueError(f"the box {kind!r} has {size} bytes")
+        yield kind, start + size
+        start += size
+
+
+def _find(stream: IO[bytes], names: tuple[bytes, ...], end: int) -> bytes | None:
+    """The content of the first box found by going down `names`."""
+    if not names:
+        size = end - stream.tell()
+        return stream.read(size) if size <= METADATA_LIMIT else None
+    for kind, box_end in boxes(stream, end):
+        if kind == names[0]:
+            if kind == b"meta":
+                stream.read(4)  # version and flags
+            return _find(stream, names[1:], box_end)
+    return None
+
+
+def _encode(
+    part: Path, frames: Iterable[Bytes], size: tuple[int, int], fps: int, comment: str
+) -> None:
+    """Run moviepy's writer; raises OSError with ffmpeg's words."""
+    writer_class = _moviepy_writer()
+    height, width = size
+    timescale = str(fps * 1000)  # a multiple of fps: every time stamp is exact
+    with (
+        tempfile.TemporaryDirectory(prefix="neodragon-") as folder,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+    ):
+        # In a file, because a prompt may be longer than a command line and is nobody else's affair.
+        tag = Path(folder) / "comment"
+        tag.write_bytes(f"comment={comment}".encode("utf-8", "replace"))
+        options = ["-vf", COLOURS, *TAGS, "-crf", QUALITY, "-/metadata", str(tag)]
+        options += ["-movflags", "+faststart", "-f", "mp4"]
+        options += ["-video_track_timescale", timescale, "-movie_timescale", timescale]
+        with writer_class(
+            str(part), (width, height), fps, logfile=log, ffmpeg_params=options
+        ) as writer:
+            process = writer.proc  # moviepy forgets it, and does not look at its exit code
+            for frame in frames:
+                writer.write_frame(np.ascontiguousarray(frame))
+        if process.returncode:
+            log.seek(0)
+            raise OSError(log.read().strip() or f"ffmpeg ended with {process.returncode}")
+
+
+def _moviepy_writer() -> Any:
+    """moviepy's writer, imported so that it reads no `.env` file and takes no other ffmpeg."""
+    with _environment(**SAFE):
+        from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # noqa: PLC0415
+    return FFMPEG_VideoWriter
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _last_line(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[-1].rstrip(".")

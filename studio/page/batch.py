@@ -1,0 +1,170 @@
+"""The tab *Batch*: a list of prompts, what it would cost, and everything it made, side by side."""
+
+from __future__ import annotations
+
+import hashlib
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import NeodragonError
+from studio.batch import lists as batch
+from studio.batch.contact_sheet import contact_sheet, rows_of
+from studio.batch.records import SUFFIXES, guess, lines_of
+from studio.jobs.spec import Job
+from studio.page import html
+from studio.page.create import QUICK
+from studio.page.desk import CALM, Desk
+from studio.page.html import Say
+from studio.system import paths
+
+TICK = 1.0  # seconds
+SHEET = 100  # results shown at most
+BAD = 50  # bad rows named at most
+
+
+class BatchView:
+    """Lays the tab out; `listed` is the file of this tab's list, `made` the id of its batch."""
+
+    def __init__(self, desk: Desk, say: Say) -> None:
+        self.desk, self.say = desk, say
+        self.listed = gr.State(None)
+        self.batch = gr.State(None)
+        self.seen = gr.State("")
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(elem_id="list", scale=0, min_width=380):
+                self.text = gr.Textbox(
+                    label=say("batch.paste"),
+                    placeholder=say("batch.placeholder"),
+                    lines=12,
+                    max_lines=24,
+                    elem_id="rows",
+                )
+                self.file = gr.File(
+                    label=say("batch.drop"),
+                    file_types=[".txt", ".csv", ".tsv", ".jsonl"],
+                    height=90,
+                    elem_id="list-file",
+                )
+                with gr.Row():
+                    self.check = gr.Button(say("batch.check"), elem_id="check")
+                    self.queue = gr.Button(say("batch.queue"), variant="primary", elem_id="enqueue")
+                self.plan = gr.HTML(elem_id="plan")
+            with gr.Column(min_width=320):
+                self.sheet = gr.HTML(
+                    f'<p class="aside">{escape(say("batch.hint"))}</p>', elem_id="sheet"
+                )
+        self.timer = gr.Timer(TICK)
+        self._wire()
+
+    def _wire(self) -> None:
+        given = [self.text, self.file]
+        self.check.click(self._check, given, [self.plan, self.listed], **QUICK)
+        self.queue.click(self._enqueue, given, [self.plan, self.listed, self.batch], **QUICK)
+        shown = [self.sheet, self.seen]
+        self.timer.tick(self._look, [self.batch, self.listed, self.seen], shown, **QUICK)
+
+    def load(self, blocks: gr.Blocks) -> None:
+        """Let the tab show the batch it was left with."""
+        blocks.load(self._load, None, [self.batch, self.listed], **QUICK)
+
+    def _load(self) -> tuple[Any, ...]:
+        draft = self.desk.draft()
+        return draft.get("batch"), draft.get("list")
+
+    def _kept(self, text: str, file: str | None) -> Path:
+        """The list as a file of ours: the same list again draws the same seeds."""
+        folder = self.desk.data / "lists"
+        folder.mkdir(parents=True, exist_ok=True)
+        content = Path(file).read_bytes() if file else text.encode("utf-8", "replace")
+        endings = {format: ending for ending, format in reversed(SUFFIXES.items())}
+        guessed = endings.get(guess(lines_of(content)), ".txt")
+        ending = Path(file).suffix if file else guessed
+        path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}{ending}"
+        if not path.exists():
+            part = paths.partial(path)
+            part.write_bytes(content)
+            part.replace(path)
+        return path
+
+    def _read(self, text: str, file: str | None) -> tuple[Path, batch.PromptList]:
+        try:
+            path = self._kept(text or "", file)
+        except OSError as error:
+            raise batch.BatchError(
+                f"The list should be kept in {self.desk.data}, but it is not ({error.strerror});"
+                " free some space."
+            ) from error
+        return path, batch.read(path, self.desk.pack, self.desk.backend)
+
+    def _check(self, text: str, file: str | None) -> tuple[str, str | None]:
+        try:
+            path, prompts = self._read(text, file)
+            return self._told(prompts), str(path)
+        except NeodragonError as error:
+            return html.failure(str(error)), None
+
+    def _enqueue(self, text: str, file: str | None) -> tuple[Any, ...]:
+        try:
+            path, prompts = self._read(text, file)
+            words = self._told(prompts)
+            batch.enqueue(prompts, self.desk.table)
+            if self.desk.table.queue().paused and not self.desk.trouble:
+                words += html.notice(self.say("batch.paused"))
+        except NeodragonError as error:
+            return html.failure(str(error)), None, None
+        keys = [entry.key for entry in prompts.entries]
+        self.desk.keep_draft(batch=keys, list=str(path))
+        return words, str(path), keys
+
+    def _told(self, prompts: batch.PromptList) -> str:
+        """What queueing it would do, and each row that cannot be used."""
+        bad = "".join(
+            f"<li><b>{row.line}</b> {escape(row.reason)}</li>" for row in prompts.bad[:BAD]
+        )
+        bad = bad and f'<ol class="bad">{bad}</ol>'
+        return html.notice(str(batch.plan(prompts, self.desk.table))) + bad
+
+    def _jobs(self, keys: list[str]) -> list[Job]:
+        """The jobs of a batch, in its order."""
+        jobs = self.desk.table.by_key(keys)
+        return [jobs[key] for key in dict.fromkeys(keys) if key in jobs]
+
+    def _look(self, keys: list[str] | None, path: str | None, seen: str) -> tuple[Any, Any]:
+        """The contact sheet of the batch as far as it is; at its end, the files to take along."""
+        if not keys:
+            return gr.skip(), gr.skip()
+        try:
+            found = self._jobs(keys)
+            links = ""
+            if path and not any(job.state in CALM for job in found):
+                links = self._links(Path(path), found)
+        except NeodragonError as error:
+            return html.failure(str(error)), str(error)
+        ended = sum(job.state == "done" for job in found)
+        head = self.say("batch.progress", done=ended, all=len(set(keys)))
+        strip = html.grid(rows_of(found[:SHEET]), self.desk.cache, self.say)
+        now = f'<p class="aside" aria-live="polite">{escape(head)}</p>{links}{strip}'
+        return (gr.skip(), gr.skip()) if now == seen else (now, now)
+
+    def _links(self, path: Path, found: list[Job]) -> str:
+        """Links to the list filled in and the contact sheet, made once for what became of it."""
+        became = " ".join(f"{job.id} {job.state} {job.finished}" for job in found)
+        folder = self.desk.cache / "lists" / hashlib.sha256(became.encode()).hexdigest()[:16]
+        if not folder.exists() and path.exists():
+            prompts = batch.read(path, self.desk.pack, self.desk.backend)
+            folder.mkdir(parents=True, exist_ok=True)
+            contact_sheet(found, folder / "contact-sheet.jpg", self.desk.cache)
+            text = batch.filled(prompts, self.desk.table)
+            (folder / batch.beside(Path("list" + path.suffix)).name).write_text(
+                text, encoding="utf-8-sig" if path.suffix in (".csv", ".tsv") else "utf-8"
+            )
+        links = [
+            html.download(
+                file, self.say("batch.sheet" if file.suffix == ".jpg" else "batch.filled")
+            )
+            for file in sorted(folder.glob("[!.]*"))
+        ]
+        return f'<p class="links">{"".join(links)}</p>' if links else ""

@@ -1,0 +1,240 @@
+"""What the page does, without a page: it asks for jobs, arranges the queue and keeps the draft.
+
+All that matters is in the job table, in files or in the draft file, so that a page may be closed,
+reloaded or opened twice at any moment. A thread sees to the worker process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from engine.config import SEED_LIMIT
+from engine.errors import NeodragonError, RequestError
+from engine.pack import Pack
+from engine.session import Backend
+from engine.text import PromptTokenizers
+from engine.vae import fit
+from studio.jobs.database import JobsError
+from studio.jobs.spec import PENDING, RUNNING, Entry, Job, Work, content_key, is_finished
+from studio.jobs.supervisor import Keeper
+from studio.jobs.table import JobTable
+from studio.media.pictures import read_picture
+from studio.media.sidecars import Kind
+from studio.media.video import read_mp4
+from studio.system.packs import Installation
+from studio.system.paths import partial
+
+LOOK = 0.5  # seconds between looks at the worker
+CAST = 9
+CALM = (*PENDING, *RUNNING)
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """How much of a prompt an encoder reads: its name, tokens asked for and taken, what is cut."""
+
+    encoder: str
+    tokens: int
+    limit: int
+    cut: str
+
+
+class Desk:
+    """Everything of one page server; close it or use it as a context manager.
+
+    clips: folder of results; data: folder of the table, the draft and used pictures; cache: folder
+    of previews; threads: of the CPU, None for all cores.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        backend: Backend,
+        clips: Path,
+        data: Path,
+        cache: Path,
+        threads: int | None = None,
+    ) -> None:
+        self.pack, self.backend = pack, backend
+        self.clips, self.data, self.cache = clips, data, cache
+        self.trouble = ""  # why no worker stays
+        self.table = JobTable(data / "jobs.sqlite")
+        self._tokenize = PromptTokenizers(pack)
+        # On the CPU the mini's graphs load in no time, and the full-size ones fill the memory.
+        warm = None if backend == "cpu" else (pack.path.absolute(), backend)
+        self._keeper = Keeper(self.table, clips, cache, threads, warm)
+        self.installation: Installation | None = None  # the last one, of a pack
+        self.quit = threading.Event()  # set: the studio is to be closed
+        self._closing = threading.Event()
+        self._draft_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._keeper.look()
+            except NeodragonError as error:
+                self.trouble = str(error)
+                return
+            self._closing.wait(LOOK)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being made, or about to be."""
+        waits = self.table.jobs(PENDING) and not self.table.queue().paused
+        return bool(waits or self.table.jobs(RUNNING))
+
+    def close(self) -> None:
+        """Let the worker end: the job it is at waits again, the queue is paused."""
+        self._closing.set()
+        self._thread.join()
+        if self.table.jobs(RUNNING):
+            self._keeper.interrupt("The studio was closed; resume the queue to go on.")
+        self._keeper.close()
+        self.table.close()
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # The draft
+
+    def draft(self) -> dict[str, Any]:
+        """What stood on the page last; {} where nothing can be read."""
+        try:
+            content = json.loads((self.data / "draft.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def keep_draft(self, **values: Any) -> None:
+        """Remember these too. A disk that is full costs the draft, not the page."""
+        with self._draft_lock:
+            path = self.data / "draft.json"
+            part = partial(path)
+            try:
+                part.write_text(json.dumps(self.draft() | values), encoding="utf-8")
+                part.replace(path)
+            except OSError:
+                part.unlink(missing_ok=True)
+
+    # Asking for jobs
+
+    def work(self, asked: Mapping[str, Any], kind: Kind) -> Work:
+        """The work that the page's controls describe; raises RequestError."""
+        prompt = asked["prompt"].strip()
+        style = (asked.get("style") or "").strip()
+        picture = asked.get("picture")
+        return Work(
+            prompt=f"{prompt}, {style}" if prompt and style else prompt,
+            look_seed=asked["look"],
+            motion_seed=asked["motion"],
+            pack=str(self.pack.path),
+            backend=self.backend,
+            kind=kind,
+            mode=asked["mode"],
+            negative=asked.get("negative") or None,
+            picture=picture,
+            upscale=asked["upscale"],
+            suffix=asked.get("suffix", True),
+        )
+
+    def ask(self, works: Sequence[Work]) -> list[int]:
+        """Job ids of these works, ahead of what waits; what is made or queued is not made again.
+
+        A paused queue with nothing else in it goes on. Raises NeodragonError.
+        """
+        waiting = self.table.jobs(PENDING)
+        entries = [Entry(work, content_key(work, self.pack)) for work in works]
+        known = self.table.by_key(entry.key for entry in entries)
+        ids: dict[str, int] = {
+            key: job.id for key, job in known.items() if is_finished(job) or job.state in CALM
+        }
+        new = list({entry.key: entry for entry in entries if entry.key not in ids}.values())
+        made = self.table.add(new)
+        ids |= {entry.key: number for entry, number in zip(new, made, strict=True)}
+        if waiting and made:
+            with suppress(JobsError):  # the first one was just claimed
+                self.table.move(made, before=waiting[0].id)
+        elif self.table.queue().paused:
+            self.table.resume()
+        return [ids[entry.key] for entry in entries]
+
+    def cast(self, work: Work) -> list[int]:
+        """Nine first frames: of the work's own look seed and eight others."""
+        seeds = [work.look_seed, *(secrets.randbelow(SEED_LIMIT) for _ in range(CAST - 1))]
+        return self.ask([replace(work, kind="frame", look_seed=seed) for seed in seeds])
+
+    def jobs(self, ids: Sequence[int]) -> list[Job]:
+        """Those of the jobs that are still in the table, in that order."""
+        found = []
+        for number in ids:
+            with suppress(JobsError):  # removed meanwhile
+                found.append(self.table.job(number))
+        return found
+
+    # Pictures
+
+    def crop(self, path: Path, zoom: float = 1, across: float = 0.5, down: float = 0.5) -> Path:
+        """The part of a picture that fills the first frame, kept by its content.
+
+        zoom: 1 shows as much as fits, 4 a quarter of the height; across, down: 0 to 1, where the
+        part lies in what is left over. Raises RequestError.
+        """
+        picture = read_picture(path)
+        height, width = picture.shape[:2]
+        geometry = self.pack.geometry
+        aspect = geometry.width / geometry.height
+        tall = min(height, width / aspect) / max(1.0, zoom)
+        rows, columns = max(1, round(tall)), max(1, round(tall * aspect))
+        top, left = round((height - rows) * down), round((width - columns) * across)
+        part = picture[top : top + rows, left : left + columns]
+        return self._kept(fit(part, geometry.height, geometry.width))
+
+    def last_frame(self, job: Job) -> Path:
+        """The last frame of a finished clip, to begin the next one with; raises OutputError."""
+        if job.result is None or job.work.kind != "clip":
+            raise RequestError(
+                "A clip that is done should be continued, but this job has none; choose another."
+            )
+        frames, _ = read_mp4(job.result)
+        geometry = self.pack.geometry
+        return self._kept(fit(frames[-1], geometry.height, geometry.width))
+
+    def _kept(self, image: Any) -> Path:
+        """A picture as a file that stays, since clips are made again from it."""
+        name = hashlib.sha256(image.tobytes()).hexdigest()[:24]
+        path = self.data / "pictures" / f"{name}.png"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = partial(path)
+            Image.fromarray(image).save(part, format="PNG")
+            part.replace(path)
+        return path
+
+    # Looking
+
+    def rulers(self, prompt: str, style: str = "", suffix: bool = True) -> list[Ruler]:
+        """How much each encoder reads of the prompt, its style and, if asked, the pack's words."""
+        text = f"{prompt}, {style}" if prompt and style else prompt
+        text += self.pack.prompt.suffix * suffix
+        cut = dict(self._tokenize(text).cut)
+        out = []
+        for name, tokenizer in (("clip", self._tokenize.clip), ("t5", self._tokenize.t5)):
+            count = len(tokenizer.encode(text.encode("utf-8", "replace").decode()).ids)
+            words = cut.get(name.upper(), "")
+            out.append(Ruler(name.upper(), count, self._tokenize.lengths[name], words))
+        return out

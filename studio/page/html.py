@@ -1,0 +1,236 @@
+"""What the page shows of jobs, as HTML; words from elsewhere are escaped.
+
+What can be clicked carries `data-do` and `data-id`, which `SEND` hands to the page's handlers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from studio.jobs.spec import PENDING, Job, Queue, is_finished
+from studio.page.desk import Ruler
+
+Say = Callable[..., str]  # words(key, **values) in the page's language
+
+# The clicks on anything with `data-do` in an HTML component.
+SEND = """element.addEventListener('click', event => {
+  const target = event.target.closest('[data-do]');
+  if (!target) return;
+  event.preventDefault();
+  trigger('click', {verb: target.dataset.do, id: +target.dataset.id});
+});"""
+
+
+# What can be done to a job that does not wait; all others can be retried.
+STRIP = {"running": ["skip"], "done": ["again"]}
+
+
+def address(path: Path) -> str:
+    """Where the page's server has a file."""
+    return f"/gradio_api/file={quote(path.as_posix())}"
+
+
+def download(path: Path, label: str) -> str:
+    """A link that saves a file."""
+    name = escape(path.name)
+    return f'<a class="download" href="{address(path)}" download="{name}">{escape(label)}</a>'
+
+
+def thumbnail(path: Path, version: float) -> str:
+    """Where it has a small picture of a clip or a first frame; version: changes with the file."""
+    return f"/thumbnail?path={quote(path.as_posix(), safe='')}&amp;v={version:.0f}"
+
+
+def header(words: str) -> str:
+    """The page's head, with what it runs on."""
+    return (
+        f'<header><div class="eye"></div><h1>Neodragon Studio</h1><p>{escape(words)}</p></header>'
+    )
+
+
+def empty(say: Say) -> str:
+    """Before anything was made."""
+    return (
+        '<div class="stage"><div class="hint"><div class="eye"></div>'
+        f"<p>{escape(say('stage.empty'))}</p>"
+        f"<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> {escape(say('stage.enter'))}</p></div></div>"
+    )
+
+
+def wall(
+    jobs: Sequence[Job], cache: Path, stride: int, say: Say, picked: Collection[int] = ()
+) -> str:
+    """One job large, or several side by side, first frames to be picked among."""
+    if not jobs:
+        return empty(say)
+    if len(jobs) == 1:
+        return f'<div class="stage">{picture(jobs[0], cache, stride, say)}</div>'
+    cells = []
+    for number, job in enumerate(jobs, 1):
+        inside = picture(job, cache, stride, say, alone=False)
+        on = job.id in picked
+        verb = "pick" if job.work.kind == "frame" else "show"
+        cells.append(
+            f'<button class="cell" data-do="{verb}" data-id="{job.id}" data-key="{number}"'
+            f' aria-pressed="{str(on).lower()}" aria-label="{number}, {job.work.look_seed}">'
+            f"{inside}<b>{number}</b></button>"
+        )
+    columns = math.ceil(math.sqrt(len(jobs)))
+    return f'<div class="stage wall" style="--columns: {columns}">{"".join(cells)}</div>'
+
+
+def picture(
+    job: Job, cache: Path, stride: int, say: Say, *, still: bool = False, alone: bool = True
+) -> str:
+    """A job as far as it is: its clip (or first frame, where `still`), what grows, or a word.
+
+    alone: with the controls of a player.
+    """
+    label = escape(job.work.prompt)
+    first = cache / str(job.id) / "first.png"
+    if is_finished(job) and job.result is not None:
+        if job.work.kind == "frame":
+            return f'<img src="{address(job.result)}" alt="{label}" loading="lazy">'
+        if not still:
+            return (
+                f'<video src="{address(job.result)}" aria-label="{label}"'
+                f" autoplay loop muted playsinline{' controls' if alone else ''}></video>"
+            ) + (before(job, cache, stride, say) if alone and job.work.upscale else "")
+    if job.state == "running" and job.units and not still:
+        return (
+            f'<canvas class="growing" role="img" aria-label="{label}" data-units="{job.units}"'
+            f' data-stride="{stride}" data-folder="{address(first.parent)}"></canvas>'
+        )
+    if first.is_file():
+        return f'<img src="{address(first)}" alt="{label}" loading="lazy">'
+    return f'<p class="word">{escape(say(f"state.{job.state}"))}</p>'
+
+
+def before(job: Job, cache: Path, stride: int, say: Say) -> str:
+    """A clip as it was before the upscaler, over it as far as a slider says; "" if not kept."""
+    folder = cache / str(job.id)
+    if not job.units or not (folder / f"unit-{job.units - 1}.jpg").is_file():
+        return ""
+    words = escape(say("compare.label"))
+    return (
+        f'<canvas class="before" data-units="{job.units}" data-stride="{stride}"'
+        f' data-folder="{address(folder)}"></canvas>'
+        f'<input class="compare" type="range" min="0" max="100" value="0" aria-label="{words}"'
+        f' title="{words}">'
+    )
+
+
+def progress(job: Job | None, seconds: float | None, say: Say) -> str:
+    """How far the running job is, what it does and how long it still takes."""
+    if job is None:
+        return ""
+    percent = round(100 * job.fraction)
+    words = say(f"doing.{job.words.lower().replace(' ', '_')}") if job.words else ""
+    left = "" if seconds is None else say("doing.left", seconds=max(1, round(seconds)))
+    return (
+        f'<div class="progress" role="progressbar" aria-valuenow="{percent}"'
+        f' aria-label="{escape(words)}"><div style="width: {percent}%"></div></div>'
+        f'<p class="doing">{escape(words)}<span>{percent} % {escape(left)}</span></p>'
+    )
+
+
+def caption(job: Job, say: Say) -> str:
+    """The facts of a job that ended, where its file is, and what to do with it."""
+    chips = {say("seed.look"): str(job.work.look_seed)}
+    if job.work.kind == "clip":
+        chips[say("seed.motion")] = str(job.work.motion_seed)
+    if job.seconds is not None and job.state == "done":
+        chips[say("caption.seconds")] = f"{job.seconds:.1f} s"
+    facts = "".join(
+        f"<li><span>{escape(name)}</span>{escape(value)}</li>" for name, value in chips.items()
+    )
+    verbs, words = [], job.error or job.notice
+    if is_finished(job) and job.result is not None:
+        verbs = ["remix", "reuse"] if job.work.kind == "frame" else ["extend", "remix", "reuse"]
+        link = download(job.result, say("caption.download"))
+        saved = say("caption.saved", name=job.result.name, folder=job.result.parent)
+        words = f"{words} {saved}".strip()
+    else:
+        link = ""
+    buttons = "".join(button(verb, job.id, say(f"verb.{verb}")) for verb in verbs)
+    return f'<div class="caption"><ul>{facts}</ul>{buttons}{link}<p>{escape(words)}</p></div>'
+
+
+def strip(
+    jobs: Sequence[Job], cache: Path, shown: Collection[int], say: Say, *, verbs: bool = True
+) -> str:
+    """The filmstrip: every job given, in that order, each with what can be done to it."""
+    if not jobs:
+        return f'<p class="aside">{escape(say("queue.empty"))}</p>'
+    tiles = []
+    for job in jobs:
+        named = (
+            ["edit", "earlier", "later", "remove"] if job.state in PENDING else STRIP.get(job.state)
+        )
+        buttons = "".join(
+            button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"]) if verbs
+        )
+        state = say(f"state.{job.state}")
+        if job.state == "running":
+            state += f" {job.fraction:.0%}"
+        elif job.state == "done" and not verbs:
+            state = " / ".join(map(str, (job.work.look_seed, job.work.motion_seed)))
+        inside = picture(job, cache, 0, say, still=True)
+        tiles.append(
+            f'<li class="{job.state}{" shown" if job.id in shown else ""}">'
+            f'<button class="film" data-do="show" data-id="{job.id}"'
+            f' title="{escape(job.error or job.work.prompt)}">{inside}'
+            f"<span>{escape(state)}</span></button>{buttons}</li>"
+        )
+    return f'<ul class="strip">{"".join(tiles)}</ul>'
+
+
+def grid(rows: Sequence[Sequence[Job]], cache: Path, say: Say) -> str:
+    """The contact sheet of a batch: a strip for each prompt, or one of all where each has one."""
+    if not any(len({job.work.prompt for job in row}) == 1 < len(row) for row in rows):
+        return strip([job for row in rows for job in row], cache, [], say, verbs=False)
+    return "".join(
+        f"<h3>{escape(row[0].work.prompt)}</h3>{strip(row, cache, [], say, verbs=False)}"
+        for row in rows
+    )
+
+
+def banner(queue: Queue, waiting: int, trouble: str, say: Say) -> str:
+    """Why nothing goes on, with the button that lets it."""
+    if trouble:
+        return failure(trouble)
+    if not queue.paused or not waiting:
+        return ""
+    words = f"{say('queue.paused', count=waiting)} {queue.reason}".strip()
+    resume = button("resume", 0, say("verb.resume"))
+    return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{resume}</div>'
+
+
+def ruler(rulers: Sequence[Ruler], say: Say) -> str:
+    """How much of the prompt each encoder reads, and the words that none will see."""
+    parts = []
+    for part in rulers:
+        over = ' class="over"' if part.cut else ""
+        cut = f" <s>{escape(part.cut)}</s>" if part.cut else ""
+        name = escape(say(f"ruler.{part.encoder.lower()}"))
+        parts.append(f"<li{over}>{name} {part.tokens}/{part.limit}{cut}</li>")
+    return f'<ul class="ruler" aria-live="polite">{"".join(parts)}</ul>'
+
+
+def notice(sentence: str) -> str:
+    """Something the user should know and can live with."""
+    return f'<p class="notice" role="status">{escape(sentence)}</p>'
+
+
+def failure(sentence: str) -> str:
+    """What went wrong, in the error's one sentence."""
+    return f'<p class="failure" role="alert">{escape(sentence)}</p>'
+
+
+def button(verb: str, number: int, label: str) -> str:
+    """Something to click."""
+    return f'<button class="verb" data-do="{verb}" data-id="{number}">{escape(label)}</button>'

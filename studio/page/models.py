@@ -1,0 +1,161 @@
+"""The tab *Models & device*: packs to install, choose and check; whether this machine is well.
+
+Nothing is downloaded: a pack comes from a folder or a .zip of this machine.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from engine.errors import NeodragonError
+from engine.pack import open_pack
+from studio.health import doctor
+from studio.page import html
+from studio.page.create import QUICK
+from studio.page.desk import Desk
+from studio.page.html import Say
+from studio.system import packs, paths
+from studio.system.settings import change
+
+TICK = 0.5  # seconds
+MEGABYTE = 1e6
+
+
+class ModelsView:
+    """Lays the tab out; an install goes on in the desk when the tab is closed."""
+
+    def __init__(self, desk: Desk, say: Say) -> None:
+        self.desk, self.say = desk, say
+        self.home = desk.data / "packs"
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(min_width=320):
+                gr.HTML(f"<h2>{say('models.packs')}</h2>")
+                self.list = gr.HTML(js_on_load=html.SEND, elem_id="packs")
+                self.message = gr.HTML(elem_id="models-message")
+                gr.HTML(f"<h3>{say('models.install')}</h3>")
+                self.source = gr.Textbox(label=say("models.source"), elem_id="pack-source")
+                self.dropped = gr.File(
+                    label=say("models.drop"), file_types=[".zip"], height=140, elem_id="pack-file"
+                )
+                self.start = gr.Button(say("models.start"), elem_id="install")
+                self.progress = gr.HTML(elem_id="install-progress")
+                gr.Markdown(say("models.larger"))
+            with gr.Column(min_width=320):
+                gr.HTML(f"<h2>{say('models.device')}</h2>")
+                self.examine = gr.Button(say("models.examine"), elem_id="examine")
+                self.lines = gr.HTML(elem_id="doctor")
+        self.timer = gr.Timer(TICK)
+        self._wire()
+
+    def _wire(self) -> None:
+        both = [self.list, self.message]
+        self.start.click(self._install, [self.source, self.dropped], both, **QUICK)
+        self.list.click(self._act, None, both, **QUICK)
+        self.timer.tick(self._look, self.progress, [self.progress, self.list], **QUICK)
+        self.examine.click(self._examine, None, self.lines, queue=True, api_visibility="private")
+
+    def open(self, tab: gr.Tab) -> None:
+        """List the packs whenever the tab is opened."""
+        tab.select(self._listed, None, self.list, **QUICK)
+
+    def _known(self) -> list[packs.Installed]:
+        return [packs.look(paths.default_pack()), *packs.installed(self.home)]
+
+    def _listed(self) -> str:
+        used = self.desk.pack.path.resolve()
+        rows = []
+        for number, one in enumerate(self._known()):
+            words = one.problem or f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB"
+            if one.absent:
+                words += ", " + self.say("models.without", parts=", ".join(one.absent))
+            verbs = ["use", "check"] + ["remove"] * (one.path.parent == self.home)
+            is_used = one.path.resolve() == used
+            buttons = f"<b>{escape(self.say('models.in_use'))}</b> " if is_used else ""
+            buttons += "".join(
+                html.button(verb, number, self.say(f"models.{verb}"))
+                for verb in verbs
+                if verb == "check" or not is_used
+            )
+            problem = ' class="failure"' if one.problem else ""
+            rows.append(f"<li><p{problem}>{escape(words)}</p>{buttons}</li>")
+        return f'<ul class="packs">{"".join(rows)}</ul>'
+
+    def _act(self, event: gr.EventData) -> tuple[str, str]:
+        """Use, check or remove the pack that was clicked."""
+        known, number = self._known(), int(event.id)
+        if number >= len(known):
+            return self._listed(), ""
+        one = known[number]
+        try:
+            if event.verb == "check":
+                with open_pack(one.path) as pack:
+                    for _, problem in packs.damaged(pack):
+                        if problem:
+                            return self._listed(), html.failure(problem)
+                words = self.say("models.sound", name=one.name)
+            elif event.verb == "use":
+                with open_pack(one.path):
+                    shipped = one.path == paths.default_pack()
+                    change(
+                        self.desk.data / "settings.json", pack=None if shipped else str(one.path)
+                    )
+                words = self.say("models.used", name=one.name)
+            else:
+                packs.remove(one.path, self.home, self.desk.pack.path)
+                words = self.say("models.removed", name=one.name)
+        except NeodragonError as error:
+            return self._listed(), html.failure(str(error))
+        return self._listed(), html.notice(words)
+
+    # Installing
+
+    def _install(self, source: str, dropped: str | None) -> tuple[str, str]:
+        path = (source or "").strip().strip('"') or dropped
+        if not path:
+            problem = "There should be a folder or .zip to install, but none is given; choose one."
+            return self._listed(), html.failure(problem)
+        running = self.desk.installation
+        if running is None or not running.running:
+            self.desk.installation = packs.Installation(Path(path), self.home)
+        return self._listed(), ""
+
+    def _look(self, shown: str | None) -> tuple[object, object]:
+        """How far the install is, or how it ended."""
+        installation = self.desk.installation
+        if installation is None:
+            return gr.skip(), gr.skip()
+        if installation.running:
+            done, total = (round(n / MEGABYTE) for n in (installation.done, installation.total))
+            words = self.say("models.copying", done=done, total=total)
+            now = (
+                f'<progress max="{max(1, total)}" value="{done}"></progress>'
+                f'<p class="aside" aria-live="polite">{escape(words)}</p>'
+            )
+        elif installation.problem:
+            now = html.failure(installation.problem)
+        else:
+            assert installation.target is not None
+            name = packs.look(installation.target).name
+            now = html.notice(self.say("models.installed", name=name))
+        return (gr.skip(), gr.skip()) if now == shown else (now, self._listed())
+
+    # The device
+
+    def _examine(self) -> str:
+        lines = list(doctor.examine())
+        rows = []
+        for line in lines:
+            action = f"<em>{escape(line.action)}</em>" if line.action else ""
+            state = escape(self.say(f"models.{line.state}"))
+            rows.append(
+                f'<li class="{line.state}"><b>{line.code} {state}</b>'
+                f" {escape(line.sentence)} {action}</li>"
+            )
+        copied = escape(doctor.report(lines), quote=True)
+        return (
+            f'<ul class="doctor">{"".join(rows)}</ul>'
+            f'<button class="verb" data-copy="{copied}">{escape(self.say("models.copy"))}</button>'
+        )

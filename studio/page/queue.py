@@ -1,0 +1,138 @@
+"""What every tab sees of the queue: the stage of its own jobs, the filmstrip, the three stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import NeodragonError
+from studio.jobs.spec import RUNNING, STATES
+from studio.page import html
+from studio.page.create import IN_TURN, QUICK, Create, Update
+from studio.page.desk import CALM, Desk
+from studio.page.html import Say
+
+TICK = 0.4  # seconds between looks at the table
+ENDED = 12  # ended jobs in the filmstrip
+AHEAD = 30  # waiting ones
+
+
+class QueueView:
+    """Lays the filmstrip out below a `Create` and keeps both up to date."""
+
+    def __init__(self, desk: Desk, create: Create, say: Say) -> None:
+        self.desk, self.create, self.say = desk, create, say
+        self.seen = gr.State({})  # what this tab shows, so that only news is sent
+        self.banner = gr.HTML(js_on_load=html.SEND, elem_id="banner")
+        with gr.Row(elem_id="stops"):
+            self.skip = gr.Button(say("stop.skip"), elem_id="skip", size="sm")
+            self.pause = gr.Button(say("stop.after"), elem_id="pause", size="sm")
+            self.stop = gr.Button(say("stop.all"), elem_id="stop", size="sm")
+        self.strip = gr.HTML(js_on_load=html.SEND, elem_id="strip")
+        self.timer = gr.Timer(TICK)
+        self._wire()
+
+    def _wire(self) -> None:
+        create = self.create
+        shown = [create.stage, create.progress, create.caption, self.banner, self.strip]
+        self.timer.tick(
+            self._look, [create.watching, create.picked, self.seen], [*shown, self.seen], **QUICK
+        )
+        table = self.desk.table
+        for button, verb in (
+            (self.skip, self._skip),
+            (self.pause, table.pause),
+            (self.stop, table.stop_all),
+        ):
+            button.click(self._told(verb), None, create.message, **QUICK)
+        touched = [*create.controls, create.used, create.watching, create.picked, create.message]
+        for part in (self.strip, self.banner):
+            part.click(self._act, None, touched, **IN_TURN)
+
+    def _look(
+        self, watching: list[int], picked: list[int], seen: dict[str, list[str]]
+    ) -> tuple[Any, ...]:
+        """What is new for this tab."""
+        desk, say = self.desk, self.say
+        geometry = desk.pack.geometry
+        try:
+            jobs = desk.jobs(watching)
+            calm = desk.table.jobs(CALM)
+            ended = desk.table.jobs([s for s in STATES if s not in CALM], newest=ENDED)
+            running = next((job for job in calm if job.state == "running"), None)
+            seconds = None if running is None else desk.table.seconds_left([running])
+            waiting = len(calm) - (running is not None)
+            alone = jobs[0] if len(jobs) == 1 else None
+            is_ended = alone is not None and alone.state not in CALM
+            now = [
+                html.wall(jobs, desk.cache, geometry.temporal_stride, say, picked),
+                html.progress(
+                    running if running and running.id in watching else None, seconds, say
+                ),
+                html.caption(alone, say) if alone is not None and is_ended else self._hint(jobs),
+                html.banner(desk.table.queue(), waiting, desk.trouble, say),
+                html.strip([*ended, *calm[:AHEAD]], desk.cache, watching, say),
+            ]
+        except NeodragonError as error:
+            now = ["", "", "", html.failure(str(error)), ""]
+        before = seen.get("html", [""] * len(now))
+        news = [gr.skip() if a == b else a for a, b in zip(now, before, strict=True)]
+        return (*news, gr.skip() if now == before else {"html": now})
+
+    def _hint(self, jobs: list[Any]) -> str:
+        if len(jobs) > 1 and all(job.work.kind == "frame" for job in jobs):
+            return f'<p class="aside">{self.say("cast.hint")}</p>'
+        return ""
+
+    def _skip(self) -> None:
+        for job in self.desk.table.jobs(RUNNING):
+            self.desk.table.skip(job.id)
+
+    def _told(self, verb: Any) -> Any:
+        """The verb, whose failure becomes the message."""
+
+        def run() -> str:
+            try:
+                verb()
+            except NeodragonError as error:
+                return html.failure(str(error))
+            return ""
+
+        return run
+
+    def _act(self, event: gr.EventData) -> Update:
+        """What was clicked in the filmstrip or the banner."""
+        table, number, create = self.desk.table, int(event.id), self.create
+        verbs: dict[str, Any] = {
+            "resume": table.resume,
+            "skip": lambda: table.skip(number),
+            "retry": lambda: table.retry([number]),
+            "again": lambda: table.duplicate(number),
+            "remove": lambda: table.remove([number]),
+            "earlier": lambda: self._shift(number, -1),
+            "later": lambda: self._shift(number, 1),
+        }
+        if event.verb == "edit":
+            return self._edit(number)
+        if event.verb == "show":
+            self.desk.keep_draft(watching=[number])
+            return {create.watching: [number], create.picked: []}
+        return {create.message: self._told(verbs[event.verb])()}
+
+    def _edit(self, number: int) -> Update:
+        """Take a waiting job back: every control as it has it, and it waits no longer."""
+        try:
+            job = self.desk.table.job(number)
+            self.desk.table.remove([number])
+        except NeodragonError as error:
+            return {self.create.message: html.failure(str(error))}
+        return self.create.controls_of(job) | {self.create.message: ""}
+
+    def _shift(self, number: int, by: int) -> None:
+        """Move a waiting job one place."""
+        others = [job.id for job in self.desk.table.jobs(("waiting", "interrupted"))]
+        place = others.index(number) + by if number in others else 0
+        others = [other for other in others if other != number]
+        before = others[max(0, place) : max(0, place) + 1]
+        self.desk.table.move([number], before[0] if before else None)

@@ -1,0 +1,4 @@
+"""The machine: folders, settings, packs, power, one studio at a time, privacy.
+
+Imports nothing of the studio.
+"""

@@ -1,0 +1,112 @@
+"""One studio at a time: the first holds a lock, a later one finds where it is and shows that."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import NeodragonError
+from studio.system.paths import partial
+
+PATIENCE = 30.0  # seconds that the other one may take to open
+POLL = 0.1
+
+
+class InstanceError(NeodragonError):
+    """The studio that is open cannot be found."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """This start of the studio; is_first: no other one is open. file: where the first says so."""
+
+    is_first: bool
+    file: Path
+
+    def publish(self, address: str) -> None:
+        """Tell later starts where this one is; only this user may read it."""
+        part = partial(self.file)
+        part.touch(mode=0o600)
+        part.write_text(json.dumps({"process": os.getpid(), "address": address}))
+        part.replace(self.file)
+
+    def other(self) -> str:
+        """The address of the studio that is open, waited for; raises InstanceError."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                return str(json.loads(self.file.read_text())["address"])
+            time.sleep(POLL)
+        raise InstanceError(
+            "Neodragon Studio is open already and should say where, but it does not; end it in the"
+            " task manager and start it again."
+        )
+
+
+@contextmanager
+def single(data: Path) -> Iterator[Instance | None]:
+    """This start; None where the folder takes no lock, so that nobody can say.
+
+    The operating system takes the lock back from a process that dies.
+    """
+    file = data / "studio.json"
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(data / "studio.lock", timeout=0, isolation_level=None)
+    except (OSError, sqlite3.Error):
+        yield None
+        return
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+        first = True
+        file.unlink(missing_ok=True)  # of one that was killed
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            lock.close()
+            yield None
+            return
+        first = False
+    try:
+        yield Instance(first, file)
+    finally:
+        if first:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+        lock.close()
+
+
+def show(address: str, profile: Path) -> subprocess.Popen[bytes] | None:
+    """Open the page: as a window of its own in Edge where that is, else in the usual browser.
+
+    profile: a folder for that window, so that its process lives as long as it. The process, None
+    for a tab.
+    """
+    edge = _edge()
+    if edge is not None:
+        with suppress(OSError):
+            options = [f"--app={address}", f"--user-data-dir={profile}", "--no-first-run"]
+            return subprocess.Popen([str(edge), *options])
+    with suppress(webbrowser.Error, OSError):
+        webbrowser.open(address)
+    return None
+
+
+def _edge() -> Path | None:
+    """Microsoft Edge on Windows."""
+    if sys.platform != "win32":
+        return None
+    for variable in ("ProgramFiles(x86)", "ProgramFiles", "LOCALAPPDATA"):
+        folder = os.environ.get(variable)
+        path = Path(folder or ".", "Microsoft", "Edge", "Application", "msedge.exe")
+        if folder and path.is_file():
+            return path
+    return None

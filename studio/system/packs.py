@@ -1,0 +1,227 @@
+"""Packs of the user's own: installed from a folder or a .zip, checked, repaired, removed.
+
+Installing copies file by file into `<name>-<hash>.part` beside the final folder, hashing on the
+way, and moves the folder when every byte is right: killed half-way it goes on from the files that
+are whole, and until the end nothing that is in use has changed. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import NeodragonError
+from engine.pack import MANIFEST, Pack, PackFile, open_pack
+from studio.system.paths import data_folder, partial
+
+FLOOR = 10**9  # bytes that stay free
+STAGED = ".part"
+GONE = ".gone"
+
+Report = Callable[[int, int], None]  # bytes that are there, bytes in all
+
+
+class InstallError(NeodragonError):
+    """A pack cannot be installed, repaired or removed."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A pack's folder. size in bytes; absent: optional parts that it has not; problem: one
+    sentence where it cannot be opened, the rest being unknown then.
+    """
+
+    path: Path
+    name: str
+    version: str = ""
+    size: int = 0
+    parts: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def home() -> Path:
+    """The folder that packs are installed in; not created here."""
+    return data_folder() / "packs"
+
+
+def installed(folder: Path) -> list[Installed]:
+    """Every pack in a folder, by name."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [look(p) for p in found if p.is_dir() and p.suffix not in (STAGED, GONE)]
+
+
+def look(path: Path) -> Installed:
+    """What a pack is, or why it cannot be opened."""
+    try:
+        with open_pack(path) as pack:
+            return Installed(
+                path=path,
+                name=pack.name,
+                version=pack.version,
+                size=sum(file.size for file in pack.files),
+                parts=tuple(pack.components),
+                absent=pack.missing,
+            )
+    except (NeodragonError, OSError) as error:
+        return Installed(path, path.name, problem=str(error))
+
+
+def target_of(pack: Pack, folder: Path) -> Path:
+    """Where a pack goes: its name, as every file system takes it, and the start of its hash."""
+    name = re.sub(r"[^a-z0-9]+", "-", pack.name.lower()).strip("-")[:40] or "pack"
+    return folder / f"{name}-{pack.pack_hash[:12]}"
+
+
+def install(source: Path, folder: Path, report: Report = lambda done, total: None) -> Path:
+    """Install the pack at `source`, a folder or .zip, in `folder`; where it is then.
+
+    One that is there already is repaired: only files that are missing or damaged are copied. What
+    `report` raises ends it, to be gone on with. Raises InstallError, PackError.
+    """
+    with open_pack(source) as pack:
+        target = target_of(pack, folder)
+        if pack.path.resolve() == target.resolve():
+            return target
+        whole = target.is_dir()
+        staged = target if whole else target.with_name(target.name + STAGED)
+        try:
+            _copy(pack, staged, report)
+            if not whole:
+                with open_pack(staged):
+                    staged.replace(target)
+                _sync(folder)
+        except OSError as error:
+            raise InstallError(
+                f"The pack should be written to {folder}, but it is not"
+                f" ({error.strerror or error}); free some space or close what uses it, then install"
+                " it again: it goes on where it was."
+            ) from error
+    return target
+
+
+def remove(path: Path, folder: Path, in_use: Path) -> None:
+    """Remove an installed pack; one in use, or elsewhere, is refused. Raises InstallError."""
+    if path.resolve().parent != folder.resolve() or not path.is_dir():
+        raise InstallError(
+            f"{path.name} should be a pack in {folder}, but it is not; only packs that were"
+            " installed there can be removed."
+        )
+    if path.resolve() == in_use.resolve():
+        raise InstallError(
+            f"{path.name} should not be in use, but it is the studio's pack; use another one first."
+        )
+    gone = path.with_name(f"{uuid.uuid4().hex[:12]}{GONE}")
+    try:
+        path.replace(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise InstallError(
+            f"{path.name} should be removed, but it is not ({error.strerror}); close what uses it"
+            " and try again."
+        ) from error
+
+
+def damaged(pack: Pack) -> Iterator[tuple[PackFile, str]]:
+    """Each file of a pack with what is wrong with it, "" for nothing."""
+    for file in pack.files:
+        try:
+            pack.verified(file)
+            yield file, ""
+        except NeodragonError as error:
+            yield file, str(error)
+
+
+class Installation:
+    """An install in a thread of its own, for a page that may be closed and opened meanwhile."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.done, self.total = 0, 0
+        self.target: Path | None = None
+        self.problem = ""
+        self._thread = threading.Thread(target=self._run, args=(source, folder), daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still copies."""
+        return self._thread.is_alive()
+
+    def _run(self, source: Path, folder: Path) -> None:
+        def report(done: int, total: int) -> None:
+            self.done, self.total = done, total
+
+        try:
+            self.target = install(source, folder, report)
+        except (NeodragonError, OSError) as error:
+            self.problem = str(error)
+
+
+def _copy(pack: Pack, folder: Path, report: Report) -> None:
+    """Every file of the pack into the folder, the manifest last; raises OSError, InstallError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.rglob(".*.part"):
+        left.unlink(missing_ok=True)
+    missing = [file for file in pack.files if not _is_whole(folder / file.name, file)]
+    total = sum(file.size for file in pack.files)
+    needed = sum(file.size for file in missing)
+    free = shutil.disk_usage(folder).free
+    if missing and free < needed + FLOOR:
+        raise InstallError(
+            f"The disk of {folder.parent} should have {(needed + FLOOR) / 1e9:.1f} GB free for this"
+            f" pack, but it has {free / 1e9:.1f}; free {(needed + FLOOR - free) / 1e9:.1f} GB."
+        )
+    done = total - needed
+    report(done, total)
+    for file in missing:
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = partial(path)
+        digest = hashlib.sha256()
+        try:
+            with part.open("wb") as stream:
+                for block in pack.blocks(file.name, file.size):
+                    stream.write(block)
+                    digest.update(block)
+                    done += len(block)
+                    report(done, total)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if digest.hexdigest() != file.sha256:
+                raise InstallError(
+                    f"{file.name} should have the SHA-256 {file.sha256[:12]}, but it has"
+                    f" {digest.hexdigest()[:12]}; get the pack again."
+                )
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    part = partial(folder / MANIFEST)
+    part.write_bytes(pack.manifest())
+    part.replace(folder / MANIFEST)
+
+
+def _is_whole(path: Path, file: PackFile) -> bool:
+    try:
+        if path.is_symlink() or path.stat().st_size != file.size:
+            return False
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+    except OSError:
+        return False
+
+
+def _sync(folder: Path) -> None:
+    """Have the new name on the disk, where the system knows how."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -1,0 +1,1 @@
+"""What a training sees: the drawn worlds, their captions, tokenizers."""

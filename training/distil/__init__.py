@@ -1,0 +1,1 @@
+"""The paper's distillations: text encoder, decoder, blocks, steps, first frame."""

@@ -1,0 +1,99 @@
+"""Tune a pruned transformer under its teacher: `python -m training.distil.pruned --teacher T
+--checkpoint PRUNED`.
+
+Stage 2 of block pruning (Neodragon, arXiv 2511.06055, section 3.3), after stage 1's flow matching
+on data: block outputs like the teacher's (mean square error of visual tokens, cosine distance of
+text tokens), the teacher's flow, and the data's. `--map simple`, which the paper ships, compares
+with the same block of the teacher; `next` with what the teacher's next retained block reads, so
+that a block takes over its removed neighbours. Weights and rate are not published: 1 each, and
+stage 1's rate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.scheduler import stage_schedule
+from training.distil.prune_blocks import KEEP, BlockTokens, watched
+from training.recipes.conditions import Conditions, captions
+from training.recipes.loop import arguments, train
+from training.recipes.pyramid import levels, stage_sample
+from training.recipes.settings import SCHEDULE
+from training.recipes.transformer import STAGES, UNITS, TextConditioned, cached_clips
+
+MAPS = ("simple", "next")
+
+
+def teacher_blocks(keep: Sequence[int], which: str) -> list[int]:
+    """The teacher's block whose output each block of the student is compared with."""
+    if which == "simple":
+        return list(keep)
+    return [after - 1 for after in keep[1:]] + [keep[-1]]
+
+
+def feature_loss(
+    student: Sequence[BlockTokens], teacher: Sequence[BlockTokens], targets: Sequence[int]
+) -> Tensor:
+    """Mean over blocks; the last one has no text of its own."""
+    losses = []
+    for block, (own, target) in enumerate(zip(student, targets, strict=True)):
+        goal = teacher[target]
+        loss = F.mse_loss(own.image_out.float(), goal.image_out.float())
+        if block < len(student) - 1:
+            cosine = F.cosine_similarity(own.text_out.float(), goal.text_out.float(), -1)
+            loss = loss + (1 - cosine).mean()
+        losses.append(loss)
+    return torch.stack(losses).mean()
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "", minutes=60, batch=8, lr=3e-5)
+    parser.add_argument("--teacher", type=Path, required=True, help="the unpruned checkpoint")
+    parser.add_argument("--map", choices=MAPS, default="simple")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    folder = options.checkpoint / "diffusion_transformer_320p"
+    targets = teacher_blocks(json.loads((folder / KEEP).read_text()), options.map)
+    scenes, latents = cached_clips(options.run)
+    conditions = Conditions(options.checkpoint, options.device)
+    stages = stage_schedule(SCHEDULE)
+    teacher = TextConditioned.from_pretrained(options.teacher).eval().requires_grad_(False)
+    teacher.to(options.device)
+    student = TextConditioned.from_pretrained(options.checkpoint)
+    student.text.requires_grad_(False)
+    student.adapter.requires_grad_(False)
+
+    def step(generator: torch.Generator) -> Tensor:
+        pick = torch.randint(len(latents), (options.batch,), generator=generator)
+        clean = levels(latents[pick].float().to(options.device), STAGES)
+        ids, mask, pooled = conditions(captions([scenes[i] for i in pick.tolist()], generator))
+        losses = []
+        with torch.autocast(options.device, torch.bfloat16):
+            context = teacher(ids, mask)
+            for stage in range(STAGES):
+                unit = int(torch.randint(UNITS, (1,), generator=generator))
+                inputs, timestep, target = stage_sample(clean, unit, stage, stages, generator)
+                seen: tuple[list[BlockTokens], list[BlockTokens]] = ([], [])
+                flows = []
+                for model, tokens in zip((teacher, student), seen, strict=True):
+                    keep = tokens  # bound now, for the callback
+                    with watched(model.mmdit, lambda _, block, keep=keep: keep.append(block)):
+                        flows.append(model.mmdit(inputs, timestep, context, mask, pooled).float())
+                losses.append(feature_loss(seen[1], seen[0], targets))
+                losses += [F.mse_loss(flows[1], flows[0]), F.mse_loss(flows[1], target)]
+        return torch.stack(losses).sum() / STAGES
+
+    def finish() -> None:
+        student.half().mmdit.save_pretrained(folder)
+
+    train(f"pruned_{options.map}", student, step, options, finish=finish)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Train few steps on own clips: `python -m training.distil.self_forcing --steps 1 1 1`.
+
+Flow matching and step distillation learn from histories that are true but for noise; when sampling,
+a unit follows units that the network made, and what it gets wrong adds up: cut-outs wear. Here, as
+in Self Forcing (arXiv 2506.08009), each step samples a whole clip after a real first unit, every
+unit conditioned on the network's own ones, and compares each clean estimate with the training
+clip's. Given first frame and caption a clip of the paper theatre is known, so the comparison is a
+plain squared error; elsewhere a distribution loss (`distil_steps`) must take its place. Gradients
+end at each evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.scheduler import Stage, stage_schedule
+from training.distil.steps import clean_estimate, flow_of
+from training.recipes.conditions import Conditions, captions
+from training.recipes.loop import arguments, train
+from training.recipes.pyramid import double_size, half_size, history, levels, normal
+from training.recipes.sample import Flow, block_noise
+from training.recipes.settings import SCHEDULE
+from training.recipes.transformer import STAGES, TextConditioned, cached_clips, subject_weights
+
+
+def true_estimate(stage: Stage, index: int, clean: Sequence[Tensor]) -> Tensor:
+    """What `clean_estimate` gives at a stage's start for the true flow: the clean latent, in
+    between slightly sharpened.
+    """
+    if index == 0:
+        return clean[0]
+    start, end = stage.start_sigma, stage.end_sigma
+    excess = end * (1 - start) / (start - end)
+    return clean[index] + excess * (clean[index] - double_size(clean[index - 1]))
+
+
+def rollout_losses(
+    flow: Flow,
+    stages: Sequence[Stage],
+    steps: Sequence[int],
+    clips: Tensor,
+    weights: Tensor,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """One loss for each evaluation while sampling what follows the first unit of `clips`.
+
+    clips: normalised latents [B, C, T, h, w]; weights [B, 1, T, h, w] of the squared error. The
+    sampler is that of `training.recipes.sample` without guidance.
+    """
+    goal, weight = levels(clips, len(stages)), levels(weights, len(stages))
+    done, losses = [clips[:, :, :1]], []
+    for unit in range(1, clips.shape[2]):
+        past = levels(torch.cat(done, 2), len(stages))
+        latent = normal(clips[:, :, :1], generator)
+        for _ in stages[1:]:
+            latent = 2 * half_size(latent)
+        for index, stage in enumerate(stages):
+            if index:
+                latent = double_size(latent)
+                latent = stage.alpha * latent + stage.beta * block_noise(latent, generator)
+            before = history(past, unit, index)
+            sigmas = stage.sigmas(steps[index])
+            here = [level[:, :, unit : unit + 1] for level in goal]
+            for step, timestep in enumerate(stage.timesteps(steps[index])):
+                times = torch.full((len(clips),), float(timestep)).to(clips)
+                predicted = flow([*before, latent], times, False).float()
+                sigma = torch.full((1, 1, 1, 1, 1), float(sigmas[step])).to(clips)
+                estimate = clean_estimate(stage, latent, predicted, sigma)
+                error = (estimate - true_estimate(stage, index, here)).square()
+                losses.append((error * weight[index][:, :, unit : unit + 1]).mean())
+                latent = latent + float(sigmas[step + 1] - sigmas[step]) * predicted.detach()
+        done.append(latent)
+    return losses
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "", minutes=60, batch=6, lr=2e-4)
+    parser.add_argument("--steps", type=int, nargs=STAGES, default=[1] * STAGES)
+    parser.add_argument("--subject", type=int, default=4, help="weight of the cut-out's latents")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    scenes, latents = cached_clips(options.run)
+    weights = subject_weights(scenes, options.subject)
+    conditions = Conditions(options.checkpoint, options.device)
+    stages = stage_schedule(SCHEDULE)
+    model = TextConditioned.from_pretrained(options.checkpoint)
+    model.text.requires_grad_(False)
+    model.adapter.requires_grad_(False)
+
+    def step(generator: torch.Generator) -> Tensor:
+        pick = torch.randint(len(latents), (options.batch,), generator=generator)
+        clips = latents[pick].float().to(options.device)
+        words = captions([scenes[i] for i in pick.tolist()], generator, dropped=0)
+        flow = flow_of(model, conditions(words), None)
+        with torch.autocast(options.device, torch.bfloat16):
+            losses = rollout_losses(
+                flow, stages, options.steps, clips, weights[pick].to(options.device), generator
+            )
+        return torch.stack(losses).mean()
+
+    def finish() -> None:
+        model.half().save_pretrained(options.checkpoint)
+        settings = options.checkpoint / "neodragon.json"
+        values = json.loads(settings.read_text(encoding="utf-8"))
+        values["schedule"]["modes"]["hybrid"] |= {"steps": options.steps, "guidance": 1.0}
+        settings.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    train("self_forcing", model, step, options, finish=finish)
+
+
+if __name__ == "__main__":
+    main()

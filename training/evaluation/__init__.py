@@ -1,0 +1,1 @@
+"""Reading attributes back from finished clips."""

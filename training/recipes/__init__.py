@@ -1,0 +1,1 @@
+"""Training from scratch, one module for each network, and what they share."""

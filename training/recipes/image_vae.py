@@ -1,0 +1,113 @@
+"""Train the first frame's image VAE (the published `ssd_1b_vae`): `python -m
+training.recipes.image_vae`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from training.data.world import render, sample_scene
+from training.recipes.loop import arguments, train
+from training.recipes.plain_latents import GAIN, carry, clear, read, steady
+
+CONFIG = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [16, 32, 64, 64],
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "mid_block_add_attention": False,
+    "scaling_factor": 1.0,
+}
+
+
+def frame_pool(count: int, seed: int, height: int = 128, width: int = 192) -> Tensor:
+    """Random frames of random scenes, uint8 [count, 3, H, W]."""
+    rng = np.random.default_rng(seed)
+    frames = [
+        render(sample_scene(rng), height, width, rng.integers(0, 49, 1))[0] for _ in range(count)
+    ]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+@torch.no_grad()
+def initialise(vae: AutoencoderKL) -> None:
+    """Start with three latents that are the mean colour of their 8x8 pixels; see
+    `plain_latents`.
+    """
+    encoder = vae.encoder
+    carry(encoder.conv_in, 3)
+    for block in encoder.down_blocks:
+        for resnet in block.resnets:
+            clear(resnet.conv2)
+            if resnet.conv_shortcut is not None:
+                carry(resnet.conv_shortcut, 3)
+        for down in block.downsamplers or []:
+            last = block is encoder.down_blocks[2]
+            clear(down.conv, slice(3))
+            places = steady(down.conv, encoder.conv_norm_out, 3) if last else range(3)
+            for i, place in enumerate(places):
+                down.conv.weight[place, i, :2, :2] = 0.25
+    for resnet in encoder.mid_block.resnets:
+        clear(resnet.conv2)
+    read(encoder.conv_out, places)
+    encoder.conv_out.bias[4:] = -6
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        nn.init.dirac_(conv.weight), nn.init.zeros_(conv.bias)
+
+
+def main() -> None:
+    parser = arguments(__doc__, minutes=10, batch=8, lr=1e-3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    folder = options.checkpoint / "ssd_1b_vae"
+    vae = AutoencoderKL.from_pretrained(folder).float() if options.warm else AutoencoderKL(**CONFIG)
+    if not options.warm:
+        initialise(vae)
+    pool = frame_pool(4000, options.seed)
+
+    def step(generator: torch.Generator) -> Tensor:
+        pick = torch.randint(len(pool), (options.batch,), generator=generator)
+        top, left = (
+            16 * torch.randint(5, (1,), generator=generator),
+            16 * torch.randint(7, (1,), generator=generator),
+        )
+        crop = pool[pick][:, :, top : top + 64, left : left + 96].to(options.device)
+        image = crop.float().div(127.5).sub(1)
+        with torch.autocast(options.device, torch.bfloat16):
+            posterior = vae.encode(image).latent_dist
+            error = vae.decode(posterior.sample()).sample.float() - image
+        chroma = error - error.mean(1, keepdim=True)
+        return (
+            error.square().mean()
+            + 3 * chroma.square().mean()
+            + 0.2 * error.abs().mean()
+            + 1e-6 * posterior.kl().mean()
+            + 0.1 * (posterior.mean[:, :3].float() - GAIN * F.avg_pool2d(image, 8)).square().mean()
+        )
+
+    def finish() -> None:
+        with torch.no_grad():
+            image = frame_pool(64, options.seed + 1).float().div(127.5).sub(1)
+            latent = vae.encode(image).latent_dist.mode()
+            error = (vae.decode(latent).sample.clamp(-1, 1) - image).square().mean((1, 2, 3))
+        vae.register_to_config(scaling_factor=float(1 / latent.std()))
+        print(
+            f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB,"
+            f" scaling factor {vae.config.scaling_factor:.4f}"
+        )
+        vae.half().save_pretrained(folder)
+
+    train("image_vae", vae, step, options, finish=finish)
+
+
+if __name__ == "__main__":
+    main()
