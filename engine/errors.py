@@ -1,8 +1,35 @@
-"""What can go wrong; every message is one sentence: what was expected, what was got, what to do."""
+"""What can go wrong. A message is a template with values, so that it can be shown in any language.
+
+Each is one sentence: what was expected, what was found, what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Message:
+    """A sentence for the user: an English template, which is its id, and the values in it.
+
+    `str` gives it in English; `studio.language` gives it in the language of the page. Without
+    values the template is taken as it is, braces and all.
+    """
+
+    template: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.template.format(**self.values) if self.values else self.template
 
 
 class NeodragonError(Exception):
-    """Base of every error the engine raises on purpose."""
+    """Base of every error raised on purpose: `NeodragonError("No {name} here.", name="pack")`."""
+
+    def __init__(self, template: str = "", **values: object) -> None:
+        self.message = Message(template, values)
+        super().__init__(str(self.message))
 
 
 class RequestError(NeodragonError):
