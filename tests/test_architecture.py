@@ -44,6 +44,7 @@ ALONE = {
     "studio/system/power.py": {"psutil", "wakepy"},
     "training/export.py": {"psutil"},
     "studio/page/server.py": {"starlette"},
+    "studio/language/catalogue.py": {"babel"},
 }
 # tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it.
 BROAD = {"engine/text.py", "studio/launcher.py"}

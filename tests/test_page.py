@@ -332,7 +332,7 @@ def test_a_pack_is_installed_checked_and_removed(page: Page, desk: Desk, mini_pa
     expect(page.locator("#install-progress .failure")).to_contain_text("pack.json should be")
     page.fill("#pack-source textarea, #pack-source input", str(mini_pack))
     page.click("#install")
-    expect(page.locator("#install-progress .notice")).to_contain_text("installed and sound")
+    expect(page.locator("#install-progress .notice")).to_contain_text("installed and verified")
     expect(page.locator("#packs li")).to_have_count(2)
     (target,) = (desk.data / "packs").iterdir()
     (target / "portable/upscaler.onnx").write_bytes(b"")
@@ -343,7 +343,7 @@ def test_a_pack_is_installed_checked_and_removed(page: Page, desk: Desk, mini_pa
     assert not target.exists()
     page.click("#examine")
     expect(page.locator("#doctor li")).to_have_count(14)
-    expect(page.locator("#doctor")).to_contain_text("D12 fine")
+    expect(page.locator("#doctor")).to_contain_text("D12 ok")
 
 
 def test_settings_are_kept(page: Page, desk: Desk) -> None:
@@ -351,7 +351,7 @@ def test_settings_are_kept(page: Page, desk: Desk) -> None:
     page.uncheck("#set-notify input")
     expect(page.locator("#settings-message .notice")).to_have_text("Saved.")
     page.check("#set-theme input[value=dark]")
-    expect(page.locator("#settings-message .notice")).to_contain_text("started again")
+    expect(page.locator("#settings-message .notice")).to_contain_text("after a restart")
     settings, _ = load(desk.data / "settings.json")
     assert (settings.notify, settings.theme) == (False, "dark")
     page.get_by_label("Folder for clips").fill("no/whole/path")

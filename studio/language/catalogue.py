@@ -1,27 +1,97 @@
-"""Every word of the page in each of its languages, from the one file `assets/strings.json`."""
+"""Everything the page says, in each of its languages.
+
+`assets/strings.json` has the page's own words by key; `assets/messages.json` has the translations
+of messages (`engine.errors.Message`) by their English template. Plural forms, numbers and dates
+follow Unicode's CLDR through Babel.
+"""
 
 from __future__ import annotations
 
 import json
 import locale
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
+from typing import Any
 
+from babel import Locale
+from babel.dates import format_datetime
+from babel.numbers import format_decimal
+
+from engine.errors import Message, NeodragonError
 from studio.system.paths import ASSETS
 
 LANGUAGES = ("en", "zh", "de")
 
 
 @cache
-def _table() -> dict[str, dict[str, str]]:
-    table: dict[str, dict[str, str]] = json.loads(
-        (ASSETS / "strings.json").read_text(encoding="utf-8")
-    )
+def _table(name: str) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads((ASSETS / name).read_text(encoding="utf-8"))
     return table
 
 
 def words(key: str, language: str, **values: object) -> str:
-    """The string `key` in `language`, its `{places}` filled in; raises KeyError."""
-    return _table()[key][language].format(**values)
+    """The string `key` in `language` with its `{places}` filled in; raises KeyError.
+
+    A string with plural forms (`{"one": .., "other": ..}`) is chosen by the value `count`.
+    """
+    entry = _table("strings.json")[key][language]
+    if isinstance(entry, Mapping):
+        form = Locale.parse(language).plural_form(values["count"])  # type: ignore[arg-type]
+        entry = entry.get(form, entry["other"])
+    text: str = entry
+    return text.format(**values)
+
+
+def translated(message: Message, language: str) -> str:
+    """A message in `language`; in English where it is not translated."""
+    template = _table("messages.json").get(message.template, {}).get(language)
+    if template is None:
+        return str(message)
+    values = {
+        name: translated(value, language) if isinstance(value, Message) else value
+        for name, value in message.values.items()
+    }
+    return str(Message(template, values))
+
+
+def number(value: float, language: str, digits: int = 0) -> str:
+    """A number with `digits` decimals and the language's separators: 1,234.5 or 1.234,5."""
+    return format_decimal(round(value, digits), "#,##0." + "0" * digits, locale=language)
+
+
+def moment(seconds: float, language: str) -> str:
+    """A local date and time from seconds since 1970, short: `29 Nov, 14:05`, `29. Nov., 14:05`."""
+    pattern = {"en": "d MMM, HH:mm", "de": "d. MMM, HH:mm", "zh": "M月d日 HH:mm"}[language]
+    return format_datetime(datetime.fromtimestamp(seconds), pattern, locale=language)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Says things in one language: `say("verb.draw")`, `say.error(error)`, `say.moment(0.0)`."""
+
+    language: str
+
+    def __call__(self, key: str, **values: object) -> str:
+        """The string `key`; see `words`."""
+        return words(key, self.language, **values)
+
+    def message(self, message: Message) -> str:
+        """A message; see `translated`."""
+        return translated(message, self.language)
+
+    def error(self, error: NeodragonError) -> str:
+        """The sentence of an error."""
+        return translated(error.message, self.language)
+
+    def number(self, value: float, digits: int = 0) -> str:
+        """A number; see `number`."""
+        return number(value, self.language, digits)
+
+    def moment(self, seconds: float) -> str:
+        """A local date and time; see `moment`."""
+        return moment(seconds, self.language)
 
 
 def system_language() -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from studio.jobs.spec import as_json
-from studio.language.catalogue import words
+from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.batch import BatchView
 from studio.page.create import Create
@@ -32,7 +31,7 @@ def theme() -> gr.themes.Base:
 
 def build(desk: Desk, language: str) -> gr.Blocks:
     """The page of one desk in one language."""
-    say = partial(words, language=language)
+    say = Speaker(language)
     blocks = gr.Blocks(title="Neodragon Studio", analytics_enabled=False, fill_width=True)
     with blocks:
         gr.HTML(html.header(f"{desk.pack.name} · {BACKENDS[desk.backend]}"))

@@ -14,10 +14,10 @@ from studio.batch import lists as batch
 from studio.batch.contact_sheet import contact_sheet, rows_of
 from studio.batch.records import SUFFIXES, guess, lines_of
 from studio.jobs.spec import Job
+from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.create import QUICK
 from studio.page.desk import CALM, Desk
-from studio.page.html import Say
 from studio.system import paths
 
 TICK = 1.0  # seconds
@@ -28,7 +28,7 @@ BAD = 50  # bad rows named at most
 class BatchView:
     """Lays the tab out; `listed` is the file of this tab's list, `made` the id of its batch."""
 
-    def __init__(self, desk: Desk, say: Say) -> None:
+    def __init__(self, desk: Desk, say: Speaker) -> None:
         self.desk, self.say = desk, say
         self.listed = gr.State(None)
         self.batch = gr.State(None)
@@ -104,7 +104,7 @@ class BatchView:
             path, prompts = self._read(text, file)
             return self._told(prompts), str(path)
         except NeodragonError as error:
-            return html.failure(str(error)), None
+            return html.failure(self.say.error(error)), None
 
     def _enqueue(self, text: str, file: str | None) -> tuple[Any, ...]:
         try:
@@ -114,7 +114,7 @@ class BatchView:
             if self.desk.table.queue().paused and not self.desk.trouble:
                 words += html.notice(self.say("batch.paused"))
         except NeodragonError as error:
-            return html.failure(str(error)), None, None
+            return html.failure(self.say.error(error)), None, None
         keys = [entry.key for entry in prompts.entries]
         self.desk.keep_draft(batch=keys, list=str(path))
         return words, str(path), keys
@@ -142,7 +142,7 @@ class BatchView:
             if path and not any(job.state in CALM for job in found):
                 links = self._links(Path(path), found)
         except NeodragonError as error:
-            return html.failure(str(error)), str(error)
+            return html.failure(self.say.error(error)), str(error)
         ended = sum(job.state == "done" for job in found)
         head = self.say("batch.progress", done=ended, all=len(set(keys)))
         strip = html.grid(rows_of(found[:SHEET]), self.desk.cache, self.say)

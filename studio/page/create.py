@@ -19,10 +19,10 @@ import gradio as gr
 from engine.config import SEED_LIMIT
 from engine.errors import NeodragonError
 from studio.jobs.spec import Job
+from studio.language.catalogue import Speaker
 from studio.library.restore import restore
 from studio.page import html
 from studio.page.desk import Desk
-from studio.page.html import Say
 from studio.system.paths import ASSETS
 from studio.system.settings import load as settings_of
 
@@ -62,7 +62,7 @@ def styles() -> dict[str, str]:
 class Create:
     """Lays the tab out and wires it; `watching` and `picked` are this tab's jobs on the stage."""
 
-    def __init__(self, desk: Desk, say: Say) -> None:
+    def __init__(self, desk: Desk, say: Speaker) -> None:
         self.desk, self.say = desk, say
         self.watching = gr.State([])
         self.picked = gr.State([])
@@ -282,7 +282,7 @@ class Create:
             else:
                 ids = self.desk.ask([work])
         except NeodragonError as error:
-            return {self.message: html.failure(str(error))}
+            return {self.message: html.failure(self.say.error(error))}
         if what == "clip":
             used["motion"] = motion
         self.desk.keep_draft(watching=ids, used=used)
@@ -303,7 +303,7 @@ class Create:
     def act(self, asked: Update, event: gr.EventData) -> Update:
         """Extend, remix or reuse the job that was clicked."""
         try:
-            (job,) = self.desk.jobs([int(event.id)])
+            job = self.desk.table.job(int(event.id))
             if event.verb == "extend":
                 picture = self.desk.last_frame(job)
                 return {self.picture: str(picture), self.motion: fresh_seed()}
@@ -311,8 +311,8 @@ class Create:
             if event.verb == "remix":
                 update |= {self.look: fresh_seed(), self.motion: fresh_seed()}
             return update
-        except (NeodragonError, ValueError) as error:
-            return {self.message: html.failure(str(error))}
+        except NeodragonError as error:
+            return {self.message: html.failure(self.say.error(error))}
 
     def controls_of(self, job: Job) -> Update:
         """Every control as the job had it."""
@@ -345,7 +345,7 @@ class Create:
             if origin.picture and not picture:
                 notes.append(self.say("restore.picture", name=origin.picture))
         except NeodragonError as error:
-            return {self.message: html.failure(str(error))}
+            return {self.message: html.failure(self.say.error(error))}
         sentence = " ".join(note for note in notes if note)
         return {
             self.prompt: request.prompt,
@@ -370,7 +370,7 @@ class Create:
         try:
             return str(self.desk.crop(Path(path), zoom, across, down)), ""
         except NeodragonError as error:
-            return None, html.failure(str(error))
+            return None, html.failure(self.say.error(error))
 
     # The draft
 

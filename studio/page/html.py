@@ -6,15 +6,14 @@ What can be clicked carries `data-do` and `data-id`, which `SEND` hands to the p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from studio.jobs.spec import PENDING, Job, Queue, is_finished
+from studio.language.catalogue import Speaker
 from studio.page.desk import Ruler
-
-Say = Callable[..., str]  # words(key, **values) in the page's language
 
 # The clicks on anything with `data-do` in an HTML component.
 SEND = """element.addEventListener('click', event => {
@@ -52,7 +51,7 @@ def header(words: str) -> str:
     )
 
 
-def empty(say: Say) -> str:
+def empty(say: Speaker) -> str:
     """Before anything was made."""
     return (
         '<div class="stage"><div class="hint"><div class="eye"></div>'
@@ -62,7 +61,7 @@ def empty(say: Say) -> str:
 
 
 def wall(
-    jobs: Sequence[Job], cache: Path, stride: int, say: Say, picked: Collection[int] = ()
+    jobs: Sequence[Job], cache: Path, stride: int, say: Speaker, picked: Collection[int] = ()
 ) -> str:
     """One job large, or several side by side, first frames to be picked among."""
     if not jobs:
@@ -84,7 +83,7 @@ def wall(
 
 
 def picture(
-    job: Job, cache: Path, stride: int, say: Say, *, still: bool = False, alone: bool = True
+    job: Job, cache: Path, stride: int, say: Speaker, *, still: bool = False, alone: bool = True
 ) -> str:
     """A job as far as it is: its clip (or first frame, where `still`), what grows, or a word.
 
@@ -110,7 +109,7 @@ def picture(
     return f'<p class="word">{escape(say(f"state.{job.state}"))}</p>'
 
 
-def before(job: Job, cache: Path, stride: int, say: Say) -> str:
+def before(job: Job, cache: Path, stride: int, say: Speaker) -> str:
     """A clip as it was before the upscaler, over it as far as a slider says; "" if not kept."""
     folder = cache / str(job.id)
     if not job.units or not (folder / f"unit-{job.units - 1}.jpg").is_file():
@@ -124,7 +123,7 @@ def before(job: Job, cache: Path, stride: int, say: Say) -> str:
     )
 
 
-def progress(job: Job | None, seconds: float | None, say: Say) -> str:
+def progress(job: Job | None, seconds: float | None, say: Speaker) -> str:
     """How far the running job is, what it does and how long it still takes."""
     if job is None:
         return ""
@@ -138,7 +137,7 @@ def progress(job: Job | None, seconds: float | None, say: Say) -> str:
     )
 
 
-def caption(job: Job, say: Say) -> str:
+def caption(job: Job, say: Speaker) -> str:
     """The facts of a job that ended, where its file is, and what to do with it."""
     chips = {say("seed.look"): str(job.work.look_seed)}
     if job.work.kind == "clip":
@@ -161,7 +160,7 @@ def caption(job: Job, say: Say) -> str:
 
 
 def strip(
-    jobs: Sequence[Job], cache: Path, shown: Collection[int], say: Say, *, verbs: bool = True
+    jobs: Sequence[Job], cache: Path, shown: Collection[int], say: Speaker, *, verbs: bool = True
 ) -> str:
     """The filmstrip: every job given, in that order, each with what can be done to it."""
     if not jobs:
@@ -189,7 +188,7 @@ def strip(
     return f'<ul class="strip">{"".join(tiles)}</ul>'
 
 
-def grid(rows: Sequence[Sequence[Job]], cache: Path, say: Say) -> str:
+def grid(rows: Sequence[Sequence[Job]], cache: Path, say: Speaker) -> str:
     """The contact sheet of a batch: a strip for each prompt, or one of all where each has one."""
     if not any(len({job.work.prompt for job in row}) == 1 < len(row) for row in rows):
         return strip([job for row in rows for job in row], cache, [], say, verbs=False)
@@ -199,7 +198,7 @@ def grid(rows: Sequence[Sequence[Job]], cache: Path, say: Say) -> str:
     )
 
 
-def banner(queue: Queue, waiting: int, trouble: str, say: Say) -> str:
+def banner(queue: Queue, waiting: int, trouble: str, say: Speaker) -> str:
     """Why nothing goes on, with the button that lets it."""
     if trouble:
         return failure(trouble)
@@ -210,7 +209,7 @@ def banner(queue: Queue, waiting: int, trouble: str, say: Say) -> str:
     return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{resume}</div>'
 
 
-def ruler(rulers: Sequence[Ruler], say: Say) -> str:
+def ruler(rulers: Sequence[Ruler], say: Speaker) -> str:
     """How much of the prompt each encoder reads, and the words that none will see."""
     parts = []
     for part in rulers:

@@ -6,7 +6,6 @@ sidecars; the tab holds only what it shows.
 
 from __future__ import annotations
 
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import gradio as gr
 
 from engine.errors import NeodragonError
 from studio.export import formats as exports
+from studio.language.catalogue import Speaker
 from studio.library.store import EXPORTS, Item, Library
 from studio.library.verify import verify
 from studio.page import html
 from studio.page.create import IN_TURN, QUICK
 from studio.page.desk import Desk
-from studio.page.html import Say
 
 PAGE = 60  # items sent at a time
 MOST = 9  # compared at once
@@ -29,7 +28,7 @@ MOST = 9  # compared at once
 class LibraryView:
     """Lays the tab out. `shown` are the paths it lists, `state` which is open, chosen, undone."""
 
-    def __init__(self, desk: Desk, say: Say) -> None:
+    def __init__(self, desk: Desk, say: Speaker) -> None:
         self.desk, self.say = desk, say
         self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
@@ -117,7 +116,7 @@ class LibraryView:
         try:
             items = self._found(words, kind, stars, bin_, limit)
         except NeodragonError as error:
-            return "", "", [], state | {"at": 0, "chosen": []}, html.failure(str(error))
+            return "", "", [], state | {"at": 0, "chosen": []}, html.failure(self.say.error(error))
         paths = [str(item.path) for item in items]
         state = state | {"chosen": [p for p in state["chosen"] if p in paths]}
         state["at"] = min(state["at"], max(0, len(items) - 1))
@@ -129,12 +128,11 @@ class LibraryView:
         tiles, compare = [], escape(self.say("library.compare"))
         for number, item in enumerate(items):
             chosen = str(item.path) in state["chosen"]
-            made = datetime.fromtimestamp(item.created)
             tiles.append(
                 f'<li class="{"shown" if number == state["at"] else ""}">'
                 f'<button class="film" data-do="open" data-id="{number}"'
                 f' title="{escape(item.prompt)}">{_thumbnail(item)}'
-                f"<span>{made:%d.%m. %H:%M} {'★' * item.stars}</span></button>"
+                f"<span>{escape(self.say.moment(item.created))} {'★' * item.stars}</span></button>"
                 f'<button class="verb" data-do="choose" data-id="{number}"'
                 f' aria-pressed="{str(chosen).lower()}">{compare}</button></li>'
             )
@@ -204,7 +202,7 @@ class LibraryView:
             elif state["at"] < len(shown):
                 self._mark(Path(shown[state["at"]]), event.verb, number, state)
         except NeodragonError as error:
-            message = html.failure(str(error))
+            message = html.failure(self.say.error(error))
         return self._show(words, kind, stars, bin_, max(PAGE, len(shown)), state, message)
 
     def _mark(self, path: Path, verb: str, number: int, state: dict[str, Any]) -> None:
@@ -250,7 +248,7 @@ class LibraryView:
                 for clip in self._picked(shown, state)
             ]
         except NeodragonError as error:
-            return html.failure(str(error))
+            return html.failure(self.say.error(error))
         names = ", ".join(path.name for path in written)
         return html.notice(self.say("library.exported", names=names, folder=folder))
 
@@ -261,7 +259,7 @@ class LibraryView:
                 for clip in self._picked(shown, state)
             ]
         except NeodragonError as error:
-            return html.failure(str(error))
+            return html.failure(self.say.error(error))
         return html.notice(" ".join(sentences))
 
 

@@ -13,10 +13,10 @@ import gradio as gr
 from engine.errors import NeodragonError
 from engine.pack import open_pack
 from studio.health import doctor
+from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.create import QUICK
 from studio.page.desk import Desk
-from studio.page.html import Say
 from studio.system import packs, paths
 from studio.system.settings import change
 
@@ -27,7 +27,7 @@ MEGABYTE = 1e6
 class ModelsView:
     """Lays the tab out; an install goes on in the desk when the tab is closed."""
 
-    def __init__(self, desk: Desk, say: Say) -> None:
+    def __init__(self, desk: Desk, say: Speaker) -> None:
         self.desk, self.say = desk, say
         self.home = desk.data / "packs"
         with gr.Row(elem_classes="columns"):
@@ -107,7 +107,7 @@ class ModelsView:
                 packs.remove(one.path, self.home, self.desk.pack.path)
                 words = self.say("models.removed", name=one.name)
         except NeodragonError as error:
-            return self._listed(), html.failure(str(error))
+            return self._listed(), html.failure(self.say.error(error))
         return self._listed(), html.notice(words)
 
     # Installing

@@ -8,10 +8,10 @@ import gradio as gr
 
 from engine.errors import NeodragonError
 from studio.jobs.spec import RUNNING, STATES
+from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.create import IN_TURN, QUICK, Create, Update
 from studio.page.desk import CALM, Desk
-from studio.page.html import Say
 
 TICK = 0.4  # seconds between looks at the table
 ENDED = 12  # ended jobs in the filmstrip
@@ -21,7 +21,7 @@ AHEAD = 30  # waiting ones
 class QueueView:
     """Lays the filmstrip out below a `Create` and keeps both up to date."""
 
-    def __init__(self, desk: Desk, create: Create, say: Say) -> None:
+    def __init__(self, desk: Desk, create: Create, say: Speaker) -> None:
         self.desk, self.create, self.say = desk, create, say
         self.seen = gr.State({})  # what this tab shows, so that only news is sent
         self.banner = gr.HTML(js_on_load=html.SEND, elem_id="banner")
@@ -75,7 +75,7 @@ class QueueView:
                 html.strip([*ended, *calm[:AHEAD]], desk.cache, watching, say),
             ]
         except NeodragonError as error:
-            now = ["", "", "", html.failure(str(error)), ""]
+            now = ["", "", "", html.failure(self.say.error(error)), ""]
         before = seen.get("html", [""] * len(now))
         news = [gr.skip() if a == b else a for a, b in zip(now, before, strict=True)]
         return (*news, gr.skip() if now == before else {"html": now})
@@ -96,7 +96,7 @@ class QueueView:
             try:
                 verb()
             except NeodragonError as error:
-                return html.failure(str(error))
+                return html.failure(self.say.error(error))
             return ""
 
         return run
@@ -126,7 +126,7 @@ class QueueView:
             job = self.desk.table.job(number)
             self.desk.table.remove([number])
         except NeodragonError as error:
-            return {self.create.message: html.failure(str(error))}
+            return {self.create.message: html.failure(self.say.error(error))}
         return self.create.controls_of(job) | {self.create.message: ""}
 
     def _shift(self, number: int, by: int) -> None:

@@ -10,10 +10,10 @@ import gradio as gr
 
 from engine.config import MODES
 from engine.errors import NeodragonError
+from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.create import QUICK
 from studio.page.desk import Desk
-from studio.page.html import Say
 from studio.system import paths
 from studio.system.settings import Language, Settings, SettingsError, Theme, change, load
 
@@ -23,7 +23,7 @@ LATER = ("language", "theme", "clips", "threads")  # are looked at when the stud
 class SettingsView:
     """Lays the tab out: a control for each setting, written whenever it changes."""
 
-    def __init__(self, desk: Desk, say: Say) -> None:
+    def __init__(self, desk: Desk, say: Speaker) -> None:
         self.desk, self.say = desk, say
         self.file = desk.data / "settings.json"
         with gr.Row(elem_classes="columns"):
@@ -92,7 +92,7 @@ class SettingsView:
                 if load(self.file)[0] == before:
                     return ""
             except NeodragonError as error:
-                return html.failure(str(error))
+                return html.failure(self.say.error(error))
             return html.notice(self.say("settings.later" if name in LATER else "settings.kept"))
 
         return write
