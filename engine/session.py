@@ -42,6 +42,7 @@ QNN_OPTIONS = {
     "htp_graph_finalization_optimization_mode": "3",
     "offload_graph_io_quantization": "0",
 }
+EMULATING = {("Linux", "x86_64"), ("Windows", "AMD64")}  # onnxruntime-qnn emulates there
 NPU_OPTIONS = {"htp_performance_mode": "burst", "rpc_control_latency": "100"}
 # Of a loaded graph, with and without work. onnxruntime-qnn 2.7 ends the process at other values.
 PACE, BUSY, IDLE = "ep.dynamic.qnn_htp_performance_mode", "burst", "low_power_saver"
@@ -468,10 +469,9 @@ def _unavailable(backend: Backend) -> str | None:
     """Why this machine lacks a backend, None where it has it."""
     if backend == "cpu":
         return None
-    if backend == "npu-emulated" and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return (
-            f"it exists on x86-64 Linux only and this is {platform.system()} {platform.machine()}"
-        )
+    machine = platform.system(), platform.machine()
+    if backend == "npu-emulated" and machine not in EMULATING:
+        return f"it exists for x86-64 Linux and Windows only and this is {' '.join(machine)}"
     if importlib.util.find_spec("onnxruntime_qnn") is None:
         return "onnxruntime-qnn is not installed"
     devices = _devices()

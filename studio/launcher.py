@@ -13,12 +13,14 @@ import platform
 import sys
 import traceback
 import webbrowser
+from collections.abc import Callable
 from datetime import datetime
 from html import escape
 from pathlib import Path
 
 from studio import __version__
-from studio.system import paths
+from studio.language.catalogue import system_language, words
+from studio.system import paths, splash, streams
 from studio.system.privacy import redacted
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Neodragon Studio</title>
@@ -35,6 +37,7 @@ Copy report</button></p><pre>{report}</pre>
 def main(argv: list[str] | None = None) -> int:
     """Run what the arguments and the program's name ask for; the exit code."""
     multiprocessing.freeze_support()
+    streams.prepare()
     arguments = sys.argv[1:] if argv is None else argv
     windowed = sys.stdout is None or sys.stderr is None
     if windowed:
@@ -53,6 +56,11 @@ def main(argv: list[str] | None = None) -> int:
 def open_studio() -> int:
     """Open the studio and stay until it is closed; the exit code."""
     print(f"Neodragon Studio {__version__} is starting ..", flush=True)
+    with splash.shown(words("splash.starting", system_language())) as ready:
+        return _open_studio(ready)
+
+
+def _open_studio(ready: Callable[[], None]) -> int:
     try:
         from engine.errors import NeodragonError  # noqa: PLC0415
         from engine.pack import open_pack  # noqa: PLC0415
@@ -63,15 +71,16 @@ def open_studio() -> int:
         try:
             chosen = settings.load(settings.settings_file())[0].backend
             with open_pack(settings.pack_path()) as pack:
-                server.serve(pack, require(chosen) if chosen else available()[0])
+                backend = require(chosen) if chosen else available()[0]
+                server.serve(pack, backend, ready=ready)
         except NeodragonError as error:
             _say(str(error), redacted(str(error)))
             return 2
     except KeyboardInterrupt:
         return 0
     except Exception as error:
-        words = "".join(traceback.format_exception(error))
-        _say("It made a mistake of its own.", redacted(words))
+        report = "".join(traceback.format_exception(error))
+        _say("It made a mistake of its own.", redacted(report))
         return 1
     return 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from engine.errors import NeodragonError
+from studio.system.streams import is_drawn_on
 
 if TYPE_CHECKING:
     from engine.pack import Pack
@@ -71,7 +72,7 @@ class Bar:
     """A line that is drawn over itself, where stderr is a terminal."""
 
     def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
+        self.live = is_drawn_on(sys.stderr)
         utf = "utf" in (sys.stderr.encoding or "").lower()
         self.full, self.rest = ("━", "─") if utf else ("#", "-")
 

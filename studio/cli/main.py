@@ -7,7 +7,6 @@ expected failure is one sentence on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import os
 import secrets
@@ -38,6 +37,7 @@ from studio.cli.console import (
     seed,
     shown,
 )
+from studio.system import streams
 
 if TYPE_CHECKING:
     from engine.config import Request
@@ -53,9 +53,7 @@ UNREAD = 141  # and of a pipe that nobody reads any more
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a prompt may hold what a console cannot show
+    streams.prepare()
     try:
         try:
             return _run(argv)
@@ -122,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--mcp", action="store_true", help="offer its tools to language models, too")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
+    end = commands.add_parser("quit", help="end the studio that is open")
+    end.set_defaults(command=_quit)
 
     doctor = commands.add_parser("doctor", help="whether the studio works on this machine")
     cli_doctor.arguments(doctor)
@@ -338,6 +338,14 @@ def _ui(arguments: argparse.Namespace) -> None:
             browser=not arguments.no_browser,
             mcp=arguments.mcp,
         )
+
+
+def _quit(arguments: argparse.Namespace) -> None:
+    from studio.system.instance import end
+    from studio.system.paths import data_folder
+
+    ended = end(data_folder())
+    print("Neodragon Studio has ended." if ended else "Neodragon Studio is not open.")
 
 
 def _request(arguments: argparse.Namespace, **rest: object) -> Request:

@@ -407,7 +407,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     if path.suffix == SUFFIXES["clip"]:
         return read_metadata(path)
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(path) as image:
             image.load()
             metadata = json.loads(image.info["Comment"])
         assert isinstance(metadata, dict)
@@ -469,7 +469,8 @@ def main(argv: list[str] | None = None) -> int:
                 table, arguments.clips, arguments.cache, arguments.threads, arguments.floor
             )
             if arguments.attached:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for whoever started it
+                for name in {"SIGINT", "SIGBREAK"} & set(dir(signal)):  # meant for who started it
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
                 threading.Thread(target=_watch, args=[worker], daemon=True).start()
             wait = STANDBY if arguments.attached else 0
             worker.run(drain=arguments.drain, wait=wait, kept=arguments.kept, warm=arguments.warm)

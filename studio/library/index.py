@@ -208,7 +208,7 @@ class LibraryIndex:
         except OSError as error:
             raise LibraryError(
                 f"The files in {self.folder} should be readable and writable, but"
-                f" {Path(error.filename or self.folder).name} is not"
+                f" {Path(error.filename2 or error.filename or self.folder).name} is not"
                 f" ({error.strerror or error}); close it elsewhere or free some space."
             ) from error
 

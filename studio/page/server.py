@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 OURS = [HOST, "localhost"]
+ENDS = ("SIGTERM", "SIGBREAK")  # on Windows the second alone comes from outside
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -45,24 +46,32 @@ def serve(
     port: int | None = None,
     browser: bool = True,
     mcp: bool = False,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve the page until Ctrl+C, SIGTERM or its own *Quit*.
+    """Serve the page until Ctrl+C, SIGTERM, Ctrl+Break, `nds quit` or its own *Quit*.
 
     mcp: also the tools of `page._endpoints` by the Model Context Protocol (the extra `mcp`).
+    ready: called when the page is there, before it is shown.
     Where the studio is open already, that one is shown instead. Raises ServerError where the port
     is taken.
     """
     with single(data_folder()) as instance:
         if instance is None:
-            _serve(pack, backend, port, browser, mcp, lambda address: None)
+            _serve(pack, backend, port, browser, mcp, lambda address: ready())
             return
         if not instance.is_first:
             address = instance.other()
+            ready()
             print(f"Neodragon Studio is open already, at {address}")
             if browser:
                 show(address, data_folder() / "window")
             return
-        _serve(pack, backend, port, browser, mcp, instance.publish)
+
+        def publish(address: str) -> None:
+            instance.publish(address)
+            ready()
+
+        _serve(pack, backend, port, browser, mcp, publish)
 
 
 def _serve(
@@ -109,14 +118,16 @@ def _serve(
 
 @contextmanager
 def terminating(quit_: threading.Event) -> Iterator[None]:
-    """SIGTERM sets the event meanwhile, Ctrl+C does as well."""
-    before = signal.signal(signal.SIGTERM, lambda *_: quit_.set())
+    """SIGTERM, or Ctrl+Break on Windows, sets the event meanwhile; Ctrl+C does as well."""
+    numbers = [getattr(signal, name) for name in ENDS if hasattr(signal, name)]
+    before = [signal.signal(number, lambda *_: quit_.set()) for number in numbers]
     try:
         yield
     except KeyboardInterrupt:
         quit_.set()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def launch(
@@ -146,6 +157,7 @@ def launch(
         Middleware(TrustedHostMiddleware, allowed_hosts=OURS),
         Middleware(SameOrigin),
         *([Middleware(Token, token=token)] if token else []),
+        Middleware(Quit, event=desk.quit),
         Middleware(Thumbnails, clips=desk.clips, cache=desk.cache),
     ]
     try:
@@ -222,6 +234,25 @@ class Token:
         elif secrets.compare_digest(sent.encode(), self.token.encode()):
             response = self.app
         await response(scope, receive, send)
+
+
+class Quit:
+    """`POST /quit` closes the studio, as its own *Quit* does; for `nds quit` and other programs."""
+
+    def __init__(self, app: Any, event: threading.Event) -> None:
+        self.app, self.event = app, event
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer 202 and set the event, 405 to another method."""
+        if scope["type"] != "http" or scope["path"] != "/quit":
+            await self.app(scope, receive, send)
+            return
+        from starlette.background import BackgroundTask  # noqa: PLC0415
+        from starlette.responses import Response  # noqa: PLC0415
+
+        asked = scope["method"] == "POST"
+        after = BackgroundTask(self.event.set) if asked else None
+        await Response(status_code=202 if asked else 405, background=after)(scope, receive, send)
 
 
 class Thumbnails:

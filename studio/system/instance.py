@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -82,6 +83,33 @@ def single(data: Path) -> Iterator[Instance | None]:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
         lock.close()
+
+
+def end(data: Path) -> bool:
+    """End the studio that is open and wait until it has; whether there was one.
+
+    Raises InstanceError where it does not end.
+    """
+    deadline = time.monotonic() + PATIENCE
+    was_open = False
+    while time.monotonic() < deadline:
+        with single(data) as found:
+            if found is None or found.is_first:
+                return was_open
+        was_open = True
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            address, _, token = json.loads((data / "studio.json").read_text())["address"].partition(
+                "?token="
+            )
+            ask = urllib.request.Request(f"{address}quit", b"", {"X-Token": token})
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not by a proxy
+            opener.open(ask, timeout=PATIENCE).close()
+        time.sleep(POLL)
+    raise InstanceError(
+        "Neodragon Studio should end, but it has not after {seconds:.0f} seconds; end it in the"
+        " task manager.",
+        seconds=PATIENCE,
+    )
 
 
 def show(address: str, profile: Path) -> subprocess.Popen[bytes] | None:

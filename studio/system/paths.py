@@ -25,6 +25,7 @@ ASSETS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "ass
 PACK_VARIABLE = "NEODRAGON_PACK"
 DATA_VARIABLE = "NEODRAGON_DATA"
 APPLICATION = "Neodragon Studio"
+DEVICES = r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]"
 WORDS_LENGTH = 40  # characters of the prompt in a file name
 
 
@@ -94,6 +95,12 @@ def prepare(path: Path, suffix: str) -> Path:
         raise OutputError(
             f"The file should be named *{suffix}, but it is {path.name!r}; give it that ending."
         )
+    if reserved := [part for part in path.parts if _is_device(part)]:
+        raise OutputError(
+            "The file should have a name that Windows can store, but {name!r} is a device there;"
+            " choose another name.",
+            name=reserved[0],
+        )
     path = path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +112,32 @@ def prepare(path: Path, suffix: str) -> Path:
             f"The folder {path.parent} should take a new file, but it does not"
             f" ({error.strerror}); choose another folder."
         ) from error
+    if not _is_storable(path):
+        raise OutputError(
+            "The file should have a name that this disk can store, but {name!r} is none; choose"
+            " another name.",
+            name=path.name,
+        )
     return path
+
+
+def _is_device(name: str) -> bool:
+    """Whether Windows takes a name, whatever its ending, for a device."""
+    return bool(re.fullmatch(DEVICES, name.partition(".")[0].rstrip(" "), re.IGNORECASE))
+
+
+def _is_storable(path: Path) -> bool:
+    """Whether the file system takes the name of a file that is not there yet."""
+    if sys.platform == "win32" and re.search(r'[<>:"|?*\x00-\x1f]', path.name):
+        return False  # a colon would name a hidden stream of another file
+    try:
+        path.open("xb").close()
+        path.unlink()
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def partial(path: Path) -> Path:

@@ -1,0 +1,39 @@
+"""What the program says: UTF-8 to other programs, and drawn over itself where a console can."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TextIO
+
+VIRTUAL_TERMINAL = 4  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+
+
+def prepare() -> None:
+    """Make stdout and stderr UTF-8 where they are read by a program and not by a person.
+
+    Windows would give a pipe the code page of its region, in which most prompts cannot be written.
+    A console shows what it can of them.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="replace")
+
+
+def is_drawn_on(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that obeys escape sequences, told to do so on Windows."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    if sys.platform != "win32":
+        return True
+    import ctypes  # noqa: PLC0415  Windows' alone
+    import msvcrt  # noqa: PLC0415
+
+    kernel = ctypes.WinDLL("kernel32")
+    console = ctypes.c_void_p(msvcrt.get_osfhandle(stream.fileno()))
+    mode = ctypes.c_ulong()
+    if not kernel.GetConsoleMode(console, ctypes.byref(mode)):
+        return False
+    return bool(kernel.SetConsoleMode(console, mode.value | VIRTUAL_TERMINAL))
