@@ -11,10 +11,12 @@ import argparse
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -51,19 +53,46 @@ def freeze(out: Path) -> Path:
         [*licences, str(folder / "THIRD_PARTY.md"), str(folder / "LICENCES.txt")], check=True
     )
     shutil.copy(ROOT / "LICENSE", folder)
+    # Gradio writes it where it is not there: a file that the uninstaller would not know.
+    (folder / "_internal" / "gradio" / "hash_seed.txt").write_text(uuid.uuid4().hex)
+    for program in folder.glob("*.exe"):
+        sign(program)
     return folder
 
 
+def sign(program: Path) -> None:
+    """Run $NEODRAGON_SIGN with a program of ours, where it is set; raises CalledProcessError."""
+    if command := os.environ.get("NEODRAGON_SIGN"):
+        subprocess.run([*shlex.split(command), str(program)], check=True)
+
+
 def icon() -> None:
-    """The eye of the page as an .ico."""
+    """The page's icon, assets/icon.svg, as an .ico."""
     from PIL import Image, ImageDraw  # noqa: PLC0415
 
-    image = Image.new("RGBA", (256, 256))
+    def curve(*points: tuple[float, float]) -> list[tuple[float, float]]:
+        """A cubic Bezier curve of the drawing's 64 units, in pixels of 1024."""
+        weights: list[tuple[float, ...]] = []
+        for step in range(33):
+            t = step / 32
+            weights.append(((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3))
+        return [
+            (
+                16 * sum(w * x for w, (x, _) in zip(row, points, strict=True)),
+                16 * sum(w * y for w, (_, y) in zip(row, points, strict=True)),
+            )
+            for row in weights
+        ]
+
+    image = Image.new("RGBA", (1024, 1024))
     draw = ImageDraw.Draw(image)
-    draw.rounded_rectangle((8, 8, 248, 248), 56, fill=(13, 148, 136))
-    draw.ellipse((56, 80, 200, 176), fill=(240, 253, 250))
-    draw.ellipse((112, 88, 144, 168), fill=(19, 78, 74))
-    image.save(ROOT / "build" / "icon.ico", sizes=[(16, 16), (32, 32), (48, 48), (256, 256)])
+    draw.rounded_rectangle((0, 0, 1023, 1023), 240, fill=(11, 20, 19))
+    eye = curve((6, 36), (15, 19), (33, 12), (58, 16)) + curve(
+        (58, 16), (56, 37), (43, 52), (26, 50)
+    )
+    draw.polygon(eye + curve((26, 50), (18, 49), (11, 44), (6, 36)), fill=(52, 190, 170))
+    draw.polygon([(432, 344), (720, 512), (432, 680)], fill=(11, 20, 19), width=80)
+    image.save(ROOT / "build" / "icon.ico", sizes=[(n, n) for n in (16, 24, 32, 48, 64, 256)])
 
 
 def smoke(folder: Path) -> None:
