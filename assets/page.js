@@ -1,13 +1,25 @@
-// Ctrl+Enter animates, Ctrl+Shift+Enter makes a first frame, Esc stops all, Alt+1.. opens a tab; what has a data-key
-// is clicked by it.
+// Keys act only where no control wants them: Ctrl+Enter animates, Ctrl+Shift+Enter draws a first frame, Esc stops,
+// Alt+1.. opens a tab, ? lists all keys, and what has a data-key is clicked by that key.
+const wanted = ({key, target}) => {
+  if (target.closest("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog[open]")) return true;
+  const control = "a, button, summary, input, video, [role=tab], [role=slider], [role=option], [role=button]";
+  if (key === " " || key === "Enter") return Boolean(target.closest(control));
+  return key.startsWith("Arrow") && Boolean(target.closest("input, video, [role=tab], [role=slider], [role=option]"));
+};
+const sheet = () => document.getElementById("keys");
 document.addEventListener("keydown", (event) => {
   const enter = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+  const open = sheet()?.open;
   const id = event.key === "Escape" ? "stop" : enter && (event.shiftKey ? "draw" : "animate");
-  const typing = event.target.closest("input:not([type=checkbox], [type=radio]), textarea, select");
-  const keys = typing || event.altKey ? [] : document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`);
+  const plain = !event.altKey && !event.ctrlKey && !event.metaKey && !wanted(event);
+  if (plain && event.key === "?") {
+    sheet()?.showModal();
+    return event.preventDefault();
+  }
+  const keys = plain ? document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`) : [];
   const shown = [...keys].find((key) => key.offsetParent);  // on the tab that is open
   const tab = event.altKey && document.querySelectorAll("#tabs [role=tab]")[event.key - 1];
-  const button = tab || shown || (id && document.getElementById(id));
+  const button = !open && (tab || shown || (id && document.getElementById(id)));
   if (button && !button.disabled) {
     event.preventDefault();
     event.stopPropagation();
@@ -15,11 +27,30 @@ document.addEventListener("keydown", (event) => {
   }
 }, true);
 
-// Gradio takes the system's colours; the user's own choice stands above them.
-const colours = document.querySelector("meta[name=colours]")?.content;
-addEventListener("load", () => {
-  if (colours && colours !== "system") document.body.classList.toggle("dark", colours === "dark");
+// Gradio follows the system's colours whenever it mounts; the user's own choice stands above them.
+const colours = document.querySelector("meta[name=colours]");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const colour = () => {
+  const choice = colours?.content ?? "system";
+  const wants = choice === "system" ? dark.matches : choice === "dark";
+  if (document.body && document.body.classList.contains("dark") !== wants) document.body.classList.toggle("dark", wants);
+};
+window.neodragonColours = (choice) => { if (colours) colours.content = choice; colour(); };
+dark.addEventListener("change", colour);
+addEventListener("DOMContentLoaded", () => {
+  colour();
+  new MutationObserver(colour).observe(document.body, {attributeFilter: ["class"]});
 });
+
+// What is chosen in the library stays in sight.
+let chosen = "";
+setInterval(() => {
+  const tile = document.querySelector("#grid .shown");
+  const now = tile?.querySelector("img")?.src ?? "";
+  if (now === chosen || !tile?.offsetParent) return;
+  chosen = now;
+  tile.scrollIntoView({block: "nearest", inline: "nearest"});
+}, 150);
 
 setInterval(() => {
   const percent = document.querySelector("#progress [aria-valuenow]")?.getAttribute("aria-valuenow");
@@ -61,7 +92,12 @@ const grow = () => {
     const film = canvas.matches(".before") && canvas.previousElementSibling;  // it is laid over that
     const still = calm.matches ? frames.length - 1 : Math.floor(performance.now() / 1000 * 24) % frames.length;
     const now = film ? Math.min(frames.length - 1, Math.floor(film.currentTime * 24 + 0.01)) : still;
-    if (film) canvas.style.clipPath = `inset(0 ${100 - canvas.nextElementSibling.value}% 0 0)`;
+    if (film) {
+      const split = canvas.nextElementSibling;
+      const at = split.querySelector("input").value;
+      split.style.setProperty("--at", `${at}%`);
+      canvas.style.clipPath = `inset(0 ${100 - at}% 0 0)`;
+    }
     paint(canvas, frames[now]);
   }
   requestAnimationFrame(grow);

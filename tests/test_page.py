@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,10 +20,9 @@ import numpy as np
 import pytest
 from gradio_client import Client
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from engine.config import SEED_LIMIT
-from engine.pack import open_pack
 from studio.cli.main import main
 from studio.jobs.spec import PENDING, Entry, Queue, Work
 from studio.jobs.table import JobTable
@@ -39,77 +36,10 @@ from studio.page.desk import Desk, Ruler
 from studio.system.paths import default_pack
 from studio.system.settings import change, load
 
-PROMPT = "a red ball <b>jumps</b> ${1 + 1} {{value}} `on` the grass"
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
+pytest_plugins = ["served"]
 MINUTE = 60_000  # ms: for the engine, on a busy machine
-expect.set_options(timeout=MINUTE)
 
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home") / "Videos é"
-
-
-@pytest.fixture(scope="module")
-def contacted() -> list[str]:
-    """Hosts this process connects to or looks up from here on."""
-    hosts: list[str] = []
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "socket.getaddrinfo":
-            hosts.append(str(arguments[0]))
-        elif event == "socket.connect" and isinstance(arguments[1], tuple):
-            hosts.append(str(arguments[1][0]))
-
-    sys.addaudithook(hook)
-    return hosts
-
-
-@pytest.fixture(scope="module")
-def desk(mini_pack: Path, clips: Path, contacted: list[str]) -> Iterator[Desk]:
-    """The page's own, with a worker."""
-    with (
-        open_pack(mini_pack) as pack,
-        Desk(pack, "cpu", clips, clips.parent / "data", clips.parent / "cache") as desk,
-    ):
-        yield desk
-
-
-@pytest.fixture(scope="module")
-def address(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a page that is being served."""
-    with socket.socket() as probe:  # Gradio leaves sockets open where it looks for a port itself
-        probe.bind((server.HOST, 0))
-        port = probe.getsockname()[1]
-    blocks, address = server.launch(desk, tmp_path_factory.mktemp("temporary"), port)
-    yield address
-    blocks.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium is installed; on Debian: apt-get install -y chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.goto(address)
-    page.set_default_timeout(MINUTE)
-    page.locator("#ruler .ruler").wait_for()  # the draft is there
-    yield page
-    page.close()
+PROMPT = "a red ball <b>jumps</b> ${1 + 1} {{value}} `on` the grass"
 
 
 def made(clips: Path) -> set[Path]:

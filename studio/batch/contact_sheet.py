@@ -78,7 +78,7 @@ def _picture(job: Job, cache: Path) -> Image.Image | None:
     """A small picture of a finished job, None where it cannot be read any more."""
     assert job.result is not None
     try:
-        with Image.open(thumbnail(job.result, cache)) as image:
+        with Image.open(thumbnail(job.result, cache), formats=["JPEG"]) as image:
             picture: Image.Image = image.convert("RGB")
         return picture
     except (NeodragonError, OSError):

@@ -407,7 +407,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     if path.suffix == SUFFIXES["clip"]:
         return read_metadata(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             image.load()
             metadata = json.loads(image.info["Comment"])
         assert isinstance(metadata, dict)

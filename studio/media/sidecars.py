@@ -31,7 +31,7 @@ def inside(path: Path) -> dict[str, Any]:
         if kind == "clip":
             metadata: object = read_metadata(path)
         elif kind == "frame":
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 metadata = json.loads(image.info["Comment"])
         else:
             metadata = None

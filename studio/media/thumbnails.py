@@ -30,7 +30,7 @@ def thumbnail(path: Path, cache: Path) -> Path:
             if KINDS.get(path.suffix.lower()) == "clip":
                 _of_clip(path, part)
             else:
-                with Image.open(path) as image:
+                with Image.open(path, formats=["PNG"]) as image:
                     image.thumbnail((WIDTH, WIDTH))
                     image.convert("RGB").save(part, format="JPEG", quality=QUALITY)
             part.replace(small)

@@ -49,6 +49,7 @@ def build(desk: Desk, language: str) -> gr.Blocks:
                 ModelsView(desk, say).open(tab)
             with gr.Tab(say("tab.settings"), id="settings"):
                 settings = SettingsView(desk, say)
+        gr.HTML(html.keys(say))
         create.load(blocks)
         batch.load(blocks)
         settings.load(blocks)

@@ -16,8 +16,8 @@ from studio.batch.records import SUFFIXES, guess, lines_of
 from studio.jobs.spec import Job
 from studio.language.catalogue import Speaker
 from studio.page import html
-from studio.page.create import QUICK
 from studio.page.desk import CALM, Desk
+from studio.page.events import QUICK
 from studio.system import paths
 
 TICK = 1.0  # seconds

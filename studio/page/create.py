@@ -7,8 +7,6 @@ again and again tries looks, *Animate* again and again tries motions of the same
 
 from __future__ import annotations
 
-import json
-import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,29 +14,15 @@ from typing import Any
 
 import gradio as gr
 
-from engine.config import SEED_LIMIT
 from engine.errors import NeodragonError
-from studio.jobs.spec import Job
+from studio.jobs.spec import Job, is_finished
 from studio.language.catalogue import Speaker
 from studio.library.restore import restore
 from studio.page import html
+from studio.page.controls import Controls, fresh_seed, styles
 from studio.page.desk import Desk
-from studio.system.paths import ASSETS
+from studio.page.events import IN_TURN, QUICK, Update
 from studio.system.settings import load as settings_of
-
-Update = dict[Any, Any]  # component to new value
-QUICK: dict[str, Any] = {
-    "queue": False,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
-# Clicks and keys that follow one another quickly: each is heard, in the order given.
-IN_TURN: dict[str, Any] = QUICK | {
-    "queue": True,
-    "trigger_mode": "multiple",
-    "concurrency_id": "in turn",
-    "concurrency_limit": 1,
-}
 
 
 def next_seed(shown: int | None, used: int | None, locked: bool) -> int:
@@ -48,139 +32,12 @@ def next_seed(shown: int | None, used: int | None, locked: bool) -> int:
     return shown
 
 
-def fresh_seed() -> int:
-    """Any seed."""
-    return secrets.randbelow(SEED_LIMIT)
-
-
-def styles() -> dict[str, str]:
-    """Words that go behind a prompt, by the style's name."""
-    known: dict[str, str] = json.loads((ASSETS / "styles.json").read_text(encoding="utf-8"))
-    return known
-
-
-class Create:
-    """Lays the tab out and wires it; `watching` and `picked` are this tab's jobs on the stage."""
+class Create(Controls):
+    """Wires the controls: asks for jobs, shows jobs, keeps the draft."""
 
     def __init__(self, desk: Desk, say: Speaker) -> None:
-        self.desk, self.say = desk, say
-        self.watching = gr.State([])
-        self.picked = gr.State([])
-        self.loaded = gr.Checkbox(False, visible=False)
-        self.used = gr.State({})  # prompt, look and motion of the last take
-        self._desk_column()
-        self._view_column()
+        super().__init__(desk, say)
         self._wire()
-
-    # Layout
-
-    def _desk_column(self) -> None:
-        say = self.say
-        with gr.Column(elem_id="desk", scale=0, min_width=380):
-            self.prompt = gr.Textbox(
-                label=say("prompt.label"),
-                placeholder=say("prompt.placeholder"),
-                lines=3,
-                max_lines=8,
-                autofocus=True,
-                elem_id="prompt",
-            )
-            self.ruler = gr.HTML(elem_id="ruler")
-            with gr.Row(elem_id="verbs"):
-                self.draw = gr.Button(say("verb.draw"), elem_id="draw")
-                self.cast = gr.Button(say("verb.cast"), elem_id="cast")
-                self.animate = gr.Button(say("verb.animate"), variant="primary", elem_id="animate")
-            self.message = gr.HTML(elem_id="message")
-            self.look, self.look_dice, self.look_lock = self._seed("look")
-            self.motion, self.motion_dice, self.motion_lock = self._seed("motion")
-            gr.HTML(f'<p class="aside">{say("seed.hint")}</p>')
-            self.upscale = gr.Checkbox(
-                value=self.desk.pack.has("upscaler"),
-                interactive=self.desk.pack.has("upscaler"),
-                label=say("upscale.label", size=self._size()),
-                container=False,
-                elem_id="upscale",
-            )
-            suffix = self.desk.pack.prompt.suffix.strip(" ,")
-            self.suffix = gr.Checkbox(
-                value=True,
-                label=say("suffix.label", words=suffix),
-                visible=bool(suffix),
-                container=False,
-                elem_id="suffix",
-            )
-            with gr.Accordion(say("more.label"), open=False, elem_id="more"):
-                self.style = gr.Radio(
-                    [(say("style.none"), "")] + [(say(f"style.{name}"), name) for name in styles()],
-                    value="",
-                    label=say("style.label"),
-                    elem_id="style",
-                )
-                self.mode = gr.Radio(
-                    [(say(f"mode.{name}"), name) for name in self.desk.pack.schedule.modes],
-                    value="hybrid",
-                    label=say("mode.label"),
-                    elem_id="mode",
-                )
-                self.negative = gr.Textbox(
-                    label=say("negative.label"), visible=False, elem_id="negative"
-                )
-            with gr.Accordion(say("picture.label"), open=False, elem_id="begin"):
-                self.upload = gr.Image(
-                    type="filepath", sources=["upload", "clipboard"], show_label=False, height=200
-                )
-                self.zoom = gr.Slider(1, 4, 1, step=0.05, label=say("picture.zoom"))
-                self.across = gr.Slider(0, 1, 0.5, step=0.01, label=say("picture.across"))
-                self.down = gr.Slider(0, 1, 0.5, step=0.01, label=say("picture.down"))
-                self.picture = gr.Image(
-                    type="filepath",
-                    interactive=False,
-                    label=say("picture.first"),
-                    buttons=[],
-                    elem_id="picture",
-                )
-                self.no_picture = gr.Button(say("picture.remove"), elem_id="no-picture")
-            with gr.Accordion(say("restore.label"), open=False):
-                self.dropped = gr.File(
-                    show_label=False,
-                    file_types=[".mp4", ".png", ".json"],
-                    height=110,
-                    elem_id="restore",
-                )
-            examples = (ASSETS / "examples.txt").read_text(encoding="utf-8").splitlines()
-            gr.Examples([[line] for line in examples], self.prompt, label=say("examples.label"))
-
-    def _view_column(self) -> None:
-        with gr.Column(elem_id="view", min_width=320) as self.view:
-            with gr.Group(elem_id="screen"):
-                self.stage = gr.HTML(html.empty(self.say), js_on_load=html.SEND, elem_id="stage")
-                self.progress = gr.HTML(elem_id="progress")
-            self.caption = gr.HTML(js_on_load=html.SEND, elem_id="facts")
-
-    def _seed(self, name: str) -> tuple[gr.Number, gr.Button, gr.Checkbox]:
-        say = self.say
-        with gr.Row(elem_classes="seed"):
-            number = gr.Number(
-                fresh_seed(), label=say(f"seed.{name}"), precision=0, min_width=120, elem_id=name
-            )
-            dice = gr.Button(
-                say("seed.roll", seed=say(f"seed.{name}")),
-                elem_classes="dice",
-                min_width=40,
-                scale=0,
-            )
-            lock = gr.Checkbox(
-                label=say("seed.lock"),
-                container=False,
-                min_width=70,
-                scale=0,
-                elem_id=f"{name}-lock",
-            )
-        return number, dice, lock
-
-    def _size(self) -> str:
-        geometry = self.desk.pack.geometry
-        return f"{geometry.width * geometry.upscale} × {geometry.height * geometry.upscale}"
 
     # Wiring
 
@@ -214,9 +71,13 @@ class Create:
         self.no_picture.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
         every = [*kept, self.watching, self.picked, self.used, self.message]
         self.dropped.upload(self._restore, self.dropped, every, **QUICK)
-        self.stage.click(
-            self._pick, [self.picked, self.watching], [self.picked, self.watching], **IN_TURN
+        self.stage.click(self._pick, {self.picked}, every, **IN_TURN)
+        self.recent.input(lambda prompt: prompt or gr.skip(), self.recent, self.prompt, **QUICK)
+        self.recent.focus(
+            lambda: gr.update(choices=self.desk.prompts()), None, self.recent, **QUICK
         )
+        self.picture.change(self._begins, self.picture, self.chip, **QUICK)
+        self.chip.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
         self.caption.click(self.act, kept, every, **IN_TURN)
 
     def load(self, blocks: gr.Blocks) -> None:
@@ -274,6 +135,7 @@ class Create:
             picks = [
                 job for job in self.desk.jobs(asked[self.picked]) if job.id in asked[self.watching]
             ]
+            made = {job.id for job in self.desk.jobs(asked[self.watching]) if is_finished(job)}
             if what == "cast":
                 ids = self.desk.cast(work)
             elif what == "clip" and picks:
@@ -286,24 +148,69 @@ class Create:
         if what == "clip":
             used["motion"] = motion
         self.desk.keep_draft(watching=ids, used=used)
+        self.desk.remember(asked[self.prompt])
         update: Update = {self.look: look, self.watching: ids, self.picked: [], self.used: used}
-        return update | {self.message: ""} | ({self.motion: motion} if what == "clip" else {})
+        same = html.notice(self.say("seed.same")) if ids and set(ids) <= made else ""
+        return update | {self.message: same} | ({self.motion: motion} if what == "clip" else {})
 
-    def _pick(
-        self, picked: list[int], watching: list[int], event: gr.EventData
-    ) -> tuple[list[int], list[int]]:
-        """A click on the wall: pick a first frame, or see one job alone."""
+    def _pick(self, asked: Update, event: gr.EventData) -> Update:
+        """A click on the wall: pick a first frame, or show one job alone."""
         number = int(event.id)
         if event.verb == "show":
-            return [], [number]
-        return [p for p in picked if p != number] + [number] * (number not in picked), watching
+            return self.show(number)
+        picked = asked[self.picked]
+        others = [other for other in picked if other != number]
+        return {self.picked: others + [number] * (number not in picked)}
+
+    def show(self, number: int) -> Update:
+        """Put one job on the stage and its settings into the controls.
+
+        What is on the stage is what *Animate* moves: its look seed counts as used, so it stays.
+        """
+        try:
+            job = self.desk.table.job(number)
+        except NeodragonError as error:
+            return {self.message: html.failure(self.say.error(error))}
+        work = job.work
+        used = {"prompt": work.prompt, "look": work.look_seed}
+        if work.kind == "clip":
+            used["motion"] = work.motion_seed
+        self.desk.keep_draft(watching=[number], used=used)
+        return self.controls_of(job) | {
+            self.watching: [number],
+            self.picked: [],
+            self.used: used,
+            self.message: "",
+        }
+
+    def show_takes(self, number: int) -> Update:
+        """Put the takes of a job's prompt on the stage, side by side."""
+        try:
+            job = self.desk.table.job(number)
+            takes = self.desk.takes(job)
+        except NeodragonError as error:
+            return {self.message: html.failure(self.say.error(error))}
+        used = {"prompt": job.work.prompt, "look": job.work.look_seed}
+        self.desk.keep_draft(watching=takes, used=used)
+        return self.controls_of(job) | {
+            self.watching: takes,
+            self.picked: [],
+            self.used: used,
+            self.message: "",
+        }
 
     # What was made, again
 
     def act(self, asked: Update, event: gr.EventData) -> Update:
-        """Extend, remix or reuse the job that was clicked."""
+        """Extend or remix the job that was clicked, draw more like it, or show its takes."""
         try:
             job = self.desk.table.job(int(event.id))
+            if event.verb == "takes":
+                return self.show_takes(job.id)
+            if event.verb == "similar":
+                ids = self.desk.similar(job)
+                self.desk.keep_draft(watching=ids)
+                return {self.watching: ids, self.picked: [], self.message: ""}
             if event.verb == "extend":
                 picture = self.desk.last_frame(job)
                 return {self.picture: str(picture), self.motion: fresh_seed()}
@@ -361,6 +268,10 @@ class Create:
             self.watching: [job.id] if job else [],
             self.message: html.notice(sentence) if sentence else "",
         }
+
+    def _begins(self, picture: str | None) -> str:
+        """What says that the next clips begin with a picture."""
+        return html.chip(Path(picture), self.say) if picture else ""
 
     def _crop(
         self, path: str | None, zoom: float, across: float, down: float

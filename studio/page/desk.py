@@ -36,6 +36,8 @@ from studio.system.paths import partial
 
 LOOK = 0.5  # seconds between looks at the worker
 CAST = 9
+TAKES = 200  # ended jobs among which takes are looked for
+PROMPTS = 50  # that are remembered
 CALM = (*PENDING, *RUNNING)
 
 
@@ -131,6 +133,17 @@ class Desk:
             except OSError:
                 part.unlink(missing_ok=True)
 
+    def prompts(self) -> list[str]:
+        """The prompts that were used, newest first."""
+        known = self.draft().get("prompts")
+        return [prompt for prompt in known if isinstance(prompt, str)] if known else []
+
+    def remember(self, prompt: str) -> None:
+        """Keep a prompt among those that were used."""
+        if prompt.strip():
+            others = [other for other in self.prompts() if other != prompt]
+            self.keep_draft(prompts=[prompt, *others][:PROMPTS])
+
     # Asking for jobs
 
     def work(self, asked: Mapping[str, Any], kind: Kind) -> Work:
@@ -174,9 +187,35 @@ class Desk:
         return [ids[entry.key] for entry in entries]
 
     def cast(self, work: Work) -> list[int]:
-        """Nine first frames: of the work's own look seed and eight others."""
-        seeds = [work.look_seed, *(secrets.randbelow(SEED_LIMIT) for _ in range(CAST - 1))]
+        """Nine takes to choose among: the work's own seed and eight others.
+
+        First frames with other look seeds; where the work begins with a picture, which no look
+        seed changes, clips with other motion seeds.
+        """
+        others = [secrets.randbelow(SEED_LIMIT) for _ in range(CAST - 1)]
+        if work.picture is not None:
+            seeds = [work.motion_seed, *others]
+            return self.ask([replace(work, kind="clip", motion_seed=seed) for seed in seeds])
+        seeds = [work.look_seed, *others]
         return self.ask([replace(work, kind="frame", look_seed=seed) for seed in seeds])
+
+    def similar(self, job: Job) -> list[int]:
+        """Nine first frames of a job's prompt: its own and the eight next look seeds."""
+        seeds = [(job.work.look_seed + step) % SEED_LIMIT for step in range(CAST)]
+        return self.ask([replace(job.work, kind="frame", look_seed=seed) for seed in seeds])
+
+    def takes(self, job: Job) -> list[int]:
+        """The newest first frames that differ from a job in their seeds alone, oldest first."""
+        look = replace(job.work, kind="frame", look_seed=0, motion_seed=0)
+        ended = self.table.jobs(["done"], newest=TAKES)
+        same = [
+            other.id
+            for other in ended
+            if other.work.kind == "frame"
+            and replace(other.work, look_seed=0, motion_seed=0) == look
+            and is_finished(other)
+        ]
+        return same[-CAST:]
 
     def jobs(self, ids: Sequence[int]) -> list[Job]:
         """Those of the jobs that are still in the table, in that order."""

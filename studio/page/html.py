@@ -25,6 +25,7 @@ SEND = """element.addEventListener('click', event => {
 
 
 # What can be done to a job that does not wait; all others can be retried.
+CUT = 40  # characters shown of what is not read
 STRIP = {"running": ["skip"], "done": ["again"]}
 
 
@@ -118,8 +119,10 @@ def before(job: Job, cache: Path, stride: int, say: Speaker) -> str:
     return (
         f'<canvas class="before" data-units="{job.units}" data-stride="{stride}"'
         f' data-folder="{address(folder)}"></canvas>'
+        f'<div class="split"><span>{escape(say("compare.before"))}</span>'
+        f"<span>{escape(say('compare.after'))}</span><i></i>"
         f'<input class="compare" type="range" min="0" max="100" value="0" aria-label="{words}"'
-        f' title="{words}">'
+        f' title="{words}"></div>'
     )
 
 
@@ -137,8 +140,11 @@ def progress(job: Job | None, seconds: float | None, say: Speaker) -> str:
     )
 
 
-def caption(job: Job, say: Speaker) -> str:
-    """The facts of a job that ended, where its file is, and what to do with it."""
+def caption(job: Job, say: Speaker, *, takes: bool = False) -> str:
+    """The facts of a job that ended, where its file is, and what to do with it.
+
+    takes: whether its prompt has several first frames to go back to.
+    """
     chips = {say("seed.look"): str(job.work.look_seed)}
     if job.work.kind == "clip":
         chips[say("seed.motion")] = str(job.work.motion_seed)
@@ -149,7 +155,8 @@ def caption(job: Job, say: Speaker) -> str:
     )
     verbs, words = [], job.error or job.notice
     if is_finished(job) and job.result is not None:
-        verbs = ["remix", "reuse"] if job.work.kind == "frame" else ["extend", "remix", "reuse"]
+        verbs = ["similar", "remix"] if job.work.kind == "frame" else ["extend", "remix"]
+        verbs = ["takes"] * takes + verbs
         link = download(job.result, say("caption.download"))
         saved = say("caption.saved", name=job.result.name, folder=job.result.parent)
         words = f"{words} {saved}".strip()
@@ -159,14 +166,37 @@ def caption(job: Job, say: Speaker) -> str:
     return f'<div class="caption"><ul>{facts}</ul>{buttons}{link}<p>{escape(words)}</p></div>'
 
 
+def grouped(jobs: Sequence[Job]) -> list[Job | list[Job]]:
+    """Jobs for the filmstrip: the finished first frames of one prompt become one group."""
+    out: list[Job | list[Job]] = []
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        if not is_finished(job) or job.work.kind != "frame":
+            out.append(job)
+            continue
+        key = job.work.prompt, job.work.pack
+        if key not in groups:
+            groups[key] = []
+            out.append(groups[key])
+        groups[key].append(job)
+    return out
+
+
 def strip(
-    jobs: Sequence[Job], cache: Path, shown: Collection[int], say: Speaker, *, verbs: bool = True
+    jobs: Sequence[Job | list[Job]],
+    cache: Path,
+    shown: Collection[int],
+    say: Speaker,
+    *,
+    verbs: bool = True,
 ) -> str:
-    """The filmstrip: every job given, in that order, each with what can be done to it."""
+    """The filmstrip: every job or group of takes, in that order, with what can be done to it."""
     if not jobs:
         return f'<p class="aside">{escape(say("queue.empty"))}</p>'
     tiles = []
-    for job in jobs:
+    for item in jobs:
+        takes = item if isinstance(item, list) else [item]
+        job = takes[0]
         named = (
             ["edit", "earlier", "later", "remove"] if job.state in PENDING else STRIP.get(job.state)
         )
@@ -178,10 +208,14 @@ def strip(
             state += f" {job.fraction:.0%}"
         elif job.state == "done" and not verbs:
             state = " / ".join(map(str, (job.work.look_seed, job.work.motion_seed)))
+        verb = "show"
+        if len(takes) > 1:
+            verb, state, buttons = "takes", say("strip.takes", count=len(takes)), ""
         inside = picture(job, cache, 0, say, still=True)
+        on = any(take.id in shown for take in takes)
         tiles.append(
-            f'<li class="{job.state}{" shown" if job.id in shown else ""}">'
-            f'<button class="film" data-do="show" data-id="{job.id}"'
+            f'<li class="{job.state}{" shown" if on else ""}{" takes" if len(takes) > 1 else ""}">'
+            f'<button class="film" data-do="{verb}" data-id="{job.id}"'
             f' title="{escape(job.error or job.work.prompt)}">{inside}'
             f"<span>{escape(state)}</span></button>{buttons}</li>"
         )
@@ -209,15 +243,58 @@ def banner(queue: Queue, waiting: int, trouble: str, say: Speaker) -> str:
     return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{resume}</div>'
 
 
+def chip(path: Path, say: Speaker) -> str:
+    """What the next clips begin with, and the cross that removes it."""
+    label = escape(say("picture.remove"))
+    return (
+        f'<p class="chip"><img src="{address(path)}" alt="">{escape(say("picture.chip"))}'
+        f'<button class="verb" data-do="remove" data-id="0" aria-label="{label}"'
+        f' title="{label}">✕</button></p>'
+    )
+
+
 def ruler(rulers: Sequence[Ruler], say: Speaker) -> str:
-    """How much of the prompt each encoder reads, and the words that none will see."""
+    """How much of the prompt each encoder reads, and how much it will not see."""
     parts = []
     for part in rulers:
         over = ' class="over"' if part.cut else ""
-        cut = f" <s>{escape(part.cut)}</s>" if part.cut else ""
+        cut = ""
+        if part.cut:
+            words = part.cut if len(part.cut) <= CUT else part.cut[:CUT].rsplit(" ", 1)[0] + " …"
+            count = escape(say("ruler.cut", count=len(part.cut)))
+            cut = f' · {count} <s title="{escape(part.cut)}">{escape(words)}</s>'
         name = escape(say(f"ruler.{part.encoder.lower()}"))
         parts.append(f"<li{over}>{name} {part.tokens}/{part.limit}{cut}</li>")
     return f'<ul class="ruler" aria-live="polite">{"".join(parts)}</ul>'
+
+
+# What each key does, by the key's name on the sheet and the string that explains it.
+KEYS = (
+    ("Ctrl+Enter", "verb.animate"),
+    ("Ctrl+Shift+Enter", "verb.draw"),
+    ("Esc", "stop.all"),
+    ("1 – 9", "keys.pick"),
+    ("Alt+1 – 5", "keys.tab"),
+    ("← →", "keys.step"),
+    ("P", "keys.keep"),
+    ("X", "keys.reject"),
+    ("1 – 5", "keys.stars"),
+    ("Z", "keys.undo"),
+    ("?", "keys.sheet"),
+)
+
+
+def keys(say: Speaker) -> str:
+    """The sheet that lists every key; hidden until `?` is pressed."""
+    lines = "".join(
+        f"<dt><kbd>{escape(key)}</kbd></dt><dd>{escape(say(name))}</dd>" for key, name in KEYS
+    )
+    return (
+        f'<dialog id="keys" aria-label="{escape(say("keys.title"))}"><h2>'
+        f"{escape(say('keys.title'))}</h2><dl>{lines}</dl>"
+        f'<form method="dialog"><button class="verb">{escape(say("keys.close"))}</button></form>'
+        "</dialog>"
+    )
 
 
 def notice(sentence: str) -> str:

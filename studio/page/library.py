@@ -18,8 +18,8 @@ from studio.language.catalogue import Speaker
 from studio.library.store import EXPORTS, Item, Library
 from studio.library.verify import verify
 from studio.page import html
-from studio.page.create import IN_TURN, QUICK
 from studio.page.desk import Desk
+from studio.page.events import IN_TURN, QUICK
 
 PAGE = 60  # items sent at a time
 MOST = 9  # compared at once
@@ -128,8 +128,9 @@ class LibraryView:
         tiles, compare = [], escape(self.say("library.compare"))
         for number, item in enumerate(items):
             chosen = str(item.path) in state["chosen"]
+            kept = " kept" if item.verdict == "keep" else ""
             tiles.append(
-                f'<li class="{"shown" if number == state["at"] else ""}">'
+                f'<li class="{"shown" if number == state["at"] else ""}{kept}">'
                 f'<button class="film" data-do="open" data-id="{number}"'
                 f' title="{escape(item.prompt)}">{_thumbnail(item)}'
                 f"<span>{escape(self.say.moment(item.created))} {'★' * item.stars}</span></button>"
@@ -162,11 +163,17 @@ class LibraryView:
             f' aria-label="{n}">{"★" if n <= item.stars else "☆"}</button>'
             for n in range(1, 6)
         )
+        ahead = items[state["at"] + 1 : state["at"] + 2]
+        loaded = "".join(
+            f'<video src="{html.address(other.path)}" preload="auto" muted hidden></video>'
+            for other in ahead
+            if other.kind == "clip"
+        )
         facts = f"{item.path.name} · {item.look_seed} · {item.motion_seed}"
         return (
             f'<div class="cull"><div class="stage">{_player(item)}</div>'
             f'<div class="caption">{buttons}<span class="stars">{stars}</span>'
-            f"<p>{escape(item.prompt)}</p><p>{escape(facts)}</p></div></div>"
+            f"<p>{escape(item.prompt)}</p><p>{escape(facts)}</p></div></div>{loaded}"
         )
 
     # Marking

@@ -15,8 +15,8 @@ from engine.pack import open_pack
 from studio.health import doctor
 from studio.language.catalogue import Speaker
 from studio.page import html
-from studio.page.create import QUICK
 from studio.page.desk import Desk
+from studio.page.events import QUICK
 from studio.system import packs, paths
 from studio.system.settings import change
 

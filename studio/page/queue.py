@@ -10,11 +10,12 @@ from engine.errors import NeodragonError
 from studio.jobs.spec import RUNNING, STATES
 from studio.language.catalogue import Speaker
 from studio.page import html
-from studio.page.create import IN_TURN, QUICK, Create, Update
+from studio.page.create import Create
 from studio.page.desk import CALM, Desk
+from studio.page.events import IN_TURN, QUICK, Update
 
 TICK = 0.4  # seconds between looks at the table
-ENDED = 12  # ended jobs in the filmstrip
+ENDED = 24  # ended jobs in the filmstrip
 AHEAD = 30  # waiting ones
 
 
@@ -64,15 +65,18 @@ class QueueView:
             seconds = None if running is None else desk.table.seconds_left([running])
             waiting = len(calm) - (running is not None)
             alone = jobs[0] if len(jobs) == 1 else None
+            strip = html.grouped([*calm[:AHEAD], *reversed(ended)])
             is_ended = alone is not None and alone.state not in CALM
             now = [
                 html.wall(jobs, desk.cache, geometry.temporal_stride, say, picked),
                 html.progress(
                     running if running and running.id in watching else None, seconds, say
                 ),
-                html.caption(alone, say) if alone is not None and is_ended else self._hint(jobs),
+                html.caption(alone, say, takes=len(desk.takes(alone)) > 1)
+                if alone is not None and is_ended
+                else self._hint(jobs),
                 html.banner(desk.table.queue(), waiting, desk.trouble, say),
-                html.strip([*ended, *calm[:AHEAD]], desk.cache, watching, say),
+                html.strip(strip, desk.cache, watching, say),
             ]
         except NeodragonError as error:
             now = ["", "", "", html.failure(self.say.error(error)), ""]
@@ -116,8 +120,9 @@ class QueueView:
         if event.verb == "edit":
             return self._edit(number)
         if event.verb == "show":
-            self.desk.keep_draft(watching=[number])
-            return {create.watching: [number], create.picked: []}
+            return create.show(number)
+        if event.verb == "takes":
+            return create.show_takes(number)
         return {create.message: self._told(verbs[event.verb])()}
 
     def _edit(self, number: int) -> Update:

@@ -12,12 +12,12 @@ from engine.config import MODES
 from engine.errors import NeodragonError
 from studio.language.catalogue import Speaker
 from studio.page import html
-from studio.page.create import QUICK
 from studio.page.desk import Desk
+from studio.page.events import QUICK
 from studio.system import paths
 from studio.system.settings import Language, Settings, SettingsError, Theme, change, load
 
-LATER = ("language", "theme", "clips", "threads")  # are looked at when the studio starts
+LATER = ("language", "clips", "threads")  # are looked at when the studio starts
 
 
 class SettingsView:
@@ -51,6 +51,9 @@ class SettingsView:
                 quit_ = gr.Button(say("settings.quit"), elem_id="quit", size="sm")
         self.parts = parts
         quit_.click(self._quit, None, self.message, **QUICK)
+        parts["theme"].input(
+            None, parts["theme"], js="choice => window.neodragonColours(choice)", **QUICK
+        )
         for name, part in parts.items():
             event = part.blur if isinstance(part, gr.Textbox | gr.Number) else part.input
             event(self._changed(name), part, self.message, **QUICK)

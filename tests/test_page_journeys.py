@@ -1,0 +1,128 @@
+"""What a creator does on the page, in a real Chromium: takes, start pictures, keys, colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from studio.jobs.spec import Work
+from studio.page.desk import Desk
+
+pytest_plugins = ["served"]
+MINUTE = 60_000  # ms: for the engine, on a busy machine
+
+
+def ask(page: Page, prompt: str, button: str) -> None:
+    page.fill("#prompt textarea", prompt)
+    page.click(button)
+
+
+def frames(desk: Desk, prompt: str) -> list[Work]:
+    return [job.work for job in desk.table.jobs() if job.work.prompt == prompt]
+
+
+def test_what_is_on_the_stage_is_animated(page: Page, desk: Desk) -> None:
+    ask(page, "a red star stands still", "#draw")
+    page.locator(".stage > img").wait_for()
+    first = page.input_value("#look input")
+    page.fill("#look input", "41")
+    page.click("#draw")
+    page.locator("#strip .takes").wait_for()
+    page.fill("#prompt textarea", "something else entirely")
+    page.locator("#strip .takes .film").click()
+    expect(page.locator(".stage .cell > img")).to_have_count(2)
+    page.keyboard.press("1")
+    page.click("#animate")
+    page.locator(".stage > video").wait_for()
+    (clip,) = [work for work in frames(desk, "a red star stands still") if work.kind == "clip"]
+    assert str(clip.look_seed) == first
+
+
+def test_showing_a_clip_fills_the_controls_and_keeps_its_look(page: Page, desk: Desk) -> None:
+    page.locator("#strip li:not(.takes) .film").first.click()
+    page.locator(".stage > video").wait_for()
+    (clip,) = [work for work in frames(desk, "a red star stands still") if work.kind == "clip"]
+    expect(page.locator("#prompt textarea")).to_have_value(clip.prompt)
+    expect(page.locator("#look input")).to_have_value(str(clip.look_seed))
+    page.click("#animate")
+    page.wait_for_function(
+        "seed => document.querySelector('#motion input').value !== seed", arg=str(clip.motion_seed)
+    )
+    expect(page.locator("#look input")).to_have_value(str(clip.look_seed))
+    page.locator("#facts [data-do=takes]").wait_for()
+    page.locator("#facts [data-do=takes]").click()
+    expect(page.locator(".stage .cell > img")).to_have_count(2)
+
+
+def test_seeds_that_change_nothing_say_so(page: Page) -> None:
+    page.check("#look-lock input")
+    ask(page, "a blue boat stands still", "#draw")
+    page.locator(".stage > img").wait_for()
+    page.locator("#facts .caption").wait_for()
+    page.click("#draw")
+    expect(page.locator("#message .notice")).to_contain_text("Unlock a seed")
+    page.uncheck("#look-lock input")
+
+
+# Gradio leaves the uploaded file to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_start_picture_is_shown_removed_and_varied_in_motion(
+    page: Page, desk: Desk, tmp_path: Path
+) -> None:
+    picture = tmp_path / "photo.png"
+    Image.new("RGB", (300, 200), (200, 60, 30)).save(picture)
+    page.locator("#begin").get_by_role("button").first.click()
+    page.set_input_files("#begin input[type=file]", picture)
+    page.locator("#chip .chip img").wait_for()
+    ask(page, "a green ball jumps", "#cast")
+    expect(page.locator(".stage .cell")).to_have_count(9)
+    works = frames(desk, "a green ball jumps")
+    assert {work.kind for work in works} == {"clip"}
+    assert len({work.motion_seed for work in works}) == 9
+    desk.table.stop_all()
+    page.locator("#chip [data-do=remove]").click()
+    expect(page.locator("#chip .chip")).to_have_count(0)
+    desk.table.resume()
+
+
+def test_keys_belong_to_the_control_that_has_the_focus(page: Page) -> None:
+    page.get_by_role("tab", name="Library").click()
+    page.locator("#viewer .caption").wait_for()
+    before = page.locator("#grid .shown img").get_attribute("src")
+    page.locator("#bin input").focus()
+    page.keyboard.press(" ")
+    expect(page.locator("#bin input")).to_be_checked()
+    page.keyboard.press(" ")
+    expect(page.locator("#bin input")).not_to_be_checked()
+    expect(page.locator("#grid .shown img")).to_have_attribute("src", before or "")
+    page.locator("header").click()
+    page.keyboard.press(" ")
+    page.wait_for_function(
+        "before => ![before, undefined].includes(document.querySelector('#grid .shown img')?.src)",
+        arg=page.evaluate("before => new URL(before, location).href", before),
+    )
+
+
+def test_a_question_mark_lists_the_keys(page: Page) -> None:
+    page.locator("header").click()
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#keys")).not_to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_apply_at_once(browser: Browser, address: str, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_default_timeout(MINUTE)
+    page.goto(address)
+    page.get_by_role("tab", name="Settings").click()
+    for choice, is_dark in (("dark", True), ("light", False), ("system", scheme == "dark")):
+        page.check(f"#set-theme input[value={choice}]")
+        page.wait_for_function(
+            "dark => document.body.classList.contains('dark') === dark", arg=is_dark
+        )
+    page.close()
