@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -126,3 +127,23 @@ def test_colours_apply_at_once(browser: Browser, address: str, scheme: str) -> N
             "dark => document.body.classList.contains('dark') === dark", arg=is_dark
         )
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_tab_is_accessible(browser: Browser, address: str, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_default_timeout(MINUTE)
+    page.goto(address)
+    page.locator("#ruler .ruler").wait_for()
+    page.locator("#strip li").first.wait_for()
+    for name in ("More", "begin"):
+        page.locator(f"#{name.lower()}").get_by_role("button").first.click()
+    found = {}
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        page.wait_for_timeout(500)
+        for violation in Axe().run(page).response["violations"]:
+            html = violation["nodes"][0]["html"][:120]
+            found[tab.inner_text(), violation["id"]] = html
+    page.close()
+    assert not found

@@ -147,6 +147,8 @@ class Create(Controls):
             return {self.message: html.failure(self.say.error(error))}
         if what == "clip":
             used["motion"] = motion
+            if len(picks) == 1:
+                look = used["look"] = picks[0].work.look_seed
         self.desk.keep_draft(watching=ids, used=used)
         self.desk.remember(asked[self.prompt])
         update: Update = {self.look: look, self.watching: ids, self.picked: [], self.used: used}
