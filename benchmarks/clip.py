@@ -17,18 +17,12 @@ import sys
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.figures import options
+from engine.measures import psnr
 from engine.pack import open_pack
 from training.export import export_pack
 from training.random_checkpoint import save
-
-
-def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio of two clips, uint8 [T, H, W, 3], in dB; 100 where equal."""
-    error = np.square(a.astype(np.float64) - b).mean()
-    return round(min(100.0, 10 * np.log10(255**2 / max(error, 1e-9))), 2)
 
 
 def side(name: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -65,7 +59,7 @@ def main() -> None:
         "engine": engine,
         "torch": torch,
         "times_faster": round(torch["seconds"] / engine["seconds"], 2),
-        "psnr_db": psnr(*frames),
+        "psnr_db": round(psnr(*frames), 2),
     }
     print(json.dumps(result, indent=1))
 

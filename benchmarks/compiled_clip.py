@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import Request
+from engine.measures import psnr
 from engine.pack import open_pack
 from engine.pipeline import Finished, UnitFrames, generate
 from engine.session import Backend, qnn_sdk
@@ -23,17 +24,13 @@ from engine.session import Backend, qnn_sdk
 REQUEST = Request("a green fish swims right under water at noon", 1, 2)
 
 
-def clip(path: Path, backend: Backend) -> tuple[NDArray[np.float32], Finished]:
+def clip(path: Path, backend: Backend) -> tuple[NDArray[np.uint8], Finished]:
     """The frames and what it took."""
     with open_pack(path) as pack:
         events = list(generate(pack, REQUEST, backend))
     frames = [event.frames for event in events if isinstance(event, UnitFrames)]
     (finished,) = [event for event in events if isinstance(event, Finished)]
-    return np.concatenate(frames).astype(np.float32), finished
-
-
-def psnr(error: NDArray[np.float32]) -> float:
-    return round(float(20 * np.log10(255) - 10 * np.log10(np.square(error).mean())), 2)
+    return np.concatenate(frames), finished
 
 
 def main() -> None:
@@ -53,8 +50,8 @@ def main() -> None:
         "qnn": qnn_sdk(),
         "prompt": REQUEST.prompt,
         "frames": len(got),
-        "psnr_db": psnr(expected - got),
-        "worst_frame_db": min(map(psnr, expected - got)),
+        "psnr_db": round(psnr(expected, got), 2),
+        "worst_frame_db": round(min(map(psnr, expected, got)), 2),
         "emulated": {"seconds": round(emulated.seconds, 1)},
         "cpu": {"seconds": round(on_cpu.seconds, 1)},
         "graphs_db": graphs,

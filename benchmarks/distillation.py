@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.clip import psnr
 from benchmarks.torch_clip import TorchClip
 from engine.config import Mode, ModeConfig, Request
+from engine.measures import psnr
 from engine.pack import Pack, open_pack
 from engine.sampler import evaluations
 from training.data.world import FRAMES, Scene, caption, render, sample_scene

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import BackendError, NeodragonError
+from engine.measures import snr_db
 from engine.noise import normal, stream
 from engine.pack import Graph, Pack
 from engine.session import Array, Backend, open_session
@@ -111,7 +112,9 @@ def _score(pack: Pack, component: str, graph: Graph, backend: Backend) -> Score:
         return Score(component, graph.name, problem=str(error))
     if graph.expected:
         got = {name: np.array(values) for name, values in sampled(got).items()}
-    db = _db(wanted, got) if wanted else math.nan
+    db = math.nan
+    if wanted:
+        db = snr_db(*(np.concatenate([x[n].ravel() for n in wanted]) for x in (wanted, got)))
     return Score(component, graph.name, db, loaded - started, ended - begun, beside)
 
 
@@ -136,12 +139,3 @@ def noise_inputs(graph: Graph) -> dict[str, Array]:
         else:
             inputs[name] = np.ones(shape, spec.dtype)
     return inputs
-
-
-def _db(wanted: Mapping[str, Array], got: Mapping[str, Array]) -> float:
-    signal = sum(float(np.square(value, dtype=np.float64).sum()) for value in wanted.values())
-    noise = sum(
-        float(np.square(got[name].astype(np.float64) - value).sum())
-        for name, value in wanted.items()
-    )
-    return math.inf if noise == 0 else 10 * math.log10(signal / noise)

@@ -46,3 +46,9 @@ class PackError(NeodragonError):
 
 class BackendError(NeodragonError):
     """The backend could not load or run a graph."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says first, to stand in brackets: one line, no full stop."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:300].rstrip(". ")

@@ -27,7 +27,7 @@ from engine.graph_cache import GraphCache, Key
 from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.sampler import UnitLatent, evaluations, sample_latents
-from engine.scheduler import stage_schedule
+from engine.scheduler import Stage, stage_schedule
 from engine.session import Array, Backend, OrtSession, Session, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
@@ -242,69 +242,112 @@ class _Run:
 
 
 def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
-    pack, geometry = run.pack, run.pack.geometry
-    mode = _mode(pack, request)
-    given = request.image is not None or mode.first_steps is None
-    if given and request.image is None and pack.first_frame is None:
-        raise RequestError(
-            f"The mode {request.mode} of {pack.name} should get a picture, but there is none;"
-            " give one or use --mode monolithic."
-        )
-
-    stages = stage_schedule(pack.schedule)
-    asked = timesteps(stages, mode, given)
-    guided = mode.guidance != 1 or (not given and mode.first_guidance != 1)
-    drawn = given and request.image is None  # the first frame, by the first-frame network
-    prompts = [request.prompt + pack.prompt.suffix * bool(request.suffix)]
-    if guided or (drawn and pack.first_frame is not None and pack.first_frame.guidance != 1):
-        negative = request.negative_prompt
-        prompts.append(pack.prompt.negative if negative is None else negative)
-
-    # Prompt to CLIP's embeddings.
+    plan = _planned(run.pack, request)
     with run.timed("clip"):
-        tokenize = PromptTokenizers(pack)
-        tokens = [tokenize(text) for text in prompts]
+        tokenize = PromptTokenizers(run.pack)
+        tokens = [tokenize(text) for text in plan.prompts]
         for cut in dict.fromkeys(cut for t in tokens for cut in t.cut):
             yield Truncated(*cut)
         clips = look = _clip(run, tokens)
-        if drawn and (pack.has("first_frame_clip_l") or pack.has("first_frame_clip_g")):
+        own = run.pack.has("first_frame_clip_l") or run.pack.has("first_frame_clip_g")
+        if plan.draws_first and own:
             look = _clip(run, tokens, own="first_frame_")
     yield run.done("clip")
+    first_latent = (yield from _first_latent(run, plan, look)) if plan.first_given else None
+    guided = tokens if plan.guided else tokens[:1]
+    conditionings = _conditionings(run, plan, guided, clips)
+    yield run.done("text")
+    yield from _units(run, plan, conditionings, first_latent)
+    yield Finished(run.seconds, run.graph_seconds, run.load_seconds)
 
-    # The first frame and its latent.
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What a request comes to with this pack.
+
+    prompts: what is encoded, the negative one second where it is used; first_given: the first
+    unit is a picture, given or drawn by the first-frame network (draws_first), not sampled.
+    """
+
+    request: Request
+    mode: ModeConfig
+    stages: tuple[Stage, ...]
+    noise: SeededNoise
+    prompts: tuple[str, ...]
+    guided: bool
+    first_given: bool
+    draws_first: bool
+
+
+def _planned(pack: Pack, request: Request) -> _Plan:
+    """Raises RequestError where the pack cannot do it."""
+    mode = _mode(pack, request)
+    first_given = request.image is not None or mode.first_steps is None
+    draws_first = first_given and request.image is None
+    if draws_first and pack.first_frame is None:
+        raise RequestError(
+            "The pack {pack} makes no first frame in the mode {mode}; give a picture or use"
+            " --mode monolithic.",
+            pack=pack.name,
+            mode=request.mode,
+        )
+    guided = mode.guidance != 1 or (not first_given and mode.first_guidance != 1)
+    prompts = [request.prompt + pack.prompt.suffix * bool(request.suffix)]
+    if guided or (draws_first and pack.first_frame and pack.first_frame.guidance != 1):
+        negative = request.negative_prompt
+        prompts.append(pack.prompt.negative if negative is None else negative)
+    geometry = pack.geometry
     shape = (geometry.latent_channels, 1, geometry.latent_height, geometry.latent_width)
     noise = SeededNoise(request.look_seed, request.motion_seed, shape, pack.schedule.gamma)
-    first_latent: Floats | None = None
-    if given:
-        if request.image is None:
-            image = yield from _first_frame(run, request, look)
-        else:
-            image = vae.fit(request.image, geometry.height, geometry.width)
-        yield from run.check(image)
-        yield FirstFrame(image)
-        with run.timed("video_encoder"), ExitStack() as stack:
-            encoder = run.load(stack, "video_encoder")["video_encoder"]
-            image = vae.fit(image, geometry.height, geometry.width)
-            first_latent = vae.encode(encoder, image, noise.posterior(), pack.vae)
-        yield run.done("video_encoder")
+    stages = stage_schedule(pack.schedule)
+    return _Plan(request, mode, stages, noise, tuple(prompts), guided, first_given, draws_first)
 
-    # What the transformer is told about the prompt.
-    transformer = _weights(pack, "transformer", request.mode)
-    text_encoder = _weights(pack, "text_encoder", request.mode)
+
+def _first_latent(
+    run: _Run, plan: _Plan, look: Sequence[ClipEmbeds]
+) -> Generator[Event, None, Floats]:
+    """The first frame, checked and shown, then its normalised latent [C, 1, h, w]."""
+    geometry = run.pack.geometry
+    if plan.request.image is None:
+        image = yield from _first_frame(run, plan.request, look)
+    else:
+        image = vae.fit(plan.request.image, geometry.height, geometry.width)
+    yield from run.check(image)
+    yield FirstFrame(image)
+    with run.timed("video_encoder"), ExitStack() as stack:
+        encoder = run.load(stack, "video_encoder")["video_encoder"]
+        image = vae.fit(image, geometry.height, geometry.width)
+        latent = vae.encode(encoder, image, plan.noise.posterior(), run.pack.vae)
+    yield run.done("video_encoder")
+    return latent
+
+
+def _conditionings(
+    run: _Run, plan: _Plan, tokens: Sequence[Tokens], clips: Sequence[ClipEmbeds]
+) -> list[Conditioning]:
+    """What the transformer is told about each prompt, timed as the stage `text`."""
+    mode, pack = plan.request.mode, run.pack
+    asked = timesteps(plan.stages, plan.mode, plan.first_given)
     with run.timed("text"):
-        heard = tokens if guided else tokens[:1]
         with ExitStack() as stack:
-            graph = run.load(stack, text_encoder, "text_encoder")["text_encoder"]
-            contexts = [graph.run(ids=t.t5, mask=t.t5_mask)["context"] for t in heard]
+            graphs = run.load(stack, _weights(pack, "text_encoder", mode), "text_encoder")
+            encoder = graphs["text_encoder"]
+            contexts = [encoder.run(ids=t.t5, mask=t.t5_mask)["context"] for t in tokens]
         with ExitStack() as stack:
-            graph = run.load(stack, transformer, "modulation")["modulation"]
-            conditionings = [
-                Conditioning(context, t.t5_mask[0], modulate(graph, _pooled(clip), asked))
-                for context, t, clip in zip(contexts, heard, clips, strict=False)
+            graphs = run.load(stack, _weights(pack, "transformer", mode), "modulation")
+            modulation = graphs["modulation"]
+            return [
+                Conditioning(context, t.t5_mask[0], modulate(modulation, _pooled(clip), asked))
+                for context, t, clip in zip(contexts, tokens, clips, strict=False)
             ]
-    yield run.done("text")
 
-    # Unit by unit: latent, frames, larger frames.
+
+def _units(
+    run: _Run, plan: _Plan, conditionings: Sequence[Conditioning], first_latent: Floats | None
+) -> Generator[Event, None, None]:
+    """Unit by unit: its latent, its frames, larger frames."""
+    pack, mode, units = run.pack, plan.mode, run.pack.geometry.units
+    transformer = _weights(pack, "transformer", plan.request.mode)
     larger: Session | None = None
     with ExitStack() as stack:
         with run.timed("transformer"):
@@ -312,19 +355,18 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
             flow = Transformer(graphs, pack.transformer, *conditionings)
         with run.timed("video_decoder"):
             decoder = vae.VideoDecoder(run.load(stack, "video_decoder")["video_decoder"], pack.vae)
-        if request.upscale and pack.has("upscaler"):
+        if plan.request.upscale and pack.has("upscaler"):
             with run.timed("upscaler"):
                 larger = run.load(stack, "upscaler")["upscaler"]
-        units = geometry.units
-        yield Progress("transformer", 0, evaluations(mode, units, given))
-        sampled = sample_latents(flow, noise, stages, mode, units, first_latent)
+        yield Progress("transformer", 0, evaluations(mode, units, plan.first_given))
+        sampled = sample_latents(flow, plan.noise, plan.stages, mode, units, first_latent)
         for event in run.each("transformer", sampled):
             if not isinstance(event, UnitLatent):
                 yield Progress("transformer", event.done, event.total)
                 continue
             with run.timed("video_decoder"):
                 frames = plain = decoder.decode(event.latent)
-            if event.unit == 0 and not given:
+            if event.unit == 0 and not plan.first_given:
                 yield from run.check(frames[0])
                 yield FirstFrame(frames[0])
             if larger is not None:
@@ -333,7 +375,6 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
             yield UnitFrames(event.unit, frames, plain)
     for stage in ("transformer", "video_decoder", *(("upscaler",) if larger else ())):
         yield run.done(stage)
-    yield Finished(run.seconds, run.graph_seconds, run.load_seconds)
 
 
 def _mode(pack: Pack, request: Request) -> ModeConfig:

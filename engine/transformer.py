@@ -153,17 +153,7 @@ class Transformer:
         history_tokens = None
         if isinstance(length, int) and not known:
             history_tokens = length - current[0].size // self.config.patch_size**2
-        if self._key != (unit, stage):
-            self._key, self._inputs = (unit, stage), {}
-        if negative in self._inputs:  # another step: only the current unit has changed
-            inputs = self._inputs[negative]
-            patches = patchify(current, self.config.patch_size)
-            inputs.patches[-len(patches) :] = patches
-        else:
-            inputs = transformer_inputs(
-                history, current, conditioning.text_mask, self.config, history_tokens
-            )
-            self._inputs[negative] = inputs
+        inputs = self._prepared(history, current, unit, stage, negative, history_tokens)
         given = {
             "patches": inputs.patches,
             "positions": inputs.positions,
@@ -172,35 +162,45 @@ class Transformer:
             "mask": inputs.mask,
             "context": conditioning.context,
         }
+        room = parts[0].inputs["past_keys"].shape[2] if known else 0
+        padding = room - text - known if isinstance(room, int) and known else 0
         if known:
             past = text + known
-            room = parts[0].inputs["past_keys"].shape[2]
-            padding = room - past if isinstance(room, int) else 0
             given |= {name: given[name][known:] for name in ("patches", "positions")}
             given |= {name: given[name][past:] for name in ("rope_cos", "rope_sin", "mask")}
             wider = ((0, 0), (padding, 0))
             given["mask"] = np.pad(given["mask"], wider, constant_values=MASKED)
-        rows = conditioning.modulation[timestep]
-        keys, values = [], []
-        for number, part in enumerate(parts):
-            count = part.inputs["modulation"].shape[0]
-            given["modulation"] = rows[:count] if isinstance(count, int) else rows
-            rows = rows[len(given["modulation"]) :]
-            if known and memory:
-                room_in_front = ((0, 0), (0, 0), (padding, 0), (0, 0))
-                given["past_keys"] = np.pad(memory.keys[number], room_in_front)
-                given["past_values"] = np.pad(memory.values[number], room_in_front)
-            outputs = part.run(**{name: given[name] for name in part.inputs})
-            given |= {name.removeprefix("next_"): array for name, array in outputs.items()}
-            if self._remembers:
-                keys.append(given["keys"])
-                values.append(given["values"])
+        past_of = memory if known else None
+        flow, keys, values = _run_parts(
+            parts, given, conditioning.modulation[timestep], past_of, padding
+        )
         if self._remembers:
-            if known and memory:
-                keys = _joined(memory.keys, keys)
-                values = _joined(memory.values, values)
             self._memories[stage, timestep, negative] = _Memory(unit, grids, keys, values)
-        return inputs.current_latent(given["flow"])
+        return inputs.current_latent(flow)
+
+    def _prepared(
+        self,
+        history: Sequence[Floats],
+        current: Floats,
+        unit: int,
+        stage: int,
+        negative: bool,
+        history_tokens: int | None,
+    ) -> TransformerInputs:
+        """The inputs of a call; of a further step only those that have changed are made anew."""
+        if self._key != (unit, stage):
+            self._key, self._inputs = (unit, stage), {}
+        if negative in self._inputs:  # another step: only the current unit has changed
+            inputs = self._inputs[negative]
+            patches = patchify(current, self.config.patch_size)
+            inputs.patches[-len(patches) :] = patches
+            return inputs
+        conditioning = self.conditioning[negative]
+        assert conditioning is not None
+        self._inputs[negative] = transformer_inputs(
+            history, current, conditioning.text_mask, self.config, history_tokens
+        )
+        return self._inputs[negative]
 
     def _parts(self, stage: int, form: str) -> list[Session]:
         """The graphs of a stage in order; form: "", or which of those that remember."""
@@ -211,6 +211,39 @@ class Transformer:
             if names:
                 return [self.graphs[f"{base}_part{number}"] for number in range(len(names))]
         raise KeyError(f"transformer_{stage}")
+
+
+def _run_parts(
+    parts: Sequence[Session],
+    inputs: Mapping[str, Floats],
+    modulation: Floats,
+    memory: _Memory | None,
+    padding: int,
+) -> tuple[Floats, list[Floats], list[Floats]]:
+    """The flow, and each part's keys and values where its graph gives them.
+
+    modulation: rows of all parts; memory: what the unit before has left, `padding` tokens of
+    zeros being put in front of it to fill the graph.
+    """
+    given, rows = dict(inputs), modulation
+    keys: list[Floats] = []
+    values: list[Floats] = []
+    in_front = ((0, 0), (0, 0), (padding, 0), (0, 0))
+    for number, part in enumerate(parts):
+        count = part.inputs["modulation"].shape[0]
+        given["modulation"] = rows[:count] if isinstance(count, int) else rows
+        rows = rows[len(given["modulation"]) :]
+        if memory is not None:
+            given["past_keys"] = np.pad(memory.keys[number], in_front)
+            given["past_values"] = np.pad(memory.values[number], in_front)
+        outputs = part.run(**{name: given[name] for name in part.inputs})
+        given |= {name.removeprefix("next_"): array for name, array in outputs.items()}
+        if "keys" in outputs:
+            keys.append(given["keys"])
+            values.append(given["values"])
+    if memory is not None:
+        keys, values = _joined(memory.keys, keys), _joined(memory.values, values)
+    return given["flow"], keys, values
 
 
 def _joined(old: Sequence[Floats], new: Sequence[Floats]) -> list[Floats]:

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from engine.measures import psnr
 from engine.pack import Pack
 from studio.cli.main import main
 from studio.jobs.spec import Work, content_key
 from studio.library.restore import restore
 from studio.library.store import BIN, EXPORTS, Library
-from studio.library.verify import psnr
 from studio.media import sidecars
 from studio.media.video import read_mp4, write_mp4
 from studio.system import paths

@@ -21,7 +21,7 @@ from engine.config import Request
 from engine.errors import BackendError, PackError
 from engine.pack import MANIFEST, Context, Graph, Pack, open_pack
 from engine.pipeline import UnitFrames, generate
-from engine.session import OrtSession, available, open_graphs, open_session, placements
+from engine.session import OrtSession, available, open_graphs, open_session, placement, placements
 from training.contexts import FLOORS, FP16_FLOOR, compile_pack
 from training.onnx_graphs import snr_db
 from training.quantise import Layer, cheapest
@@ -235,7 +235,7 @@ def test_where_a_shared_context_is_refused_the_single_ones_serve(
         opened.append(graph)
         return OrtSession(graph, None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(session, "open_session", device)
+    monkeypatch.setattr(placement, "open_session", device)
     stages = open_graphs(pack, "transformer", "transformer", "npu")
     assert list(stages) == ["transformer_0", "transformer_1", "transformer_2"]
     assert all(graph.context and not graph.context.shared for graph in opened)
@@ -276,7 +276,7 @@ def test_without_the_unshared_form_it_says_how_to_get_it(
     def device(pack: Pack, graph: Graph, *others: Any, **more: Any) -> Any:
         raise BackendError(f"{graph.name} should load, but it does not; choose another.")
 
-    monkeypatch.setattr(session, "open_session", device)
+    monkeypatch.setattr(placement, "open_session", device)
     with pytest.raises(BackendError, match="transformer_0 should load.* with --unshared"):
         open_graphs(lean, "transformer", "transformer", "npu")
 

@@ -283,13 +283,6 @@ def test_16_bits_only_where_nothing_is_lost(values: list[float], dtype: str | No
     assert onnx_graphs.narrowed(array[:4]) is None
 
 
-def test_noise_is_measured_in_decibels() -> None:
-    signal = np.ones(100, np.float32)
-    assert onnx_graphs.snr_db(signal, signal + np.float32(0.01)) == pytest.approx(40, abs=0.01)
-    assert onnx_graphs.snr_db(signal, signal) == 200
-    assert onnx_graphs.snr_db(signal, signal * np.float32("nan")) == -200
-
-
 class Norm(nn.Module):
     """An RMS norm of heads, [T, 6, 32]."""
 

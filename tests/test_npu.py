@@ -19,6 +19,7 @@ from random_pack import exported
 from engine import pipeline
 from engine.config import Request
 from engine.errors import BackendError
+from engine.measures import snr_db
 from engine.pack import Graph, Pack, PackFile, TensorSpec, open_pack
 from engine.pipeline import UnitFrames, generate
 from engine.session import available, load_graph, open_session, placed, qnn_options, require
@@ -28,12 +29,6 @@ MINI = Path(__file__).parents[1] / "assets" / "mini"
 FLOOR_DB = 35.0
 UNIT = 2  # the first with all three kinds of history
 emulated = pytest.mark.skipif("npu-emulated" not in available(), reason="no NPU emulation here")
-
-
-def snr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:
-    """Signal-to-noise ratio of `got` in dB."""
-    noise = np.square(reference.astype(np.float64) - got).sum()
-    return float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / noise))
 
 
 @pytest.fixture(scope="module")

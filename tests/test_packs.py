@@ -27,7 +27,7 @@ from studio.system.settings import change, pack_path, settings_file
 SLOW = """
 import sys, time
 from pathlib import Path
-from studio.packs import install
+from studio.system.packs import install
 install(Path(sys.argv[1]), Path(sys.argv[2]), lambda done, total: time.sleep(0.05))
 """
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from random_pack import exported
 
-from engine import pipeline, session, vae
+from engine import pipeline, vae
 from engine.config import Request
 from engine.errors import RequestError
 from engine.pack import Pack, open_pack
@@ -28,7 +28,7 @@ from engine.pipeline import (
     generate,
 )
 from engine.scheduler import stage_schedule
-from engine.session import open_session
+from engine.session import open_session, placement
 from engine.transformer import Conditioning, Transformer, timesteps
 
 PROMPT = "a red kite drifts slowly over the green meadow"
@@ -199,7 +199,7 @@ def test_closing_cancels_and_frees(pack: Pack, monkeypatch: pytest.MonkeyPatch) 
         opened.append(open_session(*arguments, **options))
         return opened[-1]
 
-    monkeypatch.setattr(session, "open_session", remember)
+    monkeypatch.setattr(placement, "open_session", remember)
     running = generate(pack, REQUEST, threads=1)
     for event in running:
         if isinstance(event, UnitFrames) and event.unit == 1:
@@ -219,7 +219,7 @@ def test_only_the_loops_graphs_are_loaded_together(
         opened.append(open_session(*arguments, **options))
         return opened[-1]
 
-    monkeypatch.setattr(session, "open_session", remember)
+    monkeypatch.setattr(placement, "open_session", remember)
     most = 0
     for _ in generate(pack, replace(REQUEST, upscale=True), threads=1):
         loaded = [session.name for session in opened if session._session is not None]

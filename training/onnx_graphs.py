@@ -25,6 +25,7 @@ from onnx import numpy_helper
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
+from engine.measures import snr_db as snr_db
 from engine.pack import Graph, PackFile, TensorSpec
 
 EXTERNAL_ABOVE = 1_800_000_000  # bytes; a protobuf holds at most 2 GiB
@@ -334,14 +335,3 @@ def graph_of(name: str, entry: Mapping[str, Any]) -> Graph:
     ]
     file = PackFile(entry["file"], entry["size"], entry["sha256"])
     return Graph(name, file, (), entry.get("dimensions", {}), specs[0], specs[1], None)
-
-
-def snr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:
-    """Signal-to-noise ratio of `got` in dB; 200 where it equals the reference."""
-    signal = np.square(reference, dtype=np.float64).sum()
-    noise = np.square(reference.astype(np.float64) - got).sum()
-    if not np.isfinite(got).all():
-        return -200.0
-    return float(
-        np.clip(10 * (np.log10(max(signal, 1e-300)) - np.log10(max(noise, 1e-300))), -200, 200)
-    )

@@ -23,6 +23,7 @@ import psutil
 
 from engine.canary import FLOOR_DB, Score, canary, scores
 from engine.errors import NeodragonError
+from engine.measures import LIMIT_DB
 from engine.pack import Pack, open_pack
 from engine.session import Backend, available
 from studio import __version__
@@ -238,7 +239,7 @@ def _judged(score: Score, where: str) -> Line:
 def _told(score: Score) -> str:
     if score.problem:
         return f"{score.component}/{score.graph}: {score.problem}"
-    db = "the same" if math.isinf(score.db) else f"{score.db:.1f} dB"
+    db = "the same" if score.db == LIMIT_DB else f"{score.db:.1f} dB"
     compared = "compared with nothing" if math.isnan(score.db) else f"{db} beside {score.beside}"
     return (
         f"{score.component}/{score.graph}: {compared},"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import NeodragonError
+from engine.measures import psnr
 from engine.pack import Pack
 from engine.pipeline import Event, FirstFrame, UnitFrames, generate
 from engine.session import Backend, require
@@ -104,13 +105,6 @@ def verify(
             copy = write_mp4(Path(folder) / "again.mp4", again, pack.geometry.fps, metadata)
             again, _ = read_mp4(copy)
     return _compared(before, again, tuple(note for note in notes if note))
-
-
-def psnr(one: Bytes, other: Bytes) -> float:
-    """The peak signal-to-noise ratio in dB of frames of one shape, uint8; inf where identical."""
-    pairs = zip(one, other, strict=True)  # one at a time: floats take four times the memory
-    error = float(np.mean([np.mean((a.astype(np.float32) - b) ** 2) for a, b in pairs]))
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
 def _compared(before: Bytes, again: Bytes, notes: tuple[str, ...]) -> Verification:

@@ -13,7 +13,6 @@ TinyAEHV.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 
 import torch
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from engine.measures import psnr
 from training.models.native_decoder import NativeDecoder
 from training.models.video_vae import CausalVideoVAE, fold
 from training.recipes.loop import arguments, train
@@ -54,12 +54,6 @@ class PerceptualDistance(nn.Module):
         """Mean squared distance, summed over levels."""
         pairs = zip(self.features(image), self.features(target), strict=True)
         return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).sum()
-
-
-def psnr(video: Tensor, target: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of values in [-1, 1]."""
-    error = float((video.clamp(-1, 1) - target).square().mean())
-    return math.inf if error == 0 else 10 * math.log10(4 / error)
 
 
 def ssim(image: Tensor, target: Tensor) -> float:
@@ -138,7 +132,8 @@ def main() -> None:
         for window in window_pool(16, options.seed + 1):
             video = window[None].to(options.device).float().div(127.5).sub(1)
             out = drawn(moments(vae, video)[0])
-            rows.append((psnr(out, video), ssim(fold(out), fold(video))))
+            images = (frames.clamp(-1, 1).cpu().numpy() for frames in (out, video))
+            rows.append((psnr(*images, peak=2), ssim(fold(out), fold(video))))
         report = {
             "decoder": "native" if options.native else "streaming",
             "parameters": sum(weight.numel() for weight in decode.parameters()),

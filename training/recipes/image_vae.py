@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from engine.measures import psnr
 from training.data.world import render, sample_scene
 from training.recipes.loop import arguments, train
 from training.recipes.plain_latents import GAIN, carry, clear, read, steady
@@ -98,12 +99,11 @@ def main() -> None:
         with torch.no_grad():
             image = frame_pool(64, options.seed + 1).float().div(127.5).sub(1)
             latent = vae.encode(image).latent_dist.mode()
-            error = (vae.decode(latent).sample.clamp(-1, 1) - image).square().mean((1, 2, 3))
+            drawn = vae.decode(latent).sample.clamp(-1, 1)
+            pairs = zip(*(x.cpu().numpy() for x in (drawn, image)), strict=True)
+        fidelity = float(np.mean([psnr(a, b, 2) for a, b in pairs]))
         vae.register_to_config(scaling_factor=float(1 / latent.std()))
-        print(
-            f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB,"
-            f" scaling factor {vae.config.scaling_factor:.4f}"
-        )
+        print(f"PSNR {fidelity:.2f} dB, scaling factor {vae.config.scaling_factor:.4f}")
         vae.half().save_pretrained(folder)
 
     train("image_vae", vae, step, options, finish=finish)

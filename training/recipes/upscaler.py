@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine.measures import psnr
 from training.data.world import render, sample_scene
 from training.models.quicksrnet import QuickSRNet
 from training.recipes.loop import arguments, train
@@ -33,9 +34,10 @@ def pairs(count: int, seed: int) -> tuple[Tensor, Tensor]:
     )  # type: ignore[return-value]
 
 
-def psnr(image: Tensor, target: Tensor) -> float:
+def fidelity(images: Tensor, target: Tensor) -> float:
     """Mean PSNR in dB of images in [0, 1], [B, 3, H, W]."""
-    return float((-10 * torch.log10((image.clamp(0, 1) - target).square().mean((1, 2, 3)))).mean())
+    pairs = zip(images.clamp(0, 1).numpy(), target.numpy(), strict=True)
+    return float(np.mean([psnr(a, b, 1) for a, b in pairs]))
 
 
 def resized(images: Tensor, filter: Image.Resampling) -> Tensor:
@@ -72,9 +74,9 @@ def main() -> None:
     @torch.no_grad()
     def finish() -> None:
         x, y = (part.float() / 255 for part in pairs(48, options.seed + 1))
-        report = {"upscaler": psnr(model(x), y)}
+        report = {"upscaler": fidelity(model(x), y)}
         for name in ("BICUBIC", "LANCZOS"):
-            report[name.lower()] = psnr(resized(x, Image.Resampling[name]), y)
+            report[name.lower()] = fidelity(resized(x, Image.Resampling[name]), y)
         print(json.dumps({"psnr": {name: round(value, 2) for name, value in report.items()}}))
         model.half().save_pretrained(options.checkpoint / "upscaler")
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.measures import psnr
 from training.data.world import FRAMES, render, sample_scene
 from training.models.video_vae import CausalVideoVAE, MemBlock, TGrow, fold, unfold
 from training.recipes.loop import arguments, train
@@ -191,13 +192,14 @@ def main() -> None:
     @torch.no_grad()
     def finish() -> None:
         windows = window_pool(24, options.seed + 1)
-        latents, errors = [], []
+        latents, fidelity = [], []
         for window in windows:
             video = window[None].float().div(127.5).sub(1)
             mean, _ = moments(vae, video)
             latents.append(mean)
-            errors.append((vae.decode(mean).clamp(-1, 1) - video).square().mean((0, 1, 3, 4)))
-        psnr = 10 * torch.log10(4 / torch.stack(errors))
+            drawn = vae.decode(mean).clamp(-1, 1)
+            frames = (x[0].transpose(0, 1).cpu().numpy() for x in (drawn, video))
+            fidelity.append([psnr(a, b, 2) for a, b in zip(*frames, strict=True)])
         latent = torch.cat(latents)
         first, later = latent[:, :, :1], latent[:, :, 1:]
         constants = {
@@ -207,7 +209,8 @@ def main() -> None:
             "shift": float(later.mean()),
         }
         print(
-            f"PSNR of whole frames: first {psnr[:, 0].mean():.2f} dB, all {psnr.mean():.2f} dB;"
+            f"PSNR of whole frames: first {np.mean([f[0] for f in fidelity]):.2f} dB,"
+            f" all {np.mean(fidelity):.2f} dB;"
             f" {constants}"
         )
         vae.half().save_pretrained(folder)

@@ -1,0 +1,181 @@
+"""`pack.json` read into checked parts; every fault names its place in the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from engine.config import ModeConfig, ScheduleConfig
+from engine.errors import PackError, first_line
+from engine.pack.archive import FILE_LIMIT, Source, check_name
+from engine.pack.contract import check_contract
+from engine.pack.graphs import Component, Context, Graph, PackFile, TensorSpec, TokenizerFile
+from engine.pack.values import GET_AGAIN, MANIFEST, get, wrong
+
+FORMAT = 1
+MANIFEST_LIMIT = 4 * 2**20  # bytes
+DTYPES = ("float32", "float16", "int64", "int32", "uint8")
+
+Section = TypeVar("Section")
+
+
+def section(manifest: Mapping[str, Any], key: str, build: Callable[..., Section]) -> Section:
+    """A dataclass from the manifest's `key`; raises PackError where a field is missing."""
+    values = get(manifest, key, dict, "", "a table")
+    names = [f.name for f in fields(build)]  # type: ignore[arg-type]
+    for name in names:
+        if name not in values:
+            raise wrong(f"{key}.{name}", "given", None)
+    return build(**{name: values[name] for name in names})
+
+
+def schedule_of(manifest: Mapping[str, Any]) -> ScheduleConfig:
+    """The schedule with its modes; raises PackError."""
+    values = get(manifest, "schedule", dict, "", "a table")
+    modes = get(values, "modes", dict, "schedule.", "a table")
+    built = {name: section(modes, name, ModeConfig) for name in modes}
+    return section({"schedule": {**values, "modes": built}}, "schedule", ScheduleConfig)
+
+
+def _file(values: Mapping[str, Any], where: str) -> PackFile:
+    name = check_name(values.get("file"))
+    size = get(values, "size", int, where, "a number of bytes")
+    if not 0 < size <= FILE_LIMIT:
+        raise wrong(f"{where}size", f"1 to {FILE_LIMIT} bytes", size)
+    digest = get(values, "sha256", str, where, "64 hex digits")
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise wrong(f"{where}sha256", "64 hex digits", digest)
+    return PackFile(name, size, digest)
+
+
+def _tensors(values: Mapping[str, Any], key: str, where: str) -> dict[str, TensorSpec]:
+    tensors = {}
+    for name, spec in get(values, key, dict, where, "a table of tensors").items():
+        here = f"{where}{key}.{name}"
+        if not isinstance(spec, dict) or spec.get("dtype") not in DTYPES:
+            raise wrong(here, f"a tensor of one of {', '.join(DTYPES)}", spec)
+        shape = get(spec, "shape", list, f"{here}.", "a list of dimensions")
+        for size in shape:
+            number = isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**31
+            if len(shape) > 8 or not (number or (isinstance(size, str) and size.isidentifier())):
+                raise wrong(f"{here}.shape", "up to 8 positive sizes or names", shape)
+        tensors[name] = TensorSpec(spec["dtype"], tuple(shape))
+    return tensors
+
+
+def _graph(name: str, values: Any, where: str) -> Graph:
+    if not isinstance(values, dict):
+        raise wrong(where[:-1], "a table", values)
+    dimensions = values.get("dimensions", {})
+    valid = isinstance(dimensions, dict) and all(
+        isinstance(size, int) and size > 0 for size in dimensions.values()
+    )
+    if not valid:
+        raise wrong(f"{where}dimensions", "a table of positive sizes", dimensions)
+    data = values.get("data", [])
+    if not isinstance(data, list) or not all(isinstance(file, dict) for file in data):
+        raise wrong(f"{where}data", "a list of files", data)
+    fidelity = values.get("fidelity_db")
+    if fidelity is not None and (
+        isinstance(fidelity, bool) or not isinstance(fidelity, int | float)
+    ):
+        raise wrong(f"{where}fidelity_db", "a number of dB", fidelity)
+    expected = values.get("expected", {})
+    if not isinstance(expected, dict) or not all(map(_numbers, expected.values())):
+        raise wrong(f"{where}expected", "a table of lists of numbers", expected)
+    return Graph(
+        name=name,
+        file=_file(values, where),
+        data=tuple(_file(file, f"{where}data.") for file in data),
+        dimensions=dict(dimensions),
+        inputs=_tensors(values, "inputs", where),
+        outputs=_tensors(values, "outputs", where),
+        fidelity_db=fidelity,
+        expected=expected,
+    )
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(number, int | float) for number in values)
+
+
+def _context(part: Mapping[str, Any], where: str) -> Context | None:
+    """What the graphs of a variant were compiled for."""
+    if "context" not in part:
+        return None
+    values, here = get(part, "context", dict, where, "a table"), f"{where}context."
+    sdk = get(values, "sdk", str, here, "a version")
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)*", sdk):
+        raise wrong(f"{here}sdk", "a version", sdk)
+    return Context(
+        get(values, "soc_model", int, here, "a number"),
+        get(values, "htp_arch", int, here, "a number"),
+        sdk,
+        get(values, "shared", bool, here, "true or false"),
+    )
+
+
+def component_of(name: str, values: Any, sizes: Mapping[str, int]) -> Component:
+    """A component, its graphs checked against their contracts; raises PackError."""
+    where = f"components.{name}."
+    if not isinstance(values, dict):
+        raise wrong(where[:-1], "a table", values)
+    variants: dict[str, dict[str, Graph]] = {}
+    for variant, part in get(values, "variants", dict, where, "a table").items():
+        here = f"{where}variants.{variant}."
+        if not isinstance(part, dict):
+            raise wrong(here[:-1], "a table", part)
+        context = _context(part, here)
+        variants[variant] = {
+            graph: replace(_graph(graph, entry, f"{here}graphs.{graph}."), context=context)
+            for graph, entry in get(part, "graphs", dict, here, "a table of graphs").items()
+        }
+        for graph in variants[variant].values():
+            check_contract(graph, f"{here}graphs.{graph.name}.", sizes)
+    if not {"portable", "context"} & set(variants):
+        raise wrong(f"{where}variants", "a table with portable or context", list(variants))
+    return Component(name, get(values, "optional", bool, where, "true or false"), variants)
+
+
+def tokenizers_of(manifest: Mapping[str, Any]) -> dict[str, TokenizerFile]:
+    """Both tokenizers; raises PackError."""
+    listed = get(manifest, "tokenizers", dict, "", "a table")
+    built = {}
+    for name in ("clip", "t5"):
+        values = get(listed, name, dict, "tokenizers.", "a table")
+        length = get(values, "length", int, f"tokenizers.{name}.", "a number of tokens")
+        if not 2 <= length <= 4096:
+            raise wrong(f"tokenizers.{name}.length", "2 to 4096 tokens", length)
+        built[name] = TokenizerFile(_file(values, f"tokenizers.{name}."), length)
+    return built
+
+
+def load_manifest(source: Source) -> tuple[dict[str, Any], str]:
+    """The parsed manifest and its SHA-256; raises PackError where this engine cannot read it."""
+    size = source.size(MANIFEST)
+    if size is None or not 0 < size <= MANIFEST_LIMIT:
+        got = "it is missing" if size is None else f"it has {size} bytes"
+        raise PackError(
+            f"{MANIFEST} should be in the pack with at most {MANIFEST_LIMIT} bytes, but {got};"
+            " choose a pack's folder or .zip."
+        )
+    text = source.fetch(MANIFEST, size).read_bytes()
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PackError(
+            f"{MANIFEST} should be JSON, but it cannot be read ({first_line(error)}); {GET_AGAIN}."
+        ) from error
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise PackError(
+            f"{MANIFEST} should have format {FORMAT}, but it has the newer format {version};"
+            " update Neodragon Studio."
+        )
+    if version != FORMAT or isinstance(version, bool):
+        raise wrong("format", str(FORMAT), version)
+    return manifest, hashlib.sha256(text).hexdigest()

@@ -1,0 +1,169 @@
+"""A pack that is open: its parts and its verified files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config import (
+    FirstFrameConfig,
+    Geometry,
+    PromptConfig,
+    ScheduleConfig,
+    TransformerConfig,
+    VaeConfig,
+)
+from engine.errors import PackError
+from engine.pack.archive import Folder, Source, Zip, sha256_of
+from engine.pack.contract import sizes_of
+from engine.pack.graphs import Component, Graph, PackFile, TokenizerFile
+from engine.pack.manifest import component_of, load_manifest, schedule_of, section, tokenizers_of
+from engine.pack.values import GET_AGAIN, MANIFEST, get, wrong
+
+REQUIRED = ("clip_l", "clip_g", "text_encoder", "video_encoder", "transformer", "video_decoder")
+
+
+@dataclass
+class Pack:
+    """An open pack; close it, or use it as a context manager, to let go of a .zip.
+
+    pack_hash: SHA-256 of `pack.json` in hex, which through the hashes in it names every file.
+    missing: optional components whose files are not there; they are not in `components`.
+    """
+
+    path: Path
+    pack_hash: str
+    name: str
+    version: str
+    licence: str
+    provenance: str
+    geometry: Geometry
+    transformer: TransformerConfig
+    schedule: ScheduleConfig
+    first_frame: FirstFrameConfig | None
+    vae: VaeConfig
+    prompt: PromptConfig
+    tokenizers: Mapping[str, TokenizerFile]
+    components: Mapping[str, Component]
+    missing: tuple[str, ...]
+    _source: Source = field(repr=False)
+    _verified: set[PackFile] = field(default_factory=set, repr=False)
+
+    @property
+    def files(self) -> tuple[PackFile, ...]:
+        """Every file the pack uses, each once."""
+        named = [tokenizer.file for tokenizer in self.tokenizers.values()]
+        named += [file for component in self.components.values() for file in component.files]
+        return tuple(dict.fromkeys(named))
+
+    def has(self, component: str) -> bool:
+        """Whether the pack has this component, files and all."""
+        return component in self.components
+
+    def graphs(self, component: str, variant: str) -> Mapping[str, Graph]:
+        """A component's graphs in `variant`, maybe none; PackError without the component."""
+        if component not in self.components:
+            raise PackError(
+                f"The pack {self.name} should have the component {component}, but it is absent;"
+                " use a pack that has it."
+            )
+        return self.components[component].variants.get(variant, {})
+
+    def verified(self, file: PackFile) -> Path:
+        """Where to read `file`, after comparing its size and SHA-256 once; raises PackError."""
+        path = self._source.fetch(file.name, file.size)
+        if file not in self._verified:
+            got = sha256_of(path, file.name)
+            if got != file.sha256:
+                raise PackError(
+                    f"{file.name} should have the SHA-256 {file.sha256[:12]}, but it has"
+                    f" {got[:12]}; {GET_AGAIN}."
+                )
+            self._verified.add(file)
+        return path
+
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        """The bytes of a file with that size, unchecked, piece by piece; raises PackError."""
+        self._source.check(name, size)
+        return self._source.blocks(name)
+
+    def manifest(self) -> bytes:
+        """`pack.json` as it is."""
+        return b"".join(self._source.blocks(MANIFEST))
+
+    def close(self) -> None:
+        """Remove what was unpacked from a .zip and close it."""
+        self._source.close()
+
+    def __enter__(self) -> Pack:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def open_pack(path: Path | str) -> Pack:
+    """Open the pack at `path`, a folder or a .zip; raises PackError with one sentence."""
+    path = Path(path)
+    source: Source
+    if path.is_dir():
+        source = Folder(path)
+    elif path.is_file():
+        source = Zip(path)
+    else:
+        raise PackError(
+            f"{path} should be a pack's folder or .zip, but there is nothing; check the path."
+        )
+    try:
+        return _read(path, source)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _read(path: Path, source: Source) -> Pack:
+    manifest, digest = load_manifest(source)
+    about = {
+        key: get(manifest, key, str, "", "text")
+        for key in ("name", "version", "licence", "provenance")
+    }
+    geometry = section(manifest, "geometry", Geometry)
+    transformer = section(manifest, "transformer", TransformerConfig)
+    schedule = schedule_of(manifest)
+    if schedule.stages != geometry.stages:
+        raise wrong("schedule.stage_range", f"for {geometry.stages} stages", schedule.stage_range)
+    first = None
+    if manifest.get("first_frame") is not None:
+        first = section(manifest, "first_frame", FirstFrameConfig)
+    tokenizers = tokenizers_of(manifest)
+    sizes = sizes_of(geometry, transformer, tokenizers)
+    listed = get(manifest, "components", dict, "", "a table")
+    components = {name: component_of(name, values, sizes) for name, values in listed.items()}
+    for tokenizer in tokenizers.values():
+        source.check(tokenizer.file.name, tokenizer.file.size)
+    missing = []
+    for name, component in components.items():
+        if component.optional and any(source.size(file.name) is None for file in component.files):
+            missing.append(name)
+            continue
+        for file in component.files:
+            source.check(file.name, file.size)
+    for name in (*REQUIRED, *(("first_frame",) if first else ())):
+        if name not in components or name in missing:
+            raise wrong("components", f"a table with {name}", list(components))
+    return Pack(
+        path=path,
+        pack_hash=digest,
+        **about,
+        geometry=geometry,
+        transformer=transformer,
+        schedule=schedule,
+        first_frame=first,
+        vae=section(manifest, "vae", VaeConfig),
+        prompt=section(manifest, "prompt", PromptConfig),
+        tokenizers=tokenizers,
+        components={k: v for k, v in components.items() if k not in missing},
+        missing=tuple(missing),
+        _source=source,
+    )

@@ -1,0 +1,242 @@
+"""A graph loaded in ONNX Runtime: every call checked by name, type and shape, answers by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from engine.errors import BackendError, PackError, first_line
+from engine.pack import GET_AGAIN, Graph, TensorSpec
+
+ort.disable_telemetry_events()  # also where the legacy backend does not know the variable
+
+Backend = Literal["cpu", "npu", "npu-emulated"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+Array = NDArray[Any]
+
+# Of a loaded graph, with and without work. onnxruntime-qnn 2.7 ends the process at other values.
+PACE, BUSY, IDLE = "ep.dynamic.qnn_htp_performance_mode", "burst", "low_power_saver"
+TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+}
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    ort_state.EPFail,
+    ort_state.EngineError,
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NoModel,
+    ort_state.NoSuchFile,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+
+
+class Session(Protocol):
+    """A loaded graph.
+
+    inputs, outputs: what goes in and out, by name; seconds: spent in the graph so far.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    seconds: float
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """The outputs by name; raises BackendError for inputs that do not fit or a failed run."""
+        ...
+
+    def stream(self) -> Stream:
+        """For a graph with memory: its steps, from a memory of zeros on."""
+        ...
+
+    def close(self) -> None:
+        """Free the graph's memory."""
+        ...
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class OrtSession:
+    """A graph of a pack in ONNX Runtime; use `open_session`."""
+
+    def __init__(
+        self, graph: Graph, session: ort.InferenceSession, backend: Backend = "cpu"
+    ) -> None:
+        self.backend = backend
+        self.name = graph.name
+        self.inputs = graph.inputs
+        self.outputs = graph.outputs
+        self.seconds = 0.0
+        self.watch: Callable[[str, dict[str, Array], dict[str, Array]], None] | None = None
+        self._session: ort.InferenceSession | None = session
+        self._output_names = list(graph.outputs)
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """The outputs by name; raises BackendError for inputs that do not fit or a failed run."""
+        _check_inputs(self.name, self.inputs, inputs)
+        with self.running() as session:
+            outputs = session.run(self._output_names, inputs)
+        named = dict(zip(self._output_names, outputs, strict=True))
+        if self.watch is not None:
+            self.watch(self.name, inputs, named)
+        return named
+
+    def stream(self) -> Stream:
+        """For a graph with memory: its steps, from a memory of zeros on."""
+        return Stream(self)
+
+    def busy(self, is_busy: bool) -> None:
+        """Ask the NPU for its full speed, or let it rest; raises BackendError where it is gone."""
+        if self.backend == "cpu":
+            return
+        with self.running() as session:
+            session.set_ep_dynamic_options({PACE: BUSY if is_busy else IDLE})
+
+    @contextmanager
+    def running(self) -> Iterator[ort.InferenceSession]:
+        """ONNX Runtime's session, what happens in it timed and its errors told in one sentence."""
+        if self._session is None:
+            raise BackendError(
+                f"The graph {self.name} should be open, but it is closed; open it again."
+            )
+        started = time.perf_counter()
+        try:
+            yield self._session
+        except ORT_ERRORS as error:
+            raise BackendError(
+                f"The graph {self.name} should run, but it failed ({first_line(error)});"
+                " try another backend."
+            ) from error
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Free the graph's memory."""
+        self._session = None
+
+    def __enter__(self) -> OrtSession:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Stream:
+    """A graph that takes `state_*` and gives `next_state_*`, run step by step.
+
+    The states are bound to two sets of buffers that take turns: what a step has written, the next
+    one reads where it is.
+    """
+
+    def __init__(self, graph: OrtSession) -> None:
+        self.graph = graph
+        self._now, self._next = (
+            {
+                name: ort.OrtValue.ortvalue_from_numpy(
+                    np.zeros([int(size) for size in spec.shape], spec.dtype)
+                )
+                for name, spec in graph.inputs.items()
+                if name.startswith("state_")
+            }
+            for _ in range(2)
+        )
+
+    def step(self, **inputs: Array) -> dict[str, Array]:
+        """The outputs but for the states; raises as `run` does."""
+        graph = self.graph
+        given = {name: spec for name, spec in graph.inputs.items() if name not in self._now}
+        _check_inputs(graph.name, given, inputs)
+        told = [name for name in graph.outputs if name.removeprefix("next_") not in self._now]
+        with graph.running() as session:
+            binding = session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name, value in self._now.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in told:
+                binding.bind_output(name)
+            for name, value in self._next.items():
+                binding.bind_ortvalue_output(f"next_{name}", value)
+            session.run_with_iobinding(binding)
+            outputs = [value.numpy() for value in binding.get_outputs()[: len(told)]]
+        named: dict[str, Array] = dict(zip(told, outputs, strict=True))
+        if graph.watch is not None:
+            before = {name: np.array(value.numpy()) for name, value in self._now.items()}
+            after = {f"next_{name}": np.array(value.numpy()) for name, value in self._next.items()}
+            graph.watch(graph.name, inputs | before, named | after)
+        self._now, self._next = self._next, self._now
+        return named
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """ONNX Runtime's options for any graph."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    # The sessions of the loop take turns: waiting threads must not spin in each other's way.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Hand memory back between runs; as fast, and 17 MB of 180 less for a mini clip.
+    options.enable_cpu_mem_arena = False
+    return options
+
+
+def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """Raise BackendError unless the inputs are those of the graph; a named size is one size."""
+    if set(inputs) != set(specs):
+        raise BackendError(
+            f"The graph {name} should get {', '.join(specs)}, but it gets {', '.join(inputs)};"
+            f" {GET_AGAIN}."
+        )
+    named: dict[str, int] = {}
+    for key, array in inputs.items():
+        spec = specs[key]
+        fits = array.dtype == spec.dtype and array.ndim == len(spec.shape)
+        for size, wanted in zip(array.shape, spec.shape, strict=False):
+            expected = named.setdefault(wanted, size) if isinstance(wanted, str) else wanted
+            fits = fits and size == expected
+        if not fits:
+            raise BackendError(
+                f"The input {key} of the graph {name} should be {spec}, but it is"
+                f" {array.dtype} {list(array.shape)}; {GET_AGAIN}."
+            )
+
+
+def check_graph(graph: Graph, key: str, found: Mapping[str, Any]) -> None:
+    """Raise PackError unless a loaded graph's tensors are as the manifest says."""
+    specs: Mapping[str, TensorSpec] = getattr(graph, key)
+    if set(found) != set(specs):
+        raise PackError(
+            f"{graph.file.name} should have the {key} {', '.join(specs)}, but it has"
+            f" {', '.join(found)}; {GET_AGAIN}."
+        )
+    for name, spec in specs.items():
+        dtype = TYPES.get(found[name].type, found[name].type)
+        shape = [graph.dimensions.get(size, size) for size in found[name].shape]
+        fits = dtype == spec.dtype and len(shape) == len(spec.shape)
+        for size, wanted in zip(shape, spec.shape, strict=False):
+            # A computed dimension of an output may carry no number, even where it has only one.
+            loose = not isinstance(size, int) and (isinstance(wanted, str) or key == "outputs")
+            fits = fits and (loose or size == wanted)
+        if not fits:
+            raise PackError(
+                f"{name} of {graph.file.name} should be {spec}, but it is {dtype} {shape};"
+                f" {GET_AGAIN}."
+            )
