@@ -32,7 +32,7 @@ from training.models.published import CLIP_G, CLIP_L, IMAGE_VAE, T5, UNET, UPSCA
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalConv, CausalVideoVAE, TGrow, fold, unfold
 
-# facts/neodragon.md 1.3: T5 and CLIP token counts, and the widths that CLIP hands over.
+# Token counts of T5 and CLIP, and the widths that CLIP hands over (arXiv 2511.06055, code).
 TEXT, CLIP_TEXT, CLIP_HIDDEN, CLIP_G_POOLED, POOLED, T5_STATES = 128, 77, 2048, 1280, 2048, 4096
 GEOMETRY = Geometry(
     **PUBLISHED["geometry"],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# OpenAI CLIP ViT-L/14 and OpenCLIP bigG/14 as SDXL has them. The parameters are those of
-# facts/neodragon.md 8.4: 123.06 M (and a projection of 0.59 M), 694.66 M.
+# OpenAI CLIP ViT-L/14 and OpenCLIP bigG/14 as SDXL has them. They have
+# 123.06 M parameters (and a projection of 0.59 M) and 694.66 M.
 CLIP_L: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768}
 CLIP_L |= {"num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G: dict[str, Any] = {"hidden_size": 1280, "intermediate_size": 5120, "projection_dim": 1280}
@@ -20,7 +20,7 @@ T5: dict[str, Any] = {
     "num_heads": 12,
     "feed_forward_proj": "gated-gelu",
 }
-# SSD-1B: SDXL's UNet with fewer layers (facts/neodragon.md 6), a middle without attention. Its
+# SSD-1B: SDXL's UNet with fewer layers, a middle without attention. Its
 # 1331.33 M parameters are what the pipeline's 2232.7 M leave for it.
 UNET: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -44,7 +44,7 @@ IMAGE_VAE: dict[str, Any] = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
-# Which QuickSRNet the paper runs is not known (facts/neodragon.md 7); Small, as we train it.
+# The paper does not say which QuickSRNet it runs; Small, as we train it.
 UPSCALER: dict[str, Any] = {"num_channels": 32, "num_intermediate_layers": 2}
 
 CLIP_TOKENS = {"vocab_size": 49408, "max_position_embeddings": 77}
