@@ -20,7 +20,7 @@ from pathlib import Path
 
 from studio import __version__
 from studio.language.catalogue import system_language, words
-from studio.system import paths, splash, streams
+from studio.system import environment, paths, splash, streams
 from studio.system.privacy import redacted
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Neodragon Studio</title>
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     multiprocessing.freeze_support()
     streams.prepare()
     arguments = sys.argv[1:] if argv is None else argv
+    environment.clean()
     windowed = sys.stdout is None or sys.stderr is None
     if windowed:
         _redirect()
@@ -98,7 +99,8 @@ def _say(sentence: str, report: str) -> None:
         path.write_text(page, encoding="utf-8")
         print(f"The report is {path}", file=sys.stderr)
         if os.environ.get("NEODRAGON_NO_BROWSER") is None:
-            webbrowser.open(path.as_uri())
+            with environment.as_found():
+                webbrowser.open(path.as_uri())
     except OSError:
         print(report, file=sys.stderr)
 
@@ -107,7 +109,7 @@ def _redirect() -> None:
     """A windowed program has no console: what it says goes to a file."""
     try:
         folder = paths.data_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        paths.private(folder)
         log = (folder / "studio.log").open("w", encoding="utf-8", errors="replace", buffering=1)
     except OSError:
         log = Path(os.devnull).open("w")

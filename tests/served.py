@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,10 +58,7 @@ def desk(mini_pack: Path, clips: Path, contacted: list[str]) -> Iterator[Desk]:
 @pytest.fixture(scope="module")
 def address(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a page that is being served."""
-    with socket.socket() as probe:  # Gradio leaves sockets open where it looks for a port itself
-        probe.bind((server.HOST, 0))
-        port = probe.getsockname()[1]
-    blocks, address = server.launch(desk, tmp_path_factory.mktemp("temporary"), port)
+    blocks, address = server.launch(desk, tmp_path_factory.mktemp("temporary"), 0)
     yield address
     blocks.close()
 

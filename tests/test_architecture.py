@@ -45,11 +45,12 @@ ALONE = {
     "studio/health/doctor.py": {"psutil"},
     "studio/system/power.py": {"psutil", "wakepy"},
     "training/export.py": {"psutil"},
-    "studio/page/server.py": {"starlette"},
+    "studio/page/server.py": {"starlette", "uvicorn"},
     "studio/language/catalogue.py": {"babel"},
 }
-# tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it.
-BROAD = {"engine/text.py", "studio/launcher.py"}
+# tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it, and the
+# page's server whatever Gradio raises.
+BROAD = {"engine/text.py", "studio/launcher.py", "studio/page/server.py"}
 HEAVY = {"gradio", "moviepy", "numpy", "onnxruntime", "PIL", "tokenizers", "torch"}
 
 

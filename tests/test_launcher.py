@@ -92,7 +92,8 @@ def test_who_does_not_know_the_token_is_not_let_in(data: Path) -> None:
         with httpx.Client(follow_redirects=True) as browser:
             answer = browser.get(address)
             assert answer.status_code == 200 and "token" not in str(answer.url)
-            assert browser.get(f"{page}config").status_code == 200
+            assert browser.get(f"{answer.url}config").status_code == 200
+            assert browser.get(f"{page}config").status_code == 401  # no cookie goes there
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
 

@@ -515,19 +515,6 @@ def test_words_of_the_user_are_escaped(tmp_path: Path) -> None:
     assert not any("<script" in text or '""' in text for text in texts)
 
 
-def test_proxies_are_kept_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("NO_PROXY", "example.org")
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    server.prepare_environment(tmp_path)
-    server.prepare_environment(tmp_path)
-    assert [server.os.environ[name] for name in ("NO_PROXY", "no_proxy")] == [
-        "example.org,127.0.0.1,localhost",
-        "127.0.0.1,localhost",
-    ]
-
-
-@pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")  # Gradio's
 def test_a_taken_port_is_one_sentence(desk: Desk, address: str, tmp_path: Path) -> None:
     port = int(address.rstrip("/").rpartition(":")[2])
     with pytest.raises(server.ServerError, match="choose another with --port"):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from engine.errors import NeodragonError
 from studio.system.streams import is_drawn_on
@@ -20,6 +20,27 @@ if TYPE_CHECKING:
 SOME_FAILED = 1
 FAILED = 2
 BAR_WIDTH = 32
+
+
+# What a terminal obeys instead of showing it: escapes of all kinds, and what turns text around.
+CONTROL = [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F)]
+CONTROL += range(0x2066, 0x206A)
+HARMLESS = dict.fromkeys(CONTROL, "\N{REPLACEMENT CHARACTER}")
+ESCAPED = {code: f"\\u{code:04x}" for code in CONTROL}
+
+
+class Plain:
+    """A stream whose text cannot command the terminal: names and words come from files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it; `Bar` alone writes to the stream itself."""
+        return self.stream.write(text.translate(HARMLESS))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,13 +102,17 @@ class Bar:
         if self.live:
             full = round(fraction * BAR_WIDTH)
             bar = self.full * full + self.rest * (BAR_WIDTH - full)
-            line = f"\r\033[K{words:23} {bar} {fraction:4.0%} {rest}"
-            print(line, end="", file=sys.stderr, flush=True)
+            line = f"{words:23} {bar} {fraction:4.0%} {rest}".translate(HARMLESS)
+            self._put(f"\r\033[K{line}")
 
     def clear(self) -> None:
         """Make room for a line that stays."""
         if self.live:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._put("\r\033[K")
+
+    def _put(self, text: str) -> None:
+        stream = sys.stderr.stream if isinstance(sys.stderr, Plain) else sys.stderr
+        print(text, end="", file=stream, flush=True)
 
 
 def shown(path: Path) -> Path:
@@ -98,7 +123,7 @@ def shown(path: Path) -> Path:
 
 def print_json(content: object) -> None:
     """Print it for other programs."""
-    print(json.dumps(content, ensure_ascii=False, indent=1))
+    print(json.dumps(content, ensure_ascii=False, indent=1).translate(ESCAPED))
 
 
 def each(

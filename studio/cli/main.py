@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,14 @@ from studio.cli.console import (
     FAILED,
     Bar,
     Parser,
+    Plain,
     engine_arguments,
     opened,
     print_json,
     seed,
     shown,
 )
-from studio.system import streams
+from studio.system import environment, streams
 
 if TYPE_CHECKING:
     from engine.config import Request
@@ -54,9 +55,13 @@ UNREAD = 141  # and of a pipe that nobody reads any more
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     streams.prepare()
+    environment.clean()
+    out: Any = Plain(sys.stdout)
+    err: Any = Plain(sys.stderr)
     try:
         try:
-            return _run(argv)
+            with redirect_stdout(out), redirect_stderr(err):
+                return _run(argv)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
-from studio.cli.console import SOME_FAILED, Parser, counted
+from studio.cli.console import SOME_FAILED, Parser, counted, print_json
 
 if TYPE_CHECKING:
     from studio.jobs.spec import Job
@@ -80,7 +79,7 @@ def _print_json(arguments: argparse.Namespace, table: JobTable) -> None:
     queue = table.queue()
     jobs = [as_json(job) for job in _shown(arguments, table)]
     content = {"paused": queue.paused, "reason": queue.reason, "jobs": jobs}
-    print(json.dumps(content, ensure_ascii=False, indent=1))
+    print_json(content)
 
 
 def _resume(arguments: argparse.Namespace, table: JobTable) -> int | None:

@@ -23,6 +23,7 @@ from studio.jobs.spec import (
     as_job,
     is_finished,
 )
+from studio.system.paths import private_file
 
 HISTORY = 31  # jobs a median is taken of
 BUSY = 30.0  # seconds to wait for another process's transaction
@@ -64,7 +65,7 @@ class JobFile:
         self.path = path
         self._lock = threading.RLock()
         with self._sentences():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_file(path)
             self._db = sqlite3.connect(
                 path, timeout=BUSY, isolation_level=None, check_same_thread=False
             )

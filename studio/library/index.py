@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 from engine.config import SEED_LIMIT
 from engine.errors import NeodragonError
 from studio.media.sidecars import Kind
+from studio.system.paths import private_file
 
 Verdict = Literal["", "keep", "reject"]
 
@@ -73,7 +74,7 @@ class LibraryIndex:
         self.folder = folder.absolute()
         self._lock = threading.RLock()
         with self._sentences():
-            database.parent.mkdir(parents=True, exist_ok=True)
+            private_file(database)
             self._db = sqlite3.connect(
                 database, timeout=BUSY, isolation_level=None, check_same_thread=False
             )

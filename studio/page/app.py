@@ -1,12 +1,12 @@
-"""The studio's page: its tabs, its look, and the endpoints that other programs may call."""
+"""The studio's page: its tabs and its look."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 
-from studio.jobs.spec import as_json
 from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.batch import BatchView
@@ -29,8 +29,8 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(desk: Desk, language: str) -> gr.Blocks:
-    """The page of one desk in one language."""
+def build(desk: Desk, language: str, functions: Mapping[str, Callable[..., Any]]) -> gr.Blocks:
+    """The page of one desk in one language; functions: for other programs, by their names."""
     say = Speaker(language)
     blocks = gr.Blocks(title="Neodragon Studio", analytics_enabled=False, fill_width=True)
     with blocks:
@@ -53,35 +53,6 @@ def build(desk: Desk, language: str) -> gr.Blocks:
         create.load(blocks)
         batch.load(blocks)
         settings.load(blocks)
-        _endpoints(desk)
+        for name, function in functions.items():
+            gr.api(function, api_name=name, queue=False)  # type: ignore[attr-defined]
     return blocks
-
-
-def _endpoints(desk: Desk) -> None:
-    """JSON in, JSON out, for programs and as MCP tools: `/submit`, `/queue` and `/status`."""
-
-    def submit(
-        prompt: str,
-        look_seed: int,
-        motion_seed: int,
-        kind: str = "clip",
-        mode: str = "hybrid",
-        upscale: bool = True,
-    ) -> dict[str, Any]:
-        """Ask for a clip or a first frame; the job, at once."""
-        asked = {"prompt": prompt, "look": look_seed, "motion": motion_seed, "mode": mode}
-        work = desk.work(asked | {"upscale": upscale}, "frame" if kind == "frame" else "clip")
-        return as_json(desk.jobs(desk.ask([work]))[0])
-
-    def queue() -> list[dict[str, Any]]:
-        """Every job of the table."""
-        return [as_json(job) for job in desk.table.jobs()]
-
-    def status(job: int) -> dict[str, Any]:
-        """One job."""
-        return as_json(desk.table.job(job))
-
-    for function in (submit, queue, status):
-        gr.api(  # type: ignore[attr-defined]
-            function, api_name=function.__name__, queue=False
-        )

@@ -31,7 +31,7 @@ STRIP = {"running": ["skip"], "done": ["again"]}
 
 def address(path: Path) -> str:
     """Where the page's server has a file."""
-    return f"/gradio_api/file={quote(path.as_posix())}"
+    return f"gradio_api/file={quote(path.as_posix())}"
 
 
 def download(path: Path, label: str) -> str:
@@ -42,7 +42,7 @@ def download(path: Path, label: str) -> str:
 
 def thumbnail(path: Path, version: float) -> str:
     """Where it has a small picture of a clip or a first frame; version: changes with the file."""
-    return f"/thumbnail?path={quote(path.as_posix(), safe='')}&amp;v={version:.0f}"
+    return f"thumbnail?path={quote(path.as_posix(), safe='')}&amp;v={version:.0f}"
 
 
 def header(words: str) -> str:

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import mimetypes
 import os
 import secrets
 import signal
+import socket
+import sys
 import tempfile
 import threading
-import zlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from engine.errors import NeodragonError
 from engine.pack import Pack
 from engine.session import Backend
-from studio.language.catalogue import system_language
+from studio.language.catalogue import Speaker, system_language
 from studio.media.sidecars import KINDS
 from studio.media.thumbnails import thumbnail
 from studio.page.desk import Desk
+from studio.page.guard import Guard
+from studio.system import environment
 from studio.system.instance import show, single
 from studio.system.paths import ASSETS, cache_folder, data_folder
+from studio.system.session import MINUTE, Session, keep, session, signed
 from studio.system.settings import Theme, clips_folder, load, settings_file
 
 if TYPE_CHECKING:
     import gradio as gr
 
 HOST = "127.0.0.1"
-OURS = [HOST, "localhost"]
 ENDS = ("SIGTERM", "SIGBREAK")  # on Windows the second alone comes from outside
+PORTS = range(7860, 7960)
+A_DAY = 86_400.0  # seconds
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -64,7 +73,7 @@ def serve(
             ready()
             print(f"Neodragon Studio is open already, at {address}")
             if browser:
-                show(address, data_folder() / "window")
+                show(_ticket(address), data_folder() / "window")
             return
 
         def publish(address: str) -> None:
@@ -93,7 +102,9 @@ def _serve(
     clips = clips_folder()
     language = system_language() if settings.language == "system" else settings.language
     with (
-        tempfile.TemporaryDirectory(prefix="neodragon-page-") as temporary,
+        tempfile.TemporaryDirectory(
+            prefix="neodragon-page-", dir=environment.temporary_folder(data_folder() / "temporary")
+        ) as temporary,
         Desk(pack, backend, clips, data_folder(), cache_folder(), settings.threads) as desk,
         terminating(desk.quit),
     ):
@@ -104,16 +115,23 @@ def _serve(
                 print(f"MCP: {address}gradio_api/mcp/ with the header X-Token: {token}")
             address += f"?token={token}"
             publish(address)
+            # Whoever sees to the browser himself gets the token, which programs need as well.
+            told = _ticket(address, A_DAY) if browser else address
             print(
-                f"Neodragon Studio is at {address} (Ctrl+C ends it); clips go to {clips}",
-                flush=True,
+                f"Neodragon Studio is at {told} (Ctrl+C ends it); clips go to {clips}", flush=True
             )
-            window = show(address, data_folder() / "window") if browser else None
+            window = show(_ticket(address), data_folder() / "window") if browser else None
             while not desk.quit.wait(LOOK):
                 if window is not None and window.poll() is not None and not desk.is_busy:
                     break  # its window was closed, and nothing is being made
         finally:
-            blocks.close()
+            blocks.close(verbose=False)
+
+
+def _ticket(address: str, seconds: float = MINUTE) -> str:
+    """The address with a ticket for one use instead of the token: others see what we start."""
+    page, _, token = address.partition("?token=")
+    return f"{page}?token={signed(token, seconds)}"
 
 
 @contextmanager
@@ -141,118 +159,140 @@ def launch(
 ) -> tuple[gr.Blocks, str]:
     """Start the page in threads of its own; the blocks (close them) and the page's address.
 
-    token: what every request must know (`Token`), None for no such rule; mcp: serve the
-    named endpoints as tools too.
+    port: None for the last one or a free one from 7860 up, 0 for any; token: what every program
+    must know (`Guard`), None for no such rule; mcp: serve the named endpoints as tools too.
+    Raises ServerError.
     """
-    prepare_environment(temporary)
-    from starlette.middleware import Middleware  # noqa: PLC0415
-    from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: PLC0415
-
-    from studio.page import app as page  # noqa: PLC0415  Gradio reads the environment when it is imported
-
-    blocks = page.build(desk, language)
-    geometry = desk.pack.geometry
-    script = (ASSETS / "page.js").read_text(encoding="utf-8")
-    guards = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=OURS),
-        Middleware(SameOrigin),
-        *([Middleware(Token, token=token)] if token else []),
-        Middleware(Quit, event=desk.quit),
-        Middleware(Thumbnails, clips=desk.clips, cache=desk.cache),
-    ]
+    known = session(desk.data) if token else Session(secrets.token_urlsafe(32))
+    listening = bound(port, known.port)
+    number = listening.getsockname()[1]
     try:
-        _, address, _ = blocks.launch(
-            server_name=HOST,
-            server_port=port,
-            allowed_paths=[str(desk.clips), str(desk.cache), str(desk.data / "pictures")],
-            app_kwargs={"middleware": guards},
-            theme=page.theme(),
-            css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
-            css_paths=ASSETS / "page.css",
-            head=f'<meta name="colours" content="{colours}"><script>{script}</script>',
-            favicon_path=ASSETS / "icon.svg",
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            mcp_server=mcp,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-    except (OSError, OverflowError) as error:
+        if token:
+            keep(desk.data, replace(known, port=number))
+        blocks, app = _gradio(desk, temporary, number, language, colours, mcp)
+        address = f"http://{HOST}:{number}/"
+        if blocks.mcp_server_obj:
+            blocks.mcp_server_obj._local_url = address
+        guard = Guard(app, number, known, token, Speaker(language), _script(), desk.quit.set)
+        blocks.server = Server(guard, listening)  # type: ignore[assignment]
+    except NeodragonError:
+        listening.close()
+        raise
+    except Exception as error:  # whatever Gradio and its servers think of
+        listening.close()
         raise ServerError(
-            f"The port {port or 'from 7860 to 7959'} should be there and free, but it is not;"
-            " choose another with --port."
+            "The page should be served, but it is not ({kind}: {error}); start the studio again,"
+            " and send this sentence to us if it comes back.",
+            kind=type(error).__name__,
+            error=" ".join(str(error).split())[:300],
         ) from error
     return blocks, address
 
 
-class SameOrigin:
-    """Refuses a request that a page from elsewhere made this browser send."""
+def _gradio(
+    desk: Desk, temporary: Path, number: int, language: str, colours: Theme, mcp: bool
+) -> tuple[gr.Blocks, Any]:
+    """The page's blocks, and the ASGI app that serves them."""
+    prepare_environment(temporary)
+    import gradio as gr  # noqa: PLC0415  it reads the environment when it is imported
+    from starlette.applications import Starlette  # noqa: PLC0415
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    from studio.page import app as page  # noqa: PLC0415
+    from studio.page.endpoints import endpoints  # noqa: PLC0415
+    from studio.page.intake import UPLOAD, Intake  # noqa: PLC0415
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer 403 where the Origin header names another host than this machine."""
-        origin = dict(scope.get("headers") or ()).get(b"origin", b"").decode("latin-1")
-        if origin and urlsplit(origin).hostname not in OURS:
-            from starlette.responses import PlainTextResponse  # noqa: PLC0415
+    functions = endpoints(desk)
+    blocks = page.build(desk, language, functions)
+    geometry = desk.pack.geometry
+    outer: Any = Starlette()
+    gr.mount_gradio_app(
+        outer,
+        blocks,
+        "/",
+        server_name=HOST,
+        server_port=number,
+        allowed_paths=[str(desk.clips), str(desk.cache), str(desk.data / "pictures")],
+        theme=page.theme(),
+        css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
+        css_paths=ASSETS / "page.css",
+        head=f'<meta name="colours" content="{colours}"><script>{_script()}</script>',
+        favicon_path=str(ASSETS / "icon.svg"),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=mcp,
+        max_file_size=UPLOAD,
+    )
+    blocks.app = blocks.server_app = outer.routes[-1].app
+    inner = Thumbnails(outer, desk.clips, desk.cache)
+    return blocks, Intake(inner, functions, temporary, Speaker(language))
 
-            refusal = PlainTextResponse("Only the studio's own page may ask.", 403)
-            return await refusal(scope, receive, send)
-        await self.app(scope, receive, send)
+
+def _script() -> str:
+    return (ASSETS / "page.js").read_text(encoding="utf-8")
 
 
-class Token:
-    """Lets in who knows this launch's token: other programs and users of this machine do not.
+def bound(port: int | None, last: int | None = None) -> socket.socket:
+    """A socket of 127.0.0.1 at this port; raises ServerError where there is none.
 
-    `?token=..` in the address, once, becomes a cookie; programs send the header `X-Token`.
+    port: None for `last`, else the first free one from 7860 up; 0 for any.
     """
+    if port is not None and not 0 <= port < 65536:
+        raise ServerError(
+            "The port should be a number from 0 to 65535, but it is {port};"
+            " choose another with --port.",
+            port=port,
+        )
+    choice = [port] if port is not None else [*([last] if last else []), *PORTS, 0]
+    for number in choice:
+        listening = socket.socket()
+        if sys.platform == "win32":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HOST, number))
+            listening.listen(128)
+        except OSError as error:
+            listening.close()
+            why = "only an administrator may use it" if error.errno == errno.EACCES else "it is not"
+            continue
+        return listening
+    raise ServerError(
+        "The port {port} should be free, but {why}; choose another with --port.",
+        port=port or "from 7860 up",
+        why=why,
+    )
 
-    OPEN = "/gradio_api/startup-events"  # Gradio calls it itself, and it tells nothing
 
-    def __init__(self, app: Any, token: str) -> None:
-        self.app, self.token = app, token
-        self.cookie = f"neodragon{zlib.crc32(token.encode())}"  # ports share their cookies
+class Server:
+    """uvicorn in a thread of its own, until it is closed."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer 401 without it."""
-        if scope["type"] not in ("http", "websocket") or scope["path"] == self.OPEN:
-            await self.app(scope, receive, send)
-            return
-        from starlette.requests import HTTPConnection  # noqa: PLC0415
-        from starlette.responses import PlainTextResponse, RedirectResponse  # noqa: PLC0415
+    def __init__(self, app: Any, listening: socket.socket) -> None:
+        import uvicorn  # noqa: PLC0415
 
-        request = HTTPConnection(scope)
-        asked = request.query_params.get("token", "")
-        sent = request.headers.get("x-token", "") or request.cookies.get(self.cookie, "")
-        response: Any = PlainTextResponse("Open the address that the studio showed.", 401)
-        if secrets.compare_digest(asked.encode(), self.token.encode()):
-            response = RedirectResponse(request.url.path, 303)
-            response.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
-        elif secrets.compare_digest(sent.encode(), self.token.encode()):
-            response = self.app
-        await response(scope, receive, send)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=1,
+        )
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, args=[[listening]], daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            if not self.thread.is_alive():
+                raise ServerError("The page should be served, but its server ended; try again.")
+            time.sleep(0.01)
 
-
-class Quit:
-    """`POST /quit` closes the studio, as its own *Quit* does; for `nds quit` and other programs."""
-
-    def __init__(self, app: Any, event: threading.Event) -> None:
-        self.app, self.event = app, event
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer 202 and set the event, 405 to another method."""
-        if scope["type"] != "http" or scope["path"] != "/quit":
-            await self.app(scope, receive, send)
-            return
-        from starlette.background import BackgroundTask  # noqa: PLC0415
-        from starlette.responses import Response  # noqa: PLC0415
-
-        asked = scope["method"] == "POST"
-        after = BackgroundTask(self.event.set) if asked else None
-        await Response(status_code=202 if asked else 405, background=after)(scope, receive, send)
+    def close(self) -> None:
+        """Answer what was asked, a second at most, and end."""
+        self.server.should_exit = True
+        self.thread.join(timeout=5)
 
 
 class Thumbnails:
@@ -263,7 +303,8 @@ class Thumbnails:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer 404 where there is no such file, or no picture in it."""
-        if scope["type"] != "http" or scope["path"] != "/thumbnail":
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or path != "/thumbnail":
             await self.app(scope, receive, send)
             return
         from starlette.concurrency import run_in_threadpool  # noqa: PLC0415
@@ -283,9 +324,9 @@ class Thumbnails:
 
 def prepare_environment(temporary: Path) -> None:
     """What Gradio takes from the environment: to be set before it is imported."""
+    environment.clean()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
-    # With a proxy set, Gradio would ask it for its own page, and fail to start.
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, HOST, "localhost"]))
+    mimetypes.init(files=[])  # a file is what we say, not what another program told the system
+    for kind, suffix in (("text/javascript", ".js"), ("image/webp", ".webp")):
+        mimetypes.add_type(kind, suffix)

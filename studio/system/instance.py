@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import NeodragonError
-from studio.system.paths import partial
+from studio.system.environment import as_found
+from studio.system.paths import partial, private
 
 PATIENCE = 30.0  # seconds that the other one may take to open
 POLL = 0.1
@@ -61,7 +62,7 @@ def single(data: Path) -> Iterator[Instance | None]:
     """
     file = data / "studio.json"
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        private(data)
         lock = sqlite3.connect(data / "studio.lock", timeout=0, isolation_level=None)
     except (OSError, sqlite3.Error):
         yield None
@@ -122,8 +123,9 @@ def show(address: str, profile: Path) -> subprocess.Popen[bytes] | None:
     if edge is not None:
         with suppress(OSError):
             options = [f"--app={address}", f"--user-data-dir={profile}", "--no-first-run"]
-            return subprocess.Popen([str(edge), *options])
-    with suppress(webbrowser.Error, OSError):
+            with as_found():
+                return subprocess.Popen([str(edge), *options])
+    with suppress(webbrowser.Error, OSError), as_found():
         webbrowser.open(address)
     return None
 

@@ -41,7 +41,7 @@ def own_worker() -> list[str]:
     """
     if getattr(sys, "frozen", False):
         return [sys.executable, "--worker"]
-    return [sys.executable, "-m", "studio.jobs.worker"]
+    return [sys.executable, "-P", "-m", "studio.jobs.worker"]  # not from the folder we stand in
 
 
 def default_pack() -> Path:
@@ -58,6 +58,22 @@ def data_folder() -> Path:
     """The studio's own folder: `$NEODRAGON_DATA`, else among the user's application data."""
     named = os.environ.get(DATA_VARIABLE)
     return Path(named) if named else platformdirs.user_data_path(APPLICATION, appauthor=False)
+
+
+def private(folder: Path) -> None:
+    """Make a folder of the studio's own, or an older one, this user's alone; raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix" and folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o700)
+
+
+def private_file(path: Path) -> None:
+    """Make a file of the studio's own, or an older one, this user's alone; raises OSError."""
+    if not path.parent.exists():
+        private(path.parent)
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
+    if os.name == "posix" and path.stat().st_uid == os.geteuid():
+        path.chmod(0o600)
 
 
 def jobs_file() -> Path:

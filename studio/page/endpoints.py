@@ -1,0 +1,131 @@
+"""What other programs may ask for: `/submit`, `/queue` and `/status`, JSON in and JSON out.
+
+The same three are MCP tools. A mistake of the asking program is one sentence.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import NeodragonError, RequestError
+from studio.jobs.spec import Work, as_json, content_key
+from studio.page.desk import Desk
+
+KINDS = {str: "text", int: "a whole number", bool: "true or false"}
+
+
+def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
+    """The functions by name; what is asked wrongly raises gr.Error with one sentence."""
+
+    def work(
+        prompt: str, look_seed: int, motion_seed: int, kind: str, mode: str, upscale: bool
+    ) -> Work:
+        if kind not in ("clip", "frame"):
+            raise RequestError(
+                "The kind should be clip or frame, but it is {kind!r}; choose one of them.",
+                kind=kind,
+            )
+        asked = {"prompt": prompt, "look": look_seed, "motion": motion_seed, "mode": mode}
+        made = desk.work(asked | {"upscale": upscale}, "frame" if kind == "frame" else "clip")
+        content_key(made, desk.pack)  # the pack has such a mode
+        return made
+
+    def submit(
+        prompt: str,
+        look_seed: int,
+        motion_seed: int,
+        kind: str = "clip",
+        mode: str = "hybrid",
+        upscale: bool = True,
+    ) -> dict[str, Any]:
+        """Ask for a clip or a first frame; the job, at once."""
+        asked = work(prompt, look_seed, motion_seed, kind, mode, upscale)
+        return as_json(desk.jobs(desk.ask([asked]))[0])
+
+    def queue() -> list[dict[str, Any]]:
+        """Every job of the table."""
+        return [as_json(job) for job in desk.table.jobs()]
+
+    def status(job: int) -> dict[str, Any]:
+        """One job."""
+        return as_json(desk.table.job(job))
+
+    tries: dict[str, Callable[..., Any]] = {"submit": work, "status": status}
+    return {
+        function.__name__: _spoken(function, tries.get(function.__name__))
+        for function in (submit, queue, status)
+    }
+
+
+def _spoken(function: Callable[..., Any], tried: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The function, its values checked, its errors said and not traced.
+
+    Its `bind` gives the values in order, after they went through `tried`; raises RequestError.
+    """
+    signature = inspect.signature(function, eval_str=True)
+
+    def bind(*values: Any, **named: Any) -> tuple[Any, ...]:
+        try:
+            bound = signature.bind(*values, **named)
+        except TypeError as error:
+            raise RequestError(
+                "The values should be {names}, but {error}; correct them and ask again.",
+                names=", ".join(signature.parameters) or "none",
+                error=str(error),
+            ) from error
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            _check(name, value, signature.parameters[name].annotation)
+        if tried is not None:
+            tried(*bound.args)
+        return bound.args
+
+    @functools.wraps(function)
+    def asked(*values: Any, **named: Any) -> Any:
+        try:
+            return function(*bind(*values, **named))
+        except NeodragonError as error:
+            raise gr.Error(str(error), print_exception=False, title="Not accepted") from None
+
+    asked.__signature__ = signature  # type: ignore[attr-defined]
+    asked.bind = bind  # type: ignore[attr-defined]
+    return asked
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+        raise RequestError(
+            "The value {name} should be {kind}, but it is {value}; correct it and ask again.",
+            name=name,
+            kind=KINDS[kind],
+            value=json.dumps(value, default=str)[:60],
+        )
+
+
+def completed(function: Any, body: bytes, by_name: bool) -> bytes:
+    """The body of a request with every value in it, for Gradio; raises NeodragonError.
+
+    body: JSON, {"data": [values in order]} or by name, {"prompt": ..}; by_name: which of them comes
+    out.
+    """
+    names = list(inspect.signature(function).parameters)
+    try:
+        asked = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        asked = None
+    data = asked.get("data", []) if isinstance(asked, dict) else None
+    if not isinstance(data, list):
+        raise RequestError(
+            "The request should be JSON like {example}, but it is not; correct it and ask again.",
+            example=json.dumps({"data": names}),
+        )
+    named = {name: asked[name] for name in names if name in asked}
+    values = function.bind(*data, **named)
+    told = dict(zip(names, values, strict=True))
+    return json.dumps(told if by_name else {**asked, "data": list(values)}).encode()
