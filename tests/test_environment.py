@@ -244,10 +244,10 @@ def test_what_comes_from_a_file_cannot_command_the_terminal(
     clips = data.parent / "clips"
     clips.mkdir()
     assert main(["frame", f"c{EVIL}d".replace("\0", ""), "-o", str(clips / "a.png")]) == 0
-    for command in (["pack", "info", "--pack", str(pack)], ["queue"], ["library"]):
+    for command in (["pack", "info", str(pack)], ["queue"], ["library"]):
         for json_too in ([], ["--json"]):
             main([*command, *json_too])
-    main(["pack", "info", "--pack", str(data.parent / f"none{EVIL}".replace("\0", ""))])
+    main(["pack", "info", str(data.parent / f"none{EVIL}".replace("\0", ""))])
     out, err = capsys.readouterr()
     assert "owned" in out and "owned" in err
     for text in (out, err):
