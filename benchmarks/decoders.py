@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.distil.decoder import NATIVE
 from training.models.native_decoder import NativeDecoder
 from training.models.video_vae import CausalVideoVAE
+from training.recipes.settings import MINI
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     vae = CausalVideoVAE.from_pretrained(options.checkpoint / "causal_video_vae").float()
-    native = NativeDecoder(**NATIVE).float()
+    native = NativeDecoder(**MINI["native_decoder"]).float()
     settings = json.loads((options.checkpoint / "neodragon.json").read_text())["geometry"]
     size = (settings["height"] // 8, settings["width"] // 8)
     latents = torch.randn(1, 12, 7, *size, generator=torch.Generator().manual_seed(0))

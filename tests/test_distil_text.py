@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.distil.text import TextSide, extended, token_loss
+from training.distil.text import Denoiser, TextSide, extended, hide, joined, token_loss
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 
@@ -63,6 +63,37 @@ def test_a_small_student_comes_closer(mode: str) -> None:
 
 
 def test_extending_needs_a_plain_embedder() -> None:
-    assert extended(ContextAdapter(24, 12, (), ()))["output_dims"] == 24
+    own = {"input_dims": 16, "output_dims": 12, "layer_depths": (), "skips": ()}
+    assert extended(own, ContextAdapter(24, 12, (), ()))["output_dims"] == 24
     with pytest.raises(ValueError, match="one linear layer"):
-        extended(ContextAdapter(24, 12, (8,), (True,)))
+        extended(own, ContextAdapter(24, 12, (8,), (True,)))
+
+
+def test_an_extended_adapter_is_saved_as_one() -> None:
+    torch.manual_seed(0)
+    adapter, embedder = ContextAdapter(16, 24, (20,), (True,)), ContextAdapter(24, 12, (), ())
+    states = torch.randn(3, 5, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(joined(adapter, embedder)(states), embedder(adapter(states)))
+
+
+def test_pretraining_hides_real_tokens_and_learns_them() -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 1, 0, 0]]).repeat(64, 1)
+    mask = (ids != 0).long()
+    generator = torch.Generator().manual_seed(0)
+    seen, hidden = hide(ids, mask, generator)
+    assert 0.1 < hidden[:, :5].float().mean() < 0.4 and not hidden[:, 5:].any()
+    assert (seen[hidden] == 2).all() and torch.equal(seen[~hidden], ids[~hidden])
+    model = Denoiser(text(16, 16))
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(40):
+        seen, hidden = hide(ids, mask, generator)
+        logits = model.head(model.text(seen, mask)[hidden])
+        loss = torch.nn.functional.cross_entropy(logits, ids[hidden])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]  # a token's place tells which it was

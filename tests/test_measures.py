@@ -13,6 +13,7 @@ from training.evaluation.measures import outline_consistency, temporal_flickerin
 from training.models.video_vae import CausalVideoVAE
 from training.recipes import image_vae as train_image_vae
 from training.recipes import video_vae as train_video_vae
+from training.recipes.settings import MINI
 
 
 def test_flicker() -> None:
@@ -52,10 +53,11 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 @torch.no_grad()
 def test_an_untrained_video_encoder_gives_thumbnails_of_key_frames() -> None:
     torch.manual_seed(0)
-    vae = CausalVideoVAE(**train_video_vae.CONFIG)
+    vae = CausalVideoVAE(**MINI["video_vae"])
     train_video_vae.initialise(vae)
-    video = train_video_vae.window_pool(2, 1).float() / 127.5 - 1
-    mean, _ = train_video_vae.moments(vae, video)
+    pool = train_video_vae.window_pool(MINI.world, 2, 1, 128, 192)
+    video = pool.float() / 127.5 - 1
+    mean, _ = train_video_vae.moments(vae, video, train_video_vae.reads_key_frames(vae))
     small = train_video_vae.thumbnail(video)
     assert mean.shape == small.shape == (2, 12, 3, 16, 24)
     for channel in range(12):
@@ -67,9 +69,9 @@ def test_an_untrained_video_encoder_gives_thumbnails_of_key_frames() -> None:
 @torch.no_grad()
 def test_an_untrained_image_encoder_gives_mean_colours() -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKL(**train_image_vae.CONFIG)
+    vae = AutoencoderKL(**MINI["image_vae"])
     train_image_vae.initialise(vae)
-    image = train_image_vae.frame_pool(2, 1).float() / 127.5 - 1
+    image = train_image_vae.frame_pool(MINI.world, 2, 1, 128, 192).float() / 127.5 - 1
     mean = vae.encode(image).latent_dist.mean
     small = torch.nn.functional.avg_pool2d(image, 8)
     for channel in range(3):

@@ -32,7 +32,7 @@ def model(seed: int = 0) -> PyramidMMDiT:
     return built.eval()
 
 
-def run(network: PyramidMMDiT) -> Tensor:
+def run(network: PyramidMMDiT, padded: float | None = None) -> Tensor:
     draw = torch.Generator().manual_seed(3)
     latents = [torch.randn(2, 4, 1, size, size, generator=draw) for size in (4, 8)]
     context, pooled = (
@@ -40,6 +40,9 @@ def run(network: PyramidMMDiT) -> Tensor:
         torch.randn(2, 8, generator=draw),
     )
     mask = torch.ones(2, 5, dtype=torch.long)
+    if padded is not None:  # what stands where there is no token
+        mask[:, 3:] = 0
+        context[:, 3:] = padded
     out: Tensor = network(latents, torch.tensor([900.0, 10.0]), context, mask, pooled)
     return out
 
@@ -72,6 +75,13 @@ def test_a_block_without_effect_has_no_importance_and_goes_unnoticed() -> None:
     assert keep == [0, 2, 3]
     with torch.no_grad():
         torch.testing.assert_close(run(pruned(network, keep)), run(network))
+
+
+def test_padding_has_no_part_in_importance() -> None:
+    network = model()
+    one, other = (importance(network, lambda p=p: run(network, p)) for p in (0.5, -7.0))
+    for kind in ("visual", "text"):
+        assert one[kind] == pytest.approx(other[kind], abs=1e-6)
 
 
 def test_pruning_an_effective_block_shows() -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from engine.config import ModeConfig
 from engine.scheduler import stage_schedule
-from training.distil.self_forcing import rollout_losses, true_estimate
-from training.distil.steps import clean_estimate
+from training.distil.self_forcing import rollout_losses
+from training.distil.steps import clean_estimate, true_estimate
 from training.recipes.pyramid import levels, stage_line
 from training.recipes.sample import sample_clips
 from training.recipes.settings import SCHEDULE

@@ -20,40 +20,50 @@ from training.recipes.settings import SCHEDULE
 STAGES = stage_schedule(SCHEDULE)
 
 
-def options(folder: Path, minutes: float) -> argparse.Namespace:
+def options(folder: Path, steps: int, hours: float) -> argparse.Namespace:
     return argparse.Namespace(
-        run=folder, minutes=minutes, batch=1, lr=0.05, seed=0, threads=1, device="cpu"
+        run=folder,
+        steps=steps,
+        hours=hours,
+        batch=1,
+        accumulate=2,
+        lr=0.05,
+        seed=0,
+        threads=1,
+        device="cpu",
     )
 
 
 def test_training_resumes_and_records_its_cost(tmp_path: Path) -> None:
-    def run(minutes: float) -> tuple[dict[str, float], float]:
+    def run(steps: int, hours: float = 1) -> tuple[dict[str, float], float]:
         torch.manual_seed(0)
         model = nn.Linear(4, 1)
         train(
             "line",
             model,
             lambda g: (model(torch.randn(8, 4, generator=g)) - 1).square().mean(),
-            options(tmp_path, minutes),
+            options(tmp_path, steps, hours),
         )
         with torch.no_grad():
             return json.loads((tmp_path / "line" / "cost.json").read_text()), float(
                 (model(torch.zeros(1, 4)) - 1).abs()
             )
 
-    first, _ = run(0.01)
-    second, error = run(0.03)
-    assert second["steps"] > first["steps"] > 0
+    first, _ = run(300, 1e-5)
+    assert 0 < first["steps"] < 300  # stopped by its hours
+    second, error = run(300)
+    assert second["steps"] == 300 and second["samples"] == 600
     assert error < 0.2
     assert json.loads((tmp_path / "line" / "options.json").read_text())["seed"] == "0"
-    third, _ = run(0.03)  # nothing left to do
+    third, _ = run(300)  # nothing left to do
     assert third["steps"] == second["steps"]
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    assert learning_rate(0.0, 1.0) < 0.02
-    assert learning_rate(0.02, 1.0) == pytest.approx(1.0, abs=0.01)
-    assert learning_rate(1.0, 1.0) == pytest.approx(0.05)
+    assert learning_rate(0, 1000, 1.0) < 0.06
+    assert learning_rate(20, 1000, 1.0) == learning_rate(749, 1000, 1.0) == 1.0
+    assert learning_rate(1000, 1000, 1.0) == pytest.approx(0.05)
+    assert learning_rate(500, 100_000, 1.0) == 1.0  # no long warm-up for a long run
 
 
 def pyramid(batch: int = 2) -> list[Tensor]:

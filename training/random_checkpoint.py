@@ -20,34 +20,26 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
 
-from training.data.tokenizers import CLIP_LENGTH, T5_LENGTH
 from training.models import published
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import PyramidMMDiT
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalVideoVAE
-from training.recipes import image_vae as train_image_vae
-from training.recipes import upscaler as train_upscaler
-from training.recipes import video_vae as train_video_vae
-from training.recipes.first_frame import CLIP_WIDTH, UNET, save_without_projection
-from training.recipes.settings import SETTINGS
-from training.recipes.transformer import ADAPTER, MMDIT, T5
+from training.recipes.first_frame import save_without_projection
+from training.recipes.settings import MINI, SETTINGS
 
 WORDS = "a the red green kite ball drifts rolls over slowly meadow blurry".split()
 CONFIGS: dict[str, dict[str, Any]] = {
-    "text_encoder": {"hidden_size": CLIP_WIDTH, "num_attention_heads": 2},
-    "text_encoder_2": {"hidden_size": CLIP_WIDTH, "num_attention_heads": 2},
-    "text_encoder_3": T5,
-    "context_adapter": ADAPTER,
-    "diffusion_transformer_320p": MMDIT,
-    "causal_video_vae": train_video_vae.CONFIG,
-    "ssd_1b_unet": UNET,
-    "ssd_1b_vae": train_image_vae.CONFIG,
-    "upscaler": {
-        "num_channels": train_upscaler.CHANNELS,
-        "num_intermediate_layers": train_upscaler.LAYERS,
-    },
+    "text_encoder": MINI["clip"],
+    "text_encoder_2": MINI["clip"],
+    "text_encoder_3": MINI["t5"],
+    "context_adapter": MINI["adapter"],
+    "diffusion_transformer_320p": MINI["mmdit"],
+    "causal_video_vae": MINI["video_vae"],
+    "ssd_1b_unet": MINI["unet"],
+    "ssd_1b_vae": MINI["image_vae"],
+    "upscaler": MINI["upscaler"],
 }
 CLASSES: dict[str, Any] = {
     "context_adapter": ContextAdapter,
@@ -116,7 +108,7 @@ def clip(tokenizer: Tokenizer, config: Mapping[str, Any]) -> CLIPTextModelWithPr
                 "intermediate_size": 4 * width,
                 "projection_dim": width,
                 "num_hidden_layers": 3,
-                "max_position_embeddings": CLIP_LENGTH,
+                "max_position_embeddings": MINI["text"]["clip_length"],
                 **config,
             },
         )
@@ -167,7 +159,11 @@ def save(
             save_without_projection(module, root / f"ssd_1b_{folder}")
         elif folder == "text_encoder_2" and not full:
             module.save_pretrained(root / f"ssd_1b_{folder}")
-    given = {} if full else dict(settings) | {"tokenizers": {"t5": {"length": T5_LENGTH}}}
+    given = (
+        {}
+        if full
+        else dict(settings) | {"tokenizers": {"t5": {"length": MINI["text"]["t5_length"]}}}
+    )
     given |= {"name": "neodragon-random", "provenance": "random weights"}
     (root / "neodragon.json").write_text(json.dumps(given, indent=1))
     return root

@@ -2,8 +2,8 @@
 training.data.tokenizers`.
 
 CLIP's two (`tokenizer`, `tokenizer_2`) are byte-level BPE with `</w>`, T5's (`tokenizer_3`) a
-unigram model with byte fallback, so any text is read; only the words of the paper theatre mean
-something to the mini model.
+unigram model with byte fallback, so any text is read; only the words of its world mean something to
+the mini model.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tokenizers import (
     trainers,
 )
 
-from training.data.world import caption, sample_scene
+from training.data.worlds import open_world
 
-CLIP_LENGTH = 32
-T5_LENGTH = 32
+CONFIG = Path(__file__).parents[1] / "configs" / "mini.json"
+CAPTIONS = 20000
 
 
 def clip_tokenizer(captions: list[str]) -> Tokenizer:
@@ -109,14 +109,22 @@ def save(tokenizer: Tokenizer, folder: Path, config: dict[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/mini"))
-    checkpoint = parser.parse_args().checkpoint
+    parser.add_argument("--config", type=Path, default=CONFIG, help="world and sizes, JSON")
+    options = parser.parse_args()
+    checkpoint, config = options.checkpoint, json.loads(options.config.read_text(encoding="utf-8"))
+    # All subjects, so that more of them can be learned later with the same vocabulary.
+    world = open_world(
+        **config["world"] | ({"subjects": None} if "subjects" in config["world"] else {})
+    )
     rng = np.random.default_rng(0)
-    captions = [caption(sample_scene(rng, held_out_pairs=i % 8 == 0), rng) for i in range(20000)]
+    captions = []
+    for i in range(CAPTIONS):
+        captions.append(world.caption(world.scene(rng, test=i % 8 == 0), rng, test=i % 8 == 1))
     clip = clip_tokenizer(captions)
     special = {
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
-        "model_max_length": CLIP_LENGTH,
+        "model_max_length": config["text"]["clip_length"],
     }
     save(
         clip,
@@ -137,7 +145,7 @@ def main() -> None:
         "pad_token": "<pad>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
-        "model_max_length": T5_LENGTH,
+        "model_max_length": config["text"]["t5_length"],
     }
     save(
         t5_tokenizer(captions), checkpoint / "tokenizer_3", t5 | {"tokenizer_class": "T5Tokenizer"}

@@ -17,9 +17,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from engine.first_frame_steps import SIGMA_DATA, TIMESTEP_SCALING
-from training.data.tokenizers import CLIP_LENGTH
-from training.recipes.conditions import captions
-from training.recipes.first_frame import FirstFrame, alpha_bars, cached_frames, clip_ids
+from training.recipes.attention import plain_on_cpu
+from training.recipes.configuration import Configuration
+from training.recipes.first_frame import (
+    FirstFrame,
+    alpha_bars,
+    cached_frames,
+    captions,
+    clip_ids,
+)
 from training.recipes.loop import arguments, train
 
 TIMESTEPS = (999, 749, 499, 249)
@@ -68,15 +74,18 @@ class StudentAndTarget(nn.Module):
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", minutes=30, batch=24, lr=1e-4)
+    parser = arguments(__doc__ or "", steps=3000, batch=24, lr=1e-4)
     parser.add_argument("--teacher", type=Path, required=True, help="checkpoint to distil")
     parser.add_argument("--guidance", type=float, default=3.0, help="of the teacher")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     tokenizer = Tokenizer.from_file(str(options.teacher / "tokenizer" / "tokenizer.json"))
-    scenes, latents, _ = cached_frames(options.run)
-    teacher = FirstFrame.from_pretrained(options.teacher, tokenizer, CLIP_LENGTH)
+    config = Configuration.read(options.config)
+    length, kind = config["text"]["clip_length"], config["pack"]["first_frame"]["prediction"]
+    scenes, latents = cached_frames(options.run, config.world)
+    teacher = FirstFrame.from_pretrained(options.teacher, config)
+    plain_on_cpu(teacher.unet, options.device)
     teacher.eval().requires_grad_(False).to(options.device)
     model = StudentAndTarget(copy.deepcopy(teacher.unet).requires_grad_(True))
     alphas = alpha_bars().to(options.device)
@@ -85,10 +94,10 @@ def main() -> None:
     def step(generator: torch.Generator) -> Tensor:
         model.follow()
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
-        words = captions([scenes[i] for i in pick.tolist()], generator, dropped=0)
+        words = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
         with torch.no_grad():
-            given = teacher.conditions(*clip_ids(tokenizer, words, CLIP_LENGTH))
-            empty = teacher.conditions(*clip_ids(tokenizer, [""] * len(words), CLIP_LENGTH))
+            given = teacher.conditions(*clip_ids(tokenizer, words, length))
+            empty = teacher.conditions(*clip_ids(tokenizer, [""] * len(words), length))
         clean = latents[pick].float().to(options.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         place = torch.randint(1, GRID + 1, (options.batch,), generator=generator)
@@ -99,12 +108,12 @@ def main() -> None:
             with torch.no_grad():
                 free = teacher.predict(noisy, late, empty)
                 told = free + options.guidance * (teacher.predict(noisy, late, given) - free)
-                x, e = clean_and_noise(noisy, told, a_late)
+                x, e = clean_and_noise(noisy, told, a_late, kind)
                 before = a_early.sqrt() * x + (1 - a_early).sqrt() * e
                 goal = teacher.predict(before, early, given, model.target)
-                goal = consistency(before, clean_and_noise(before, goal, a_early)[0], early)
+                goal = consistency(before, clean_and_noise(before, goal, a_early, kind)[0], early)
             own = teacher.predict(noisy, late, given, model.student)
-        own = consistency(noisy, clean_and_noise(noisy, own, a_late)[0], late)
+        own = consistency(noisy, clean_and_noise(noisy, own, a_late, kind)[0], late)
         return ((own - goal).square() + 1e-3**2).sqrt().mean() - 1e-3  # pseudo-Huber
 
     def finish() -> None:

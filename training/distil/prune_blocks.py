@@ -23,11 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.scheduler import stage_schedule
 from training.distil.steps import teacher_samples
 from training.models.mmdit import PyramidMMDiT
 from training.recipes.conditions import Conditions
-from training.recipes.settings import SCHEDULE
+from training.recipes.configuration import DEFAULT, Configuration
 from training.recipes.transformer import TextConditioned, cached_clips
 
 KEEP = "kept_blocks.json"  # beside the pruned transformer: the teacher's block behind each of its
@@ -35,12 +34,20 @@ KEEP = "kept_blocks.json"  # beside the pruned transformer: the teacher's block 
 
 @dataclass(frozen=True)
 class BlockTokens:
-    """Visual and text tokens, [B, T, W] and [B, N, W], that went into a block and came out."""
+    """Visual and text tokens, [B, T, W] and [B, N, W], that went into a block and came out, and the
+    text's mask [B, N], 1 for real ones: padded tokens are nobody's business.
+    """
 
     image_in: Tensor
     text_in: Tensor
     image_out: Tensor
     text_out: Tensor
+    text_mask: Tensor
+
+    def text_similarity(self, other: Tensor, tokens: Tensor) -> Tensor:
+        """Mean cosine of real tokens of both, [B, N, W]."""
+        real = self.text_mask.bool()
+        return F.cosine_similarity(other[real].float(), tokens[real].float(), -1).mean()
 
 
 @contextmanager
@@ -48,9 +55,13 @@ def watched(model: PyramidMMDiT, see: Callable[[int, BlockTokens], None]) -> Ite
     """Call `see(block, tokens)` for each block that runs."""
 
     def hook(index: int) -> Callable[[nn.Module, tuple[Any, ...], tuple[Tensor, Tensor]], None]:
-        return lambda block, inputs, outputs: see(index, BlockTokens(*inputs[:2], *outputs))
+        return lambda block, inputs, outputs: see(
+            index, BlockTokens(*inputs[:2], *outputs, masks[-1])
+        )
 
-    handles = [
+    masks: list[Tensor] = []
+    handles = [model.register_forward_pre_hook(lambda module, inputs: masks.append(inputs[3]))]
+    handles += [
         block.register_forward_hook(hook(index))
         for index, block in enumerate(model.transformer_blocks)
     ]
@@ -70,9 +81,9 @@ def importance(model: PyramidMMDiT, sample: Callable[[], object]) -> dict[str, l
     sums, calls = np.zeros((2, count)), np.zeros(count)
 
     def see(index: int, tokens: BlockTokens) -> None:
-        pairs = ((tokens.image_in, tokens.image_out), (tokens.text_in, tokens.text_out))
-        for row, (before, after) in enumerate(pairs):
-            sums[row, index] += 1 - float(F.cosine_similarity(before, after, -1).mean())
+        image = F.cosine_similarity(tokens.image_in, tokens.image_out, -1).mean()
+        text = tokens.text_similarity(tokens.text_in, tokens.text_out)
+        sums[:, index] += 1 - float(image), 1 - float(text)
         calls[index] += 1
 
     with torch.no_grad(), watched(model, see):
@@ -118,7 +129,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="checkpoint to write")
     parser.add_argument("--remove", type=int, default=2, help="how many blocks go")
     parser.add_argument("--samples", type=int, default=16, help="clips to measure on")
-    parser.add_argument("--mode", default="monolithic", choices=sorted(SCHEDULE.modes))
+    parser.add_argument("--config", type=Path, default=DEFAULT, help="world and sizes, JSON")
+    parser.add_argument("--mode", default="monolithic", choices=("hybrid", "monolithic"))
     parser.add_argument(
         "--run",
         type=Path,
@@ -134,14 +146,15 @@ def main() -> None:
     options = parser.parse_args()
     if not options.out and not options.curve:
         parser.error("--out should name the checkpoint to write.")
-    conditions = Conditions(options.checkpoint, "cpu")
+    config = Configuration.read(options.config)
+    conditions = Conditions(options.checkpoint, "cpu", config)
     model = TextConditioned.from_pretrained(options.checkpoint).eval()
-    stages, mode = stage_schedule(SCHEDULE), SCHEDULE.modes[options.mode]
-    first = None if mode.first_steps else cached_clips(options.run)
+    mode = config.schedule.modes[options.mode]
+    first = None if mode.first_steps else cached_clips(options.run, config.world)
     scores = importance(
         model.mmdit,
         lambda: teacher_samples(
-            model, conditions, stages, mode, options.samples, options.seed, first
+            model, conditions, config, mode, options.samples, options.seed, first
         ),
     )
     if options.curve:
@@ -153,7 +166,7 @@ def main() -> None:
             keep = choose(scores, remove)
             model.mmdit = pruned(whole, keep).eval()
             _, made = teacher_samples(
-                model, conditions, stages, mode, options.samples, options.seed, first
+                model, conditions, config, mode, options.samples, options.seed, first
             )
             errors = (made.float() - truth).square().mean((0, 1, 3, 4)).sqrt()
             curve.append({"kept": keep, "error": [round(float(e), 4) for e in errors]})

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from engine.scheduler import stage_schedule
 from training.distil.prune_blocks import KEEP, BlockTokens, watched
-from training.recipes.conditions import Conditions, captions
+from training.recipes.conditions import Conditions
+from training.recipes.configuration import Configuration
+from training.recipes.first_frame import captions
 from training.recipes.loop import arguments, train
 from training.recipes.pyramid import levels, stage_sample
-from training.recipes.settings import SCHEDULE
-from training.recipes.transformer import STAGES, UNITS, TextConditioned, cached_clips
+from training.recipes.transformer import TextConditioned, cached_clips
 
 MAPS = ("simple", "next")
 
@@ -46,23 +47,23 @@ def feature_loss(
         goal = teacher[target]
         loss = F.mse_loss(own.image_out.float(), goal.image_out.float())
         if block < len(student) - 1:
-            cosine = F.cosine_similarity(own.text_out.float(), goal.text_out.float(), -1)
-            loss = loss + (1 - cosine).mean()
+            loss = loss + 1 - own.text_similarity(own.text_out, goal.text_out)
         losses.append(loss)
     return torch.stack(losses).mean()
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", minutes=60, batch=8, lr=3e-5)
+    parser = arguments(__doc__ or "", steps=1500, batch=8, lr=3e-5)
     parser.add_argument("--teacher", type=Path, required=True, help="the unpruned checkpoint")
     parser.add_argument("--map", choices=MAPS, default="simple")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.checkpoint / "diffusion_transformer_320p"
     targets = teacher_blocks(json.loads((folder / KEEP).read_text()), options.map)
-    scenes, latents = cached_clips(options.run)
-    conditions = Conditions(options.checkpoint, options.device)
-    stages = stage_schedule(SCHEDULE)
+    config = Configuration.read(options.config)
+    scenes, latents = cached_clips(options.run, config.world)
+    conditions = Conditions(options.checkpoint, options.device, config)
+    stages = stage_schedule(config.schedule)
     teacher = TextConditioned.from_pretrained(options.teacher).eval().requires_grad_(False)
     teacher.to(options.device)
     student = TextConditioned.from_pretrained(options.checkpoint)
@@ -71,13 +72,14 @@ def main() -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
-        clean = levels(latents[pick].float().to(options.device), STAGES)
-        ids, mask, pooled = conditions(captions([scenes[i] for i in pick.tolist()], generator))
+        clean = levels(latents[pick].float().to(options.device), len(stages))
+        words = captions(config.world, [scenes[i] for i in pick.tolist()], generator)
+        ids, mask, pooled = conditions(words)
         losses = []
         with torch.autocast(options.device, torch.bfloat16):
             context = teacher(ids, mask)
-            for stage in range(STAGES):
-                unit = int(torch.randint(UNITS, (1,), generator=generator))
+            for stage in range(len(stages)):
+                unit = int(torch.randint(config.units, (1,), generator=generator))
                 inputs, timestep, target = stage_sample(clean, unit, stage, stages, generator)
                 seen: tuple[list[BlockTokens], list[BlockTokens]] = ([], [])
                 flows = []
@@ -87,7 +89,7 @@ def main() -> None:
                         flows.append(model.mmdit(inputs, timestep, context, mask, pooled).float())
                 losses.append(feature_loss(seen[1], seen[0], targets))
                 losses += [F.mse_loss(flows[1], flows[0]), F.mse_loss(flows[1], target)]
-        return torch.stack(losses).sum() / STAGES
+        return torch.stack(losses).sum() / len(stages)
 
     def finish() -> None:
         student.half().mmdit.save_pretrained(folder)

@@ -18,24 +18,14 @@ import torch
 from torch import Tensor
 
 from engine.scheduler import Stage, stage_schedule
-from training.distil.steps import clean_estimate, flow_of
-from training.recipes.conditions import Conditions, captions
+from training.distil.steps import clean_estimate, flow_of, true_estimate
+from training.recipes.conditions import Conditions
+from training.recipes.configuration import Configuration
+from training.recipes.first_frame import captions
 from training.recipes.loop import arguments, train
 from training.recipes.pyramid import double_size, half_size, history, levels, normal
 from training.recipes.sample import Flow, block_noise
-from training.recipes.settings import SCHEDULE
-from training.recipes.transformer import STAGES, TextConditioned, cached_clips, subject_weights
-
-
-def true_estimate(stage: Stage, index: int, clean: Sequence[Tensor]) -> Tensor:
-    """What `clean_estimate` gives at a stage's start for the true flow: the clean latent, in
-    between slightly sharpened.
-    """
-    if index == 0:
-        return clean[0]
-    start, end = stage.start_sigma, stage.end_sigma
-    excess = end * (1 - start) / (start - end)
-    return clean[index] + excess * (clean[index] - double_size(clean[index - 1]))
+from training.recipes.transformer import TextConditioned, cached_clips, subject_weights
 
 
 def rollout_losses(
@@ -78,16 +68,17 @@ def rollout_losses(
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", minutes=60, batch=6, lr=2e-4)
-    parser.add_argument("--steps", type=int, nargs=STAGES, default=[1] * STAGES)
-    parser.add_argument("--subject", type=int, default=4, help="weight of the cut-out's latents")
+    parser = arguments(__doc__ or "", steps=800, batch=6, lr=2e-4)
+    parser.add_argument("--few", type=int, nargs="+", default=[1, 1, 1], help="steps of each stage")
+    parser.add_argument("--subject", type=float, default=4, help="weight of the cut-out's latents")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    scenes, latents = cached_clips(options.run)
-    weights = subject_weights(scenes, options.subject)
-    conditions = Conditions(options.checkpoint, options.device)
-    stages = stage_schedule(SCHEDULE)
+    config = Configuration.read(options.config)
+    scenes, latents = cached_clips(options.run, config.world)
+    weights = subject_weights(config, scenes, options.subject)
+    conditions = Conditions(options.checkpoint, options.device, config)
+    stages = stage_schedule(config.schedule)
     model = TextConditioned.from_pretrained(options.checkpoint)
     model.text.requires_grad_(False)
     model.adapter.requires_grad_(False)
@@ -95,11 +86,11 @@ def main() -> None:
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
         clips = latents[pick].float().to(options.device)
-        words = captions([scenes[i] for i in pick.tolist()], generator, dropped=0)
+        words = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
         flow = flow_of(model, conditions(words), None)
         with torch.autocast(options.device, torch.bfloat16):
             losses = rollout_losses(
-                flow, stages, options.steps, clips, weights[pick].to(options.device), generator
+                flow, stages, options.few, clips, weights[pick].to(options.device), generator
             )
         return torch.stack(losses).mean()
 
@@ -107,7 +98,7 @@ def main() -> None:
         model.half().save_pretrained(options.checkpoint)
         settings = options.checkpoint / "neodragon.json"
         values = json.loads(settings.read_text(encoding="utf-8"))
-        values["schedule"]["modes"]["hybrid"] |= {"steps": options.steps, "guidance": 1.0}
+        values["schedule"]["modes"]["hybrid"] |= {"steps": options.few, "guidance": 1.0}
         settings.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     train("self_forcing", model, step, options, finish=finish)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,16 @@ from torch import Tensor, nn
 
 from engine.config import ModeConfig
 from engine.scheduler import Stage, stage_schedule
-from training.data.world import Scene, caption, sample_scene
-from training.recipes.conditions import Conditions, captions
+from training.data.worlds import scenes_of
+from training.recipes.conditions import Conditions
+from training.recipes.configuration import Configuration
+from training.recipes.first_frame import captions
 from training.recipes.loop import arguments, train
 from training.recipes.pyramid import (
     GRID,
     Line,
     corrupt,
+    double_size,
     grid_point,
     half_size,
     history,
@@ -36,8 +40,7 @@ from training.recipes.pyramid import (
     stage_line,
 )
 from training.recipes.sample import Flow, guided, sample_clips
-from training.recipes.settings import SCHEDULE
-from training.recipes.transformer import STAGES, UNITS, TextConditioned, cached_clips
+from training.recipes.transformer import TextConditioned, cached_clips
 
 FAKE_UPDATES = 2  # for each update of the student
 LEVELS = (0.125, 0.375, 0.625, 0.875)  # local noise levels at which teacher and fake are compared
@@ -53,6 +56,17 @@ def clean_estimate(stage: Stage, noisy: Tensor, flow: Tensor, sigma: Tensor) -> 
     start, end = stage.start_sigma, stage.end_sigma
     noise = (1 - sigma) * end + sigma * start
     return noisy - noise / (start - end) * flow
+
+
+def true_estimate(stage: Stage, index: int, clean: Sequence[Tensor]) -> Tensor:
+    """What `clean_estimate` gives at a stage's start for the true flow: the clean latent, in
+    between slightly sharpened.
+    """
+    if index == 0:
+        return clean[0]
+    start, end = stage.start_sigma, stage.end_sigma
+    excess = end * (1 - start) / (start - end)
+    return clean[index] + excess * (clean[index] - double_size(clean[index - 1]))
 
 
 def renoised(stage: Stage, index: int, clean: Tensor, generator: torch.Generator) -> Line:
@@ -135,7 +149,7 @@ def step_loss(
     with torch.no_grad():
         real = guided(teacher, inputs, timestep, guidance).float()
         gradient = dmd_gradient(real, fake(inputs, timestep, False).float(), again.flow)
-    target = pyramid[index][:, :, unit : unit + 1]
+    target = true_estimate(stage, index, [level[:, :, unit : unit + 1] for level in pyramid])
     return dmd_loss(estimate, gradient) + CAUCHY * cauchy_loss(estimate, target)
 
 
@@ -156,11 +170,11 @@ def flow_of(
 def teacher_samples(
     teacher: TextConditioned,
     conditions: Conditions,
-    stages: Sequence[Stage],
+    config: Configuration,
     mode: ModeConfig,
     count: int,
     seed: int,
-    first: tuple[list[Scene], Tensor] | None = None,
+    first: tuple[list[Any], Tensor] | None = None,
     batch: int = 8,
 ) -> tuple[list[str], Tensor]:
     """Captions and normalised latents [N, C, T, h, w] (half) of clips by the teacher.
@@ -169,26 +183,28 @@ def teacher_samples(
     mode that does not generate the first unit.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    scenes = [sample_scene(rng) for _ in range(count)] if first is None else first[0]
-    prompts = [caption(scene, rng) for scene in scenes[:count]]
+    scenes = scenes_of(config.world, seed, count) if first is None else first[0]
+    prompts = [config.world.caption(scene, rng) for scene in scenes[:count]]
+    stages, device = stage_schedule(config.schedule), conditions.device
     clips = []
     for start in range(0, count, batch):
         part = prompts[start : start + batch]
         flow = flow_of(teacher, conditions(part), conditions([""] * len(part)))
-        shape = (len(part), teacher.mmdit.config["in_channels"], UNITS, 16, 24)
+        shape = (len(part), teacher.mmdit.config["in_channels"], config.units, *config.grid)
         given = None if first is None else first[1][start : start + len(part), :, :1].float()
-        clips.append(sample_clips(flow, stages, mode, shape, generator, given).half())
+        made = sample_clips(flow, stages, mode, shape, generator, given, device)
+        clips.append(made.half().cpu())
     return prompts, torch.cat(clips)
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", minutes=60, batch=8, lr=2e-5)
+    parser = arguments(__doc__ or "", steps=3000, batch=8, lr=2e-5)
     parser.add_argument("--teacher", type=Path, required=True, help="checkpoint to distil")
     parser.add_argument("--samples", type=int, default=400, help="clips the teacher makes as data")
     parser.add_argument(
         "--mode",
         default="monolithic",
-        choices=sorted(SCHEDULE.modes),
+        choices=("hybrid", "monolithic"),
         help="of those clips; hybrid ones go on from the first frames of the clips in --run",
     )
     parser.add_argument(
@@ -196,24 +212,25 @@ def main() -> None:
         action="store_true",
         help="learn from the clips in --run instead: a small teacher's own wear out in time",
     )
-    parser.add_argument("--steps", type=int, nargs=STAGES, default=[1] * STAGES)
+    parser.add_argument("--few", type=int, nargs="+", default=[1, 1, 1], help="steps of each stage")
     parser.add_argument("--guidance", type=float, default=5.0, help="of the teacher in the loss")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    stages = stage_schedule(SCHEDULE)
-    conditions = Conditions(options.teacher, options.device)
+    config = Configuration.read(options.config)
+    stages = stage_schedule(config.schedule)
+    conditions = Conditions(options.teacher, options.device, config)
     teacher = TextConditioned.from_pretrained(options.teacher).eval().requires_grad_(False)
     teacher.to(options.device)
     cache = options.run / "teacher_clips.pt"
     if options.real:
-        scenes, latents = cached_clips(options.run)
+        scenes, latents = cached_clips(options.run, config.world)
     elif not cache.exists():
-        mode = SCHEDULE.modes[options.mode]
-        first = None if mode.first_steps else cached_clips(options.run)
+        mode = config.schedule.modes[options.mode]
+        first = None if mode.first_steps else cached_clips(options.run, config.world)
         options.run.mkdir(parents=True, exist_ok=True)
         made = teacher_samples(
-            teacher, conditions, stages, mode, options.samples, options.seed, first
+            teacher, conditions, config, mode, options.samples, options.seed, first
         )
         torch.save(made, cache)
     if not options.real:
@@ -227,7 +244,7 @@ def main() -> None:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
         clips = latents[pick].float().to(options.device)
         if options.real:
-            words = captions([scenes[i] for i in pick.tolist()], generator, dropped=0)
+            words = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
         else:
             words = [prompts[i] for i in pick.tolist()]
         inputs = conditions(words)
@@ -239,9 +256,9 @@ def main() -> None:
                 flow_of(model.student, inputs, None),
                 flow_of(model.fake, inputs, None),
             )
-            for index in range(STAGES):
-                unit = int(torch.randint(UNITS, (1,), generator=generator))
-                steps = options.steps[index]
+            for index in range(len(stages)):
+                unit = int(torch.randint(config.units, (1,), generator=generator))
+                steps = options.few[index]
                 losses.append(
                     step_loss(
                         model, flows, clips, unit, index, stages, steps, options.guidance, generator
@@ -254,15 +271,15 @@ def main() -> None:
         model.student.half().save_pretrained(options.checkpoint)
         settings = options.checkpoint / "neodragon.json"
         values = json.loads(settings.read_text(encoding="utf-8"))
-        own = {"steps": options.steps, "guidance": 1.0}
-        first = {"first_steps": options.steps, "first_guidance": 1.0}
+        own = {"steps": options.few, "guidance": 1.0}
+        first = {"first_steps": options.few, "first_guidance": 1.0}
         values["schedule"]["modes"] = {
             "hybrid": {**own, "first_steps": None, "first_guidance": None},
             "monolithic": own | first,
         }
         settings.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
-    train("steps_" + "-".join(map(str, options.steps)), model, step, options, finish=finish)
+    train("steps_" + "-".join(map(str, options.few)), model, step, options, finish=finish)
 
 
 if __name__ == "__main__":

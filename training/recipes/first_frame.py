@@ -10,7 +10,9 @@ that guidance works), then serve the video transformer frozen.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,57 +22,57 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from training.data.world import Scene, caption, pose, render, scenes_of
+from training.data.worlds import World, box_weights, scenes_of
+from training.recipes.attention import plain_on_cpu
+from training.recipes.configuration import Configuration
 from training.recipes.loop import arguments, train
 
-HEIGHT, WIDTH = 128, 192
-CLIP_WIDTH = 64
-UNET = {
-    "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [48, 96, 128],
-    "layers_per_block": 1,
-    "transformer_layers_per_block": [1, 1, 1],
-    "attention_head_dim": [1, 3, 4],  # the number of heads, under diffusers' historic name
-    "cross_attention_dim": 2 * CLIP_WIDTH,
-    "norm_num_groups": 16,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 32,
-    "projection_class_embeddings_input_dim": CLIP_WIDTH + 6 * 32,
-}
-TIME_IDS = [HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]
+KINDS = ("epsilon", "v_prediction")
+DROPPED = 0.1  # share of captions left out, for guidance
 
 
-def clip(tokenizer: Tokenizer, length: int, pad: int) -> CLIPTextModelWithProjection:
-    """A small CLIP text encoder for this vocabulary."""
+def clip(
+    sizes: Mapping[str, Any], tokenizer: Tokenizer, length: int, pad: int
+) -> CLIPTextModelWithProjection:
+    """A CLIP text encoder of these sizes for this vocabulary."""
     config = CLIPTextConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=CLIP_WIDTH,
-        intermediate_size=4 * CLIP_WIDTH,
-        projection_dim=CLIP_WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=2,
         max_position_embeddings=length,
         bos_token_id=tokenizer.token_to_id("<|startoftext|>"),
         eos_token_id=tokenizer.token_to_id("<|endoftext|>"),
         pad_token_id=pad,
+        **sizes,
     )
     return CLIPTextModelWithProjection(config)
+
+
+def time_ids(height: int, width: int) -> list[int]:
+    """SDXL's size ids of an uncropped picture: original size, crop, target size."""
+    return [height, width, 0, 0, height, width]
 
 
 class FirstFrame(nn.Module):
     """UNet and text encoders as one trainable whole."""
 
-    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        clip_l: CLIPTextModelWithProjection,
+        clip_g: CLIPTextModelWithProjection,
+        sizes: Sequence[int],
+    ) -> None:
+        """`sizes`: see `time_ids`."""
         super().__init__()
-        self.unet = UNet2DConditionModel(**UNET)
-        self.clip_l = clip(tokenizer, length, tokenizer.token_to_id("<|endoftext|>"))
-        self.clip_g = clip(tokenizer, length, 0)
+        self.unet, self.clip_l, self.clip_g, self.sizes = unet, clip_l, clip_g, list(sizes)
+
+    @classmethod
+    def fresh(cls, config: Configuration, tokenizer: Tokenizer) -> FirstFrame:
+        """Random weights of the configuration's sizes."""
+        length = config["text"]["clip_length"]
+        ends = (tokenizer.token_to_id("<|endoftext|>"), 0)
+        clips = [clip(config["clip"], tokenizer, length, pad) for pad in ends]
+        unet = UNet2DConditionModel(**config["unet"])
+        return cls(unet, *clips, time_ids(config.height, config.width))
 
     def conditions(self, ids_l: Tensor, ids_g: Tensor) -> tuple[Tensor, Tensor]:
         """States [B, L, 128] for cross-attention and CLIP-G's pooled projection [B, 64], from token
@@ -91,12 +93,12 @@ class FirstFrame(nn.Module):
     ) -> Tensor:
         """Predict v of sample [B, 4, h, w] at timestep [B], by another UNet if one is given."""
         hidden, pooled = conditions
-        time_ids = torch.tensor(TIME_IDS, device=sample.device).float().expand(len(sample), -1)
+        sizes = torch.tensor(self.sizes, device=sample.device).float().expand(len(sample), -1)
         out = (unet or self.unet)(
             sample,
             timestep,
             encoder_hidden_states=hidden,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
         )
         return out.sample.float()
 
@@ -105,15 +107,22 @@ class FirstFrame(nn.Module):
         return self.predict(sample, timestep, self.conditions(ids_l, ids_g))
 
     @classmethod
-    def from_pretrained(cls, checkpoint: Path, tokenizer: Tokenizer, length: int) -> FirstFrame:
+    def from_pretrained(cls, checkpoint: Path, config: Configuration) -> FirstFrame:
         """UNet and encoders of a checkpoint, float32."""
-        model = cls(tokenizer, length)
-        model.unet = UNet2DConditionModel.from_pretrained(checkpoint / "ssd_1b_unet").float()
-        model.clip_l, model.clip_g = (
+        unet = UNet2DConditionModel.from_pretrained(checkpoint / "ssd_1b_unet").float()
+        clips = [
             CLIPTextModelWithProjection.from_pretrained(checkpoint / folder).float()
             for folder in ("text_encoder", "text_encoder_2")
-        )
-        return model
+        ]
+        return cls(unet, *clips, time_ids(config.height, config.width))
+
+
+def captions(
+    world: World, scenes: Sequence[Any], generator: torch.Generator, dropped: float = DROPPED
+) -> list[str]:
+    """A fresh wording of each scene, empty for a share of them."""
+    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    return ["" if rng.random() < dropped else world.caption(scene, rng) for scene in scenes]
 
 
 def clip_ids(tokenizer: Tokenizer, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
@@ -126,29 +135,19 @@ def clip_ids(tokenizer: Tokenizer, prompts: list[str], length: int) -> tuple[Ten
 
 
 @torch.no_grad()
-def first_latents(vae: AutoencoderKL, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Scaled latents of the scenes' first frames [N, 4, h, w] (half), and a loss weight [N, 1, h,
-    w] that favours the cut-out.
-    """
-    latents, weights = [], torch.ones(len(scenes), 1, HEIGHT // 8, WIDTH // 8)
+def first_latents(
+    vae: AutoencoderKL, world: World, scenes: list[Any], height: int, width: int
+) -> Tensor:
+    """Scaled latents of the scenes' first frames [N, C, h, w], half."""
+    latents = []
     for start in range(0, len(scenes), 50):
         part = scenes[start : start + 50]
-        frames = torch.from_numpy(
-            np.concatenate([render(s, HEIGHT, WIDTH, range(1)) for s in part])
-        )
-        image = frames.permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents.append(
-                (vae.encode(image).latent_dist.mode().float() * vae.config.scaling_factor).half()
-            )
-    for i, scene in enumerate(scenes):
-        x, y, _ = pose(scene, 0)
-        rows, half = HEIGHT / 8, 0.62 * scene.size
-        top, bottom = int((1 - y - 1.05 * scene.size) * rows), int((1 - y) * rows) + 1
-        weights[
-            i, :, max(0, top) : bottom, max(0, int((x - half) * rows)) : int((x + half) * rows) + 1
-        ] = 3
-    return torch.cat(latents), weights
+        frames = np.concatenate([world.render(s, height, width, range(1)) for s in part])
+        image = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            latent = vae.encode(image.to(vae.device)).latent_dist.mode().float()
+        latents.append((latent * vae.config.scaling_factor).half().cpu())
+    return torch.cat(latents)
 
 
 def alpha_bars() -> Tensor:
@@ -157,12 +156,21 @@ def alpha_bars() -> Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
-def cached_frames(run: Path) -> tuple[list[Scene], Tensor, Tensor]:
-    """Scenes, latents and loss weights of the training set in `run`; the file says which seed drew
-    them.
+def noisy_and_target(
+    clean: Tensor, noise: Tensor, alpha: Tensor, kind: str
+) -> tuple[Tensor, Tensor]:
+    """The noised latent and what a network of this kind (`KINDS`) is to say of it; alpha is the
+    cumulative one, [B, 1, 1, 1].
     """
-    seed, latents, weights = torch.load(run / "first_latents.pt", weights_only=True)
-    return scenes_of(seed, len(latents)), latents, weights
+    signal, share = alpha.sqrt(), (1 - alpha).sqrt()
+    noisy = signal * clean + share * noise
+    return noisy, noise if kind == "epsilon" else signal * noise - share * clean
+
+
+def cached_frames(run: Path, world: World) -> tuple[list[Any], Tensor]:
+    """Scenes and latents of the training set in `run`; the file says which seed drew them."""
+    seed, latents = torch.load(run / "first_latents.pt", weights_only=True)
+    return scenes_of(world, seed, len(latents)), latents
 
 
 def save_without_projection(clip: CLIPTextModelWithProjection, folder: Path) -> None:
@@ -180,10 +188,11 @@ def save_without_projection(clip: CLIPTextModelWithProjection, folder: Path) -> 
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=75, batch=32, lr=1e-3)
+    parser = arguments(__doc__ or "", steps=40000, batch=32, lr=6e-4)
     parser.add_argument(
         "--scenes", type=int, default=16000, help="first frames to render and encode"
     )
+    parser.add_argument("--subject", type=float, default=3, help="weight of the subjects' latents")
     parser.add_argument(
         "--freeze-text",
         action="store_true",
@@ -192,21 +201,28 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
+    config = Configuration.read(options.config)
     checkpoint: Path = options.checkpoint
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer" / "tokenizer.json"))
-    length = 32
+    length, kind = config["text"]["clip_length"], config["pack"]["first_frame"]["prediction"]
+    size = config.height, config.width
     cache = options.run / "first_latents.pt"
     if not cache.exists():
         vae = AutoencoderKL.from_pretrained(checkpoint / "ssd_1b_vae").float().eval()
+        vae.to(options.device)
         options.run.mkdir(parents=True, exist_ok=True)
-        scenes = scenes_of(options.seed, options.scenes)
-        torch.save((options.seed, *first_latents(vae, scenes)), cache)
-    scenes, latents, weights = cached_frames(options.run)
+        scenes = scenes_of(config.world, options.seed, options.scenes)
+        torch.save((options.seed, first_latents(vae, config.world, scenes, *size)), cache)
+    scenes, latents = cached_frames(options.run, config.world)
+    weights = torch.from_numpy(
+        box_weights(config.world, scenes, 0, *config.grid, times=options.subject)
+    )[:, None]
     model = (
-        FirstFrame.from_pretrained(checkpoint, tokenizer, length)
+        FirstFrame.from_pretrained(checkpoint, config)
         if options.warm
-        else FirstFrame(tokenizer, length)
+        else FirstFrame.fresh(config, tokenizer)
     )
+    plain_on_cpu(model.unet, options.device)
     if options.freeze_text:
         model.clip_l.requires_grad_(False)
         model.clip_g.requires_grad_(False)
@@ -214,17 +230,12 @@ def main() -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
-        words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-        prompts = ["" if words.random() < 0.1 else caption(scenes[i], words) for i in pick.tolist()]
+        prompts = captions(config.world, [scenes[i] for i in pick.tolist()], generator)
         ids_l, ids_g = (ids.to(options.device) for ids in clip_ids(tokenizer, prompts, length))
         clean = latents[pick].float().to(options.device)
         noise = torch.randn(clean.shape, generator=generator).to(options.device)
         timestep = torch.randint(1000, (options.batch,), generator=generator).to(options.device)
-        a = alphas[timestep].view(-1, 1, 1, 1)
-        noisy, target = (
-            a.sqrt() * clean + (1 - a).sqrt() * noise,
-            a.sqrt() * noise - (1 - a).sqrt() * clean,
-        )
+        noisy, target = noisy_and_target(clean, noise, alphas[timestep].view(-1, 1, 1, 1), kind)
         with torch.autocast(options.device, torch.bfloat16):
             predicted = model(noisy, timestep, ids_l, ids_g)
         return ((predicted - target).square() * weights[pick].to(options.device)).mean()

@@ -11,29 +11,18 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from engine.measures import psnr
-from training.data.world import render, sample_scene
+from training.data.worlds import World
+from training.recipes.configuration import Configuration
 from training.recipes.loop import arguments, train
 from training.recipes.plain_latents import GAIN, carry, clear, read, steady
 
-CONFIG = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [16, 32, 64, 64],
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 8,
-    "mid_block_add_attention": False,
-    "scaling_factor": 1.0,
-}
 
-
-def frame_pool(count: int, seed: int, height: int = 128, width: int = 192) -> Tensor:
+def frame_pool(world: World, count: int, seed: int, height: int, width: int) -> Tensor:
     """Random frames of random scenes, uint8 [count, 3, H, W]."""
     rng = np.random.default_rng(seed)
     frames = [
-        render(sample_scene(rng), height, width, rng.integers(0, 49, 1))[0] for _ in range(count)
+        world.render(world.scene(rng), height, width, rng.integers(0, 49, 1))[0]
+        for _ in range(count)
     ]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
@@ -65,23 +54,31 @@ def initialise(vae: AutoencoderKL) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=10, batch=8, lr=1e-3)
+    parser = arguments(__doc__ or "", steps=4000, batch=8, lr=1e-3)
+    parser.add_argument("--frames", type=int, default=4000, help="to render and learn from")
     options = parser.parse_args()
+    config = Configuration.read(options.config)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     folder = options.checkpoint / "ssd_1b_vae"
-    vae = AutoencoderKL.from_pretrained(folder).float() if options.warm else AutoencoderKL(**CONFIG)
+    vae = (
+        AutoencoderKL.from_pretrained(folder).float()
+        if options.warm
+        else AutoencoderKL(**config["image_vae"])
+    )
     if not options.warm:
         initialise(vae)
-    pool = frame_pool(4000, options.seed)
+    size = config.height, config.width
+    pool = frame_pool(config.world, options.frames, options.seed, *size)
+    rows, columns = size[0] // 2, size[1] // 2
 
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(pool), (options.batch,), generator=generator)
         top, left = (
-            16 * torch.randint(5, (1,), generator=generator),
-            16 * torch.randint(7, (1,), generator=generator),
+            8 * int(torch.randint(side // 8 + 1, (1,), generator=generator))
+            for side in (rows, columns)
         )
-        crop = pool[pick][:, :, top : top + 64, left : left + 96].to(options.device)
+        crop = pool[pick][:, :, top : top + rows, left : left + columns].to(options.device)
         image = crop.float().div(127.5).sub(1)
         with torch.autocast(options.device, torch.bfloat16):
             posterior = vae.encode(image).latent_dist
@@ -97,7 +94,8 @@ def main() -> None:
 
     def finish() -> None:
         with torch.no_grad():
-            image = frame_pool(64, options.seed + 1).float().div(127.5).sub(1)
+            frames = frame_pool(config.world, 64, options.seed + 1, *size)
+            image = frames.to(options.device).float().div(127.5).sub(1)
             latent = vae.encode(image).latent_dist.mode()
             drawn = vae.decode(latent).sample.clamp(-1, 1)
             pairs = zip(*(x.cpu().numpy() for x in (drawn, image)), strict=True)

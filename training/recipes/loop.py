@@ -1,16 +1,16 @@
-"""The training loop every stage shares: resumable, bounded by minutes, and honest about its cost.
+"""The training loop every stage shares: resumable, bounded by steps and hours, honest about cost.
 
-`train` calls `step(generator)` for a loss until the minutes are spent, keeps an exponential moving
-average of the weights, writes its state to `out/state.pt` every two minutes and `out/cost.json`
-beside it. Started again with the same folder it goes on where it was. It knows nothing of models or
-data.
+`train` calls `step(generator)` for a loss until the steps are done or the hours of this call are
+over, keeps an exponential moving average of the weights, writes its state to `out/state.pt` every
+few minutes and `out/cost.json` beside it. Started again with the same folder it goes on where it
+was. The learning rate follows the steps alone, so that how fast a machine is changes nothing. It
+knows nothing of models or data.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SAVE_EVERY = 120.0  # seconds
+from training.recipes.configuration import DEFAULT
+
+SAVE_EVERY = 180.0  # seconds
 FAST = 5
+WARM_UP = 0.02  # of all steps, at most 500 of them
+FALL = 0.25  # of all steps, the last ones
+LAST = 0.05  # of the peak rate, at the end
 
 
-def arguments(
-    description: str, *, minutes: float, batch: int, lr: float
-) -> argparse.ArgumentParser:
+def arguments(description: str, *, steps: int, batch: int, lr: float) -> argparse.ArgumentParser:
     """The options all stages have, with this stage's defaults."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    parser.add_argument("--config", type=Path, default=DEFAULT, help="world and sizes, JSON")
     parser.add_argument(
         "--run", type=Path, default=Path("runs/mini"), help="folder of this training's stages"
     )
@@ -39,30 +43,32 @@ def arguments(
         default=Path("checkpoints/mini"),
         help="published-layout folder to write",
     )
+    parser.add_argument("--steps", type=int, default=steps, help="updates in all")
     parser.add_argument(
-        "--minutes",
-        type=float,
-        default=minutes,
-        help="training time in all, resumed parts counted in",
+        "--hours", type=float, default=float("inf"), help="stop this call after these, and save"
     )
-    parser.add_argument("--batch", type=int, default=batch, help="samples per step")
+    parser.add_argument("--batch", type=int, default=batch, help="samples per loss")
+    parser.add_argument(
+        "--accumulate", type=int, default=1, help="losses whose gradients make one update"
+    )
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate of AdamW")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     parser.add_argument(
         "--warm", action="store_true", help="start from the weights in --checkpoint"
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
 
-def learning_rate(progress: float, peak: float) -> float:
-    """Linear warm-up over the first 2 %, then a cosine down to a twentieth of the peak; progress
-    0..1.
+def learning_rate(done: int, steps: int, peak: float) -> float:
+    """The rate of update `done` of `steps`: a linear warm-up, the peak, and a linear fall over the
+    last quarter to a twentieth of it.
     """
-    if progress < 0.02:
-        return peak * (progress / 0.02 + 0.01)
-    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    warm = min(WARM_UP * steps, 500.0)
+    rising = (done + 1) / (warm + 1)
+    falling = LAST + (1 - LAST) * (steps - done) / max(FALL * steps, 1.0)
+    return peak * min(1.0, rising, falling)
 
 
 def train(
@@ -106,6 +112,7 @@ def train(
         averaged, done, spent = state["averaged"], state["done"], state["spent"]
         generator.set_state(state["generator"].cpu())
     losses: list[float] = []
+    before = spent
 
     def save() -> None:
         state = {
@@ -119,11 +126,10 @@ def train(
         cost = {
             "stage": name,
             "steps": done,
+            "of": options.steps,
             "seconds": round(spent),
-            "samples": done * options.batch,
-            "loss": losses[-1:],
-        }
-        cost |= {
+            "samples": done * options.batch * options.accumulate,
+            "loss": round(sum(losses[-100:]) / max(len(losses[-100:]), 1), 6),
             "parameters": sum(p.numel() for p in weights),
             "threads": options.threads,
             "device": options.device,
@@ -131,13 +137,15 @@ def train(
         (out / "cost.json").write_text(json.dumps(cost, indent=1))
 
     last_save = clock = time.monotonic()
-    budget = options.minutes * 60
-    while spent < budget:
+    while done < options.steps and spent - before < options.hours * 3600:
         for group in optimiser.param_groups:
-            group["lr"] = group["times"] * learning_rate(spent / budget, options.lr)
-        loss = step(generator)
+            group["lr"] = group["times"] * learning_rate(done, options.steps, options.lr)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        total = 0.0
+        for _ in range(options.accumulate):
+            loss = step(generator) / options.accumulate
+            loss.backward()
+            total += float(loss.detach())
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         done += 1
@@ -146,7 +154,7 @@ def train(
             for key, value in model.state_dict().items():
                 if value.is_floating_point():
                     averaged[key].lerp_(value, 1 - keep)
-        losses.append(float(loss.detach()))
+        losses.append(total)
         now = time.monotonic()
         spent, clock = spent + now - clock, now
         if done % 100 == 0:

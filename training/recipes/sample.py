@@ -40,13 +40,14 @@ def sample_clips(
     shape: tuple[int, ...],
     generator: torch.Generator,
     first: Tensor | None = None,
+    device: str | torch.device = "cpu",
 ) -> Tensor:
     """Normalised latents of `shape` [B, C, T, h, w]; `first` [B, C, 1, h, w] is unit 0 if given.
 
     Raises ValueError where the mode cannot generate unit 0 and none is given.
     """
     batch, channels, units, height, width = shape
-    done = [] if first is None else [first]
+    done = [] if first is None else [first.to(device)]
     for unit in range(len(done), units):
         steps, guidance = (
             (mode.steps, mode.guidance) if unit else (mode.first_steps, mode.first_guidance)
@@ -54,7 +55,7 @@ def sample_clips(
         if steps is None or guidance is None:
             raise ValueError("this mode does not generate the first unit: give its latent")
         past = levels(torch.cat(done, 2), len(stages)) if done else []
-        latent = torch.randn(batch, channels, 1, height, width, generator=generator)
+        latent = torch.randn(batch, channels, 1, height, width, generator=generator).to(device)
         for _ in stages[1:]:
             latent = 2 * half_size(latent)
         for index, stage in enumerate(stages):
@@ -64,7 +65,7 @@ def sample_clips(
             before = history(past, unit, index) if past else []
             sigmas = stage.sigmas(steps[index])
             for step, timestep in enumerate(stage.timesteps(steps[index])):
-                times = torch.full((batch,), float(timestep))
+                times = torch.full((batch,), float(timestep), device=device)
                 prediction = guided(flow, [*before, latent], times, guidance)
                 latent = latent + float(sigmas[step + 1] - sigmas[step]) * prediction.float()
         done.append(latent)

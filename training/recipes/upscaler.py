@@ -1,7 +1,7 @@
 """Train the 2x upscaler on renders at both sizes: `python -m training.recipes.upscaler`.
 
-Its inputs are frames as the video decoder gives them (through the trained VAE) for one sample in
-two, so that it does not sharpen what the decoder leaves behind.
+One input in two has been through the video autoencoder, so that it does not sharpen what the
+decoder leaves behind.
 """
 
 from __future__ import annotations
@@ -14,24 +14,37 @@ from PIL import Image
 from torch import Tensor
 
 from engine.measures import psnr
-from training.data.world import render, sample_scene
+from training.data.worlds import World
 from training.models.quicksrnet import QuickSRNet
+from training.models.video_vae import CausalVideoVAE
+from training.recipes.configuration import Configuration
 from training.recipes.loop import arguments, train
 
-CHANNELS, LAYERS = 32, 2  # QuickSRNet Small
+SCALE = 2
 
 
-def pairs(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The same random frames at 128x192 and 256x384, uint8 [count, 3, H, W] each."""
+def pairs(world: World, count: int, seed: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The same random frames at this and at twice this size, uint8 [count, 3, H, W] each."""
     rng = np.random.default_rng(seed)
     small, large = [], []
     for _ in range(count):
-        scene, frame = sample_scene(rng), rng.integers(0, 49, 1)
-        small.append(render(scene, 128, 192, frame)[0])
-        large.append(render(scene, 256, 384, frame)[0])
+        scene, frame = world.scene(rng), rng.integers(0, 49, 1)
+        small.append(world.render(scene, height, width, frame)[0])
+        large.append(world.render(scene, SCALE * height, SCALE * width, frame)[0])
     return tuple(
         torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).contiguous() for x in (small, large)
     )  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def decoded(vae: CausalVideoVAE, images: Tensor) -> Tensor:
+    """Images uint8 [N, 3, H, W] as the streaming decoder draws them, each a video of one frame."""
+    out = []
+    for image in images.split(16):
+        mean = vae.encode_image(image.float().div(127.5).sub(1)).chunk(2, 1)[0]
+        drawn = vae.decode(mean[:, :, None])[:, :, 0]
+        out.append(drawn.clamp(-1, 1).add(1).mul(127.5).round().byte())
+    return torch.cat(out)
 
 
 def fidelity(images: Tensor, target: Tensor) -> float:
@@ -51,16 +64,22 @@ def resized(images: Tensor, filter: Image.Resampling) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=4, batch=8, lr=2e-3)
+    parser = arguments(__doc__, steps=2200, batch=8, lr=2e-3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    model = QuickSRNet(scaling_factor=2, num_channels=CHANNELS, num_intermediate_layers=LAYERS)
-    small, large = pairs(800, options.seed)
+    config = Configuration.read(options.config)
+    model = QuickSRNet(**config["upscaler"])
+    vae = CausalVideoVAE.from_pretrained(options.checkpoint / "causal_video_vae").float().eval()
+    size = config.height, config.width
+    small, large = pairs(config.world, 800, options.seed, *size)
+    small[::2] = decoded(vae, small[::2])
 
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(small), (options.batch,), generator=generator)
-        top, left = (int(torch.randint(n, (1,), generator=generator)) for n in (128 - 47, 192 - 63))
+        top, left = (
+            int(torch.randint(n, (1,), generator=generator)) for n in (size[0] - 47, size[1] - 63)
+        )
         x = small[pick][:, :, top : top + 48, left : left + 64].to(options.device).float() / 255
         y = (
             large[pick][:, :, 2 * top : 2 * top + 96, 2 * left : 2 * left + 128]
@@ -73,7 +92,7 @@ def main() -> None:
 
     @torch.no_grad()
     def finish() -> None:
-        x, y = (part.float() / 255 for part in pairs(48, options.seed + 1))
+        x, y = (part.float() / 255 for part in pairs(config.world, 48, options.seed + 1, *size))
         report = {"upscaler": fidelity(model(x), y)}
         for name in ("BICUBIC", "LANCZOS"):
             report[name.lower()] = fidelity(resized(x, Image.Resampling[name]), y)

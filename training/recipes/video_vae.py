@@ -1,10 +1,10 @@
 """Train the causal video VAE (`causal_video_vae`): `python -m training.recipes.video_vae`.
 
-Encoder and streaming decoder learn together on random crops: single frames, which are cheap and
-teach space, in turn with windows of seventeen frames, which teach time. Many scenes per step matter
-more than long windows. The mini's encoder reads key frames alone, the last of each eight: its
-earlier temporal taps stay zero, so that what it says of a frame never depends on how far into the
-clip that is, and the decoder draws the frames between.
+Encoder and large native decoder learn together on random crops: single frames, which are cheap and
+teach space (`--images 1`), in turn with windows of seventeen frames, which teach time. The small
+streaming decoder comes later, by distillation (`training.distil.decoder`). The mini's encoder reads
+key frames alone, the last of each eight: its earlier temporal taps stay zero, so that what it says
+of a frame never depends on how far into the clip that is, and the decoder draws the frames between.
 """
 
 from __future__ import annotations
@@ -17,30 +17,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.measures import psnr
-from training.data.world import FRAMES, render, sample_scene
+from training.data.worlds import World
+from training.models.native_decoder import NativeDecoder
 from training.models.video_vae import CausalVideoVAE, MemBlock, TGrow, fold, unfold
+from training.recipes.configuration import CONSTANTS, STRIDE, Configuration
+from training.recipes.image_vae import frame_pool
 from training.recipes.loop import arguments, train
 from training.recipes.plain_latents import GAIN, carry, clear, present, read, steady
 
-CONFIG = {
-    "encoder_in_channels": 3,
-    "encoder_out_channels": 12,
-    "encoder_layers_per_block": [1, 1, 1, 1],
-    "encoder_block_out_channels": [16, 32, 48, 64],
-    "encoder_norm_num_groups": 4,
-    "decoder_num_features": [64, 32, 16, 16],
-}
 WINDOW = 17
 
 
-def window_pool(count: int, seed: int, height: int = 128, width: int = 192) -> Tensor:
+def window_pool(
+    world: World, count: int, seed: int, height: int, width: int, frames: int = 49
+) -> Tensor:
     """Random stretches of random clips, uint8 [count, 3, 17, H, W]."""
     rng = np.random.default_rng(seed)
     pool = torch.empty(count, 3, WINDOW, height, width, dtype=torch.uint8)
     for i in range(count):
-        start = int(rng.integers(0, FRAMES - WINDOW + 1))
-        frames = render(sample_scene(rng), height, width, range(start, start + WINDOW))
-        pool[i] = torch.from_numpy(frames).permute(3, 0, 1, 2)
+        start = STRIDE * int(rng.integers((frames - WINDOW) // STRIDE + 1))
+        drawn = world.render(world.scene(rng), height, width, range(start, start + WINDOW))
+        pool[i] = torch.from_numpy(drawn).permute(3, 0, 1, 2)
     return pool
 
 
@@ -116,17 +113,41 @@ def initialise(vae: CausalVideoVAE) -> None:
     convs[-1].bias.fill_(-2)
 
 
-def moments(vae: CausalVideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and clamped log-variance of the posterior, [B, C, T', h, w] each, by key frames: what
-    `encode` gives while earlier taps are zero, for an eighth of the work.
+def reads_key_frames(vae: CausalVideoVAE) -> bool:
+    """Whether the encoder's earlier temporal taps are all zero, so that a latent frame is that of
+    the last of its eight frames alone.
     """
-    keys = video[:, :, ::8]
-    mean, logvar = unfold(vae.encode_image(fold(keys)), keys.shape[2]).float().chunk(2, 1)
+    return not any(
+        module.weight[:, :, :-1].any()
+        for part in (vae.encoder, vae.quant_conv)
+        for module in part.modules()
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1
+    )
+
+
+def moments(vae: CausalVideoVAE, video: Tensor, key_frames: bool) -> tuple[Tensor, Tensor]:
+    """Mean and clamped log-variance of the posterior, [B, C, T', h, w] each, of a video [B, 3, T,
+    H, W]; with `key_frames` (see `reads_key_frames`) for a fraction of the work.
+    """
+    if key_frames:
+        keys = video[:, :, :: 2 ** sum(vae.config["encoder_temporal_down_sample"])]
+        encoded = unfold(vae.encode_image(fold(keys)), keys.shape[2])
+    else:
+        encoded = vae.encode(video)
+    mean, logvar = encoded.float().chunk(2, 1)
     return mean, logvar.clamp(-30, 20)
 
 
+class NativeVAE(nn.Module):
+    """The encoder of a `CausalVideoVAE` and a large decoder; the small one is not used."""
+
+    def __init__(self, vae: CausalVideoVAE, decoder: NativeDecoder) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv, self.decoder = vae.encoder, vae.quant_conv, decoder
+
+
 def main() -> None:
-    parser = arguments(__doc__, minutes=20, batch=4, lr=8e-4)
+    parser = arguments(__doc__ or "", steps=12000, batch=4, lr=8e-4)
     parser.add_argument("--windows", type=int, default=1200)
     parser.add_argument("--images", type=float, default=0.8, help="share of steps on single frames")
     parser.add_argument(
@@ -146,39 +167,47 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
+    config = Configuration.read(options.config)
     folder = options.checkpoint / "causal_video_vae"
+    native_folder = options.checkpoint / "native_video_decoder"
     if options.warm:
         vae = CausalVideoVAE.from_pretrained(folder).float()
+        native = NativeDecoder.from_pretrained(native_folder).float()
     else:
-        vae = CausalVideoVAE(**CONFIG)
+        vae, native = (
+            CausalVideoVAE(**config["video_vae"]),
+            NativeDecoder(**config["native_decoder"]),
+        )
         initialise(vae)
+    model = NativeVAE(vae, native)
     if options.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    vae.decoder.to(memory_format=torch.channels_last)  # a fifth faster
-    pool = window_pool(options.windows, options.seed)
+    key_frames = reads_key_frames(vae)
+    size = config.height, config.width
+    if options.images == 1:
+        pool = frame_pool(config.world, 4 * options.windows, options.seed, *size)[:, :, None]
+    else:
+        pool = window_pool(config.world, options.windows, options.seed, *size, config.frames)
+    rows, columns = size[0] // 2, size[1] // 2
 
     def step(generator: torch.Generator) -> Tensor:
         image = bool(torch.rand(1, generator=generator) < options.images)
-        count, rows, cols = (2 * options.batch, 64, 64) if image else (options.batch, 64, 64)
+        count = 4 * options.batch if image else options.batch
         pick = torch.randint(len(pool), (count,), generator=generator)
-        top = 16 * torch.randint((128 - rows) // 16 + 1, (1,), generator=generator)
-        left = 16 * torch.randint((192 - cols) // 16 + 1, (1,), generator=generator)
-        frame = int(torch.randint(WINDOW, (1,), generator=generator))
-        frames = slice(frame, frame + 1) if image else slice(WINDOW)
-        video = (
-            pool[pick][:, :, frames, top : top + rows, left : left + cols]
-            .to(options.device)
-            .float()
-            .div(127.5)
-            .sub(1)
+        top, left = (
+            8 * int(torch.randint(side // 8 + 1, (1,), generator=generator))
+            for side in (rows, columns)
         )
+        frame = int(torch.randint(pool.shape[2], (1,), generator=generator))
+        frames = slice(frame, frame + 1) if image else slice(WINDOW)
+        crop = pool[pick][:, :, frames, top : top + rows, left : left + columns]
+        video = crop.to(options.device).float().div(127.5).sub(1)
         with torch.autocast(options.device, torch.bfloat16):
-            mean, logvar = moments(vae, video)
-            latent = (
-                mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * logvar).exp()
-            )
-            error = vae.decode(latent).float() - video
+            with torch.set_grad_enabled(not options.decoder_only):
+                mean, logvar = moments(vae, video, key_frames)
+            noise = torch.randn(mean.shape, generator=generator).to(mean)
+            error = native(mean + noise * (0.5 * logvar).exp()).float() - video
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(video)
         chroma = error - error.mean(1, keepdim=True)
         return (
@@ -191,15 +220,14 @@ def main() -> None:
 
     @torch.no_grad()
     def finish() -> None:
-        windows = window_pool(24, options.seed + 1)
         latents, fidelity = [], []
-        for window in windows:
-            video = window[None].float().div(127.5).sub(1)
-            mean, _ = moments(vae, video)
+        for window in window_pool(config.world, 24, options.seed + 1, *size, config.frames):
+            video = window[None].to(options.device).float().div(127.5).sub(1)
+            mean, _ = moments(vae, video, key_frames)
             latents.append(mean)
-            drawn = vae.decode(mean).clamp(-1, 1)
+            drawn = native(mean if options.images < 1 else mean[:, :, :1]).clamp(-1, 1)
             frames = (x[0].transpose(0, 1).cpu().numpy() for x in (drawn, video))
-            fidelity.append([psnr(a, b, 2) for a, b in zip(*frames, strict=True)])
+            fidelity.append([psnr(a, b, 2) for a, b in zip(*frames, strict=False)])
         latent = torch.cat(latents)
         first, later = latent[:, :, :1], latent[:, :, 1:]
         constants = {
@@ -213,15 +241,13 @@ def main() -> None:
             f" all {np.mean(fidelity):.2f} dB;"
             f" {constants}"
         )
-        vae.half().save_pretrained(folder)
+        native.half().save_pretrained(native_folder)
         if not options.decoder_only:
-            (options.run / "video_vae" / "constants.json").write_text(
-                json.dumps(constants, indent=1)
-            )
+            vae.half().save_pretrained(folder)
+            (options.checkpoint / CONSTANTS).write_text(json.dumps(constants, indent=1) + "\n")
 
-    train(
-        "video_decoder" if options.decoder_only else "video_vae", vae, step, options, finish=finish
-    )
+    name = "native_decoder" if options.decoder_only else "video_vae"
+    train(name, model, step, options, finish=finish)
 
 
 if __name__ == "__main__":
