@@ -182,7 +182,7 @@ def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None
         (["export", "none.mp4", "--format", "avi"], "avi"),
         (["export", "none.mp4", "--loop", "0"], "whole number from 1"),
         (["export", "none.mp4", "--loop", "101"], "1 to 100 times"),
-        (["export", "none.mp4", "-o", "none.gif"], "named *.mp4"),
+        (["export", "none.mp4", "-o", "none.gif"], "end in .mp4"),
         (["export", "none.mp4", "--fcpxml"], "add --join"),
         (["export", "--join", "none.mp4"], "none.mp4"),
         (["export", "--join", "none.mp4", "--format", "gif"], "leave one of them out"),

@@ -111,7 +111,7 @@ def test_a_failed_encoder_is_one_sentence_and_leaves_nothing(
     writer = "moviepy.video.io.ffmpeg_writer.FFMPEG_BINARY"
     for binary in ("/bin/false", tmp_path / "missing"):
         monkeypatch.setattr(writer, str(binary))
-        with pytest.raises(OutputError, match="The clip should be written to"):
+        with pytest.raises(OutputError, match="cannot be written"):
             write_mp4(tmp_path / "clip.mp4", patches(), FPS, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_a_place_that_takes_no_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another folder"):
         write_mp4(tmp_path / "file" / "clip.mp4", patches(), FPS, {})
-    with pytest.raises(OutputError, match=r"named \*.mp4"):
+    with pytest.raises(OutputError, match="end in .mp4"):
         write_mp4(tmp_path / "clip.avi", patches(), FPS, {})
 
 

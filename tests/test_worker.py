@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from engine.pipeline import UnitFrames, generate
 from studio.jobs import worker
 from studio.jobs.spec import PENDING, Entry, Job, State, Work, content_key
 from studio.jobs.table import JobTable
+from studio.media.pictures import write_png
 from studio.media.video import read_metadata
 from studio.system.settings import change, settings_file
 
@@ -270,9 +273,83 @@ def test_a_full_disk_pauses_the_queue(place: Place) -> None:
     place.clips.rmdir()
     place.clips.write_text("a file where the folder should be")
     assert place.drain().returncode == 0
-    assert place.states() == ["failed", "waiting"]
-    assert place.table.queue().reason == place.table.jobs()[0].error
-    assert "choose another" in place.table.queue().reason
+    assert place.states() == ["interrupted", "waiting"]
+    assert place.table.queue().paused
+    assert "takes no new file" in place.table.queue().reason
+
+
+def test_what_a_full_disk_interrupts_is_taken_up_again(place: Place, tmp_path: Path) -> None:
+    place.clips.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "disk", str(place.clips)]
+    if os.name != "posix" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        (place.clips / "fill").write_bytes(bytes(56 * 1024))
+        (job_id,) = place.add(replace(place.work, kind="frame"))
+        assert place.drain("--floor", "0").returncode == 0
+        job, queue = place.table.job(job_id), place.table.queue()
+        assert (job.state, job.attempts, queue.paused) == ("interrupted", 0, True)
+        assert "cannot be written (No space left on device)" in queue.reason
+        assert [path.name for path in place.clips.iterdir()] == ["fill"]
+        (place.clips / "fill").unlink()
+        place.table.resume()
+        assert place.drain("--floor", "0").returncode == 0
+        assert place.states() == ["done"] and len(list(place.clips.iterdir())) == 2
+    finally:
+        subprocess.run(["umount", str(place.clips)], check=True)
+
+
+def test_what_appears_under_the_name_of_a_clip_is_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job_id,) = place.add(replace(place.work, kind="frame"))
+    there = []
+
+    def late(path: Path, *rest: Any, **options: Any) -> Path:
+        if path.name != "first.png":
+            there.extend([path, path.with_name(f"{path.stem}-2.json")])
+            there[0].write_text("mine")
+            content = {"software": "Neodragon Studio 0.2.0", "kind": "frame", "marks": {"stars": 5}}
+            there[1].write_text(json.dumps(content))
+        return write_png(path, *rest, **options)
+
+    monkeypatch.setattr(worker, "write_png", late)
+    worker.Worker(place.table, place.clips, place.cache, 1).run(drain=True)
+    job = place.table.job(job_id)
+    assert job.state == "done" and job.result == there[0].with_stem(f"{there[0].stem}-3")
+    assert there[0].read_text() == "mine" and "stars" in there[1].read_text()
+    beside = json.loads(job.result.with_suffix(".json").read_text("utf-8"))
+    assert beside["file"] == job.result.name and "marks" not in beside
+    assert len(list(place.clips.iterdir())) == 4
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="becomes another user")
+def test_a_folder_without_rights_pauses_the_queue(place: Place) -> None:
+    place.add(replace(place.work, kind="frame"))
+    with tempfile.TemporaryDirectory(prefix="rights-") as name:
+        data = Path(name)
+        data.chmod(0o777)
+        clips = data / "clips"
+        clips.mkdir(mode=0o700)
+        place.table.close()
+        for file in place.root.glob("jobs.sqlite*"):
+            copy = Path(shutil.copy(file, data))
+            copy.chmod(0o666)
+        folders = ["--clips", str(clips), "--cache", str(data / "cache")]
+        script = (
+            "import os, sys\n"
+            "from wakepy import keep\n"  # what another user may not read here
+            "from studio.jobs.worker import main\n"
+            "os.setgid(65534)\n"
+            "os.setuid(65534)\n"
+            "sys.exit(main(sys.argv[1:]))\n"
+        )
+        command = [sys.executable, "-c", script, "--jobs", str(data / "jobs.sqlite"), "--drain"]
+        run = subprocess.run([*command, *folders], capture_output=True, text=True, timeout=PATIENCE)
+        assert run.returncode == 0, run.stderr
+        with JobTable(data / "jobs.sqlite") as table:
+            assert [job.state for job in table.jobs()] == ["interrupted"]
+            assert table.queue().paused and "Permission denied" in table.queue().reason
 
 
 def test_a_mistake_of_ours_costs_one_job(

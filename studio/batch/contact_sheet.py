@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from engine.errors import NeodragonError
 from studio.jobs.spec import Job, is_finished
 from studio.media.thumbnails import WIDTH, thumbnail
-from studio.system.paths import OutputError, partial, prepare, publish
+from studio.system.files import prepare, publish, writing
 
 GAP = 16  # pixels
 LINE = 22
@@ -61,17 +61,9 @@ def contact_sheet(jobs: Sequence[Job], target: Path, cache: Path) -> Path | None
                 seeds += f" / {job.work.motion_seed}"
             draw.text((left, top + height + 2), words, INK, font)
             draw.text((left, top + height + LINE), seeds, FAINT, thin)
-    part = partial(target)
-    try:
+    with writing(target) as part:
         sheet.save(part, format="JPEG", quality=88)
         return publish(part, target, overwrite=False)
-    except OSError as error:
-        raise OutputError(
-            f"The contact sheet should be written to {target}, but it is not"
-            f" ({error.strerror or error}); free some space or choose another folder."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _picture(job: Job, cache: Path) -> Image.Image | None:

@@ -99,17 +99,19 @@ def _exporter(arguments: argparse.Namespace) -> Callable[[Path], dict[str, objec
 def _joined(arguments: argparse.Namespace) -> dict[str, object]:
     """The clips in a row, and the timeline of them where it is asked for."""
     from studio.export.timeline import animatic, timeline
+    from studio.system.files import fitted
 
     target = arguments.output or _folder()
     if arguments.output is None or target.is_dir():
-        target = target / f"{arguments.clip[0].stem}_joined.mp4"
+        target = fitted(target / arguments.clip[0].stem, "_joined.mp4")
     written = animatic(arguments.clip, target, numbers=not arguments.no_numbers)
     result: dict[str, object] = {
         "files": [str(clip.absolute()) for clip in arguments.clip],
         "export": str(written),
     }
     if arguments.fcpxml:
-        result["timeline"] = str(timeline(arguments.clip, written.with_suffix(".fcpxml")))
+        target = fitted(written.with_suffix(""), ".fcpxml")
+        result["timeline"] = str(timeline(arguments.clip, target))
     return result
 
 

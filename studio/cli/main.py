@@ -7,7 +7,6 @@ expected failure is one sentence on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import secrets
 import sys
@@ -178,13 +177,13 @@ def _render(arguments: argparse.Namespace) -> None:
 
     from engine.pipeline import UnitFrames
     from studio.jobs import render
-    from studio.media import video
+    from studio.media import sidecars, video
     from studio.media.pictures import read_picture
     from studio.system import paths
 
     image = None if arguments.image is None else read_picture(arguments.image)
     request = _request(arguments, image=image, upscale=not arguments.no_upscale)
-    output = _free(paths.prepare(arguments.output, ".mp4"), arguments.overwrite)
+    output = paths.prepare(arguments.output, ".mp4")
     with opened(arguments) as (pack, backend):
         metadata = _metadata(pack, request, backend, "clip", arguments.image)
         if not arguments.json:
@@ -195,7 +194,9 @@ def _render(arguments: argparse.Namespace) -> None:
             frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
         encoding = time.perf_counter()
         path = video.write_mp4(
-            output, frames, pack.geometry.fps, metadata, overwrite=arguments.overwrite
+            *(output, frames, pack.geometry.fps, metadata),
+            overwrite=arguments.overwrite,
+            accept=sidecars.is_free,
         )
         times["mp4"] = time.perf_counter() - encoding
     height, width = frames.shape[1:3]
@@ -209,11 +210,12 @@ def _frame(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     from engine.pipeline import FirstFrame
     from studio.jobs import render
+    from studio.media import sidecars
     from studio.media.pictures import write_png
     from studio.system import paths
 
     request = _request(arguments)
-    output = _free(paths.prepare(arguments.output, ".png"), arguments.overwrite)
+    output = paths.prepare(arguments.output, ".png")
     with opened(arguments) as (pack, backend):
         metadata = _metadata(pack, request, backend, "frame")
         if not arguments.json:
@@ -224,24 +226,16 @@ def _frame(arguments: argparse.Namespace) -> None:
             _watched(pack, request, backend, render.Meter("first_frame"), times)
         ) as events:
             image = next(event.image for event in events if isinstance(event, FirstFrame))
-        path = write_png(output, image, metadata, overwrite=arguments.overwrite)
+        path = write_png(
+            *(output, image, metadata),
+            overwrite=arguments.overwrite,
+            accept=sidecars.is_free,
+        )
     height, width = image.shape[:2]
     _made(
         *(arguments, path, f"{width} x {height}"),
         *(metadata, times, time.perf_counter() - started),
     )
-
-
-def _free(path: Path, overwrite: bool) -> Path:
-    """`path`, or the next `name-2`, `name-3`.. that has neither a file nor the marks of one."""
-    from studio.media import sidecars
-
-    target = path
-    for number in itertools.count(2):
-        if overwrite or not (target.exists() or sidecars.beside(target)):
-            break
-        target = path.with_stem(f"{path.stem}-{number}")
-    return target
 
 
 def _metadata(
@@ -276,7 +270,7 @@ def _made(
     """Write the sidecar and say what was made; raises OutputError."""
     from studio.jobs import render
     from studio.media import sidecars
-    from studio.system.paths import OutputError
+    from studio.system.files import unwritten
 
     try:
         content = render.sidecar(
@@ -287,12 +281,9 @@ def _made(
             key=metadata["key"],
             kind=metadata["kind"],
         )
-        sidecars.write(path, content)
+        sidecars.write(path, content, new=not arguments.overwrite)
     except OSError as error:
-        raise OutputError(
-            f"The settings should be written beside {path}, but they are not ({error.strerror});"
-            " free some space, the file itself has them inside."
-        ) from error
+        raise unwritten(path.with_suffix(".json"), error) from error
     if arguments.json:
         stages = {name: round(spent, 3) for name, spent in times.items()}
         print_json(content | {"file": str(path), "stages": stages})

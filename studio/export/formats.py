@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,8 +24,8 @@ from engine.errors import NeodragonError
 from studio.media import sidecars
 from studio.media.pictures import marked
 from studio.media.provenance import SOURCE, mark
-from studio.media.video import COLOURS, TAGS, ffmpeg, read_mp4, stream_mp4
-from studio.system.paths import OutputError, partial, prepare, publish
+from studio.media.video import COLOURS, TAGS, failure, ffmpeg, read_mp4, stream_mp4
+from studio.system.files import fitted, prepare, publish, writing
 
 Bytes = NDArray[np.uint8]
 Format = Literal["mp4", "gif", "webp", "webm", "mov", "png"]
@@ -80,8 +79,8 @@ def target_of(
     clip: Path, folder: Path, format: Format, *, loops: int = 1, ping_pong: bool = False
 ) -> Path:
     """What an export is called in `folder`, unless one says otherwise."""
-    name = clip.stem + ("_ping-pong" if ping_pong else "") + (f"_x{loops}" if loops > 1 else "")
-    return folder / (name + ("" if format == "png" else f".{format}"))
+    tail = ("_ping-pong" if ping_pong else "") + (f"_x{loops}" if loops > 1 else "")
+    return fitted(folder / clip.stem, tail + ("" if format == "png" else f".{format}"))
 
 
 def export(
@@ -109,27 +108,15 @@ def export(
     if format == "mp4" and len(numbers) > len(shot.frames):
         how = {"of": clip.name, "loops": loops, "ping_pong": ping_pong}
         return stream_mp4(target, frames, shot.size, shot.fps, shot.recorded | {"export": how})
-    part = partial(target)
-    try:
+    with writing(target) as part:
         if format == "mp4":
             shutil.copyfile(clip, part)
         elif format == "png":
-            return _pictures(part, target, frames)
+            _pictures(part, frames)
         else:
             _encode(part, format, frames, shot)
             mark(part, format)
         return publish(part, target, overwrite=False)
-    except OSError as error:
-        said = (error.strerror or str(error)).strip().splitlines() or [type(error).__name__]
-        raise OutputError(
-            f"The export should be written to {target}, but it is not ({said[-1].rstrip('.')});"
-            " free some space or choose another folder."
-        ) from error
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
 
 
 def order(frames: int, loops: int, ping_pong: bool) -> list[int]:
@@ -138,17 +125,11 @@ def order(frames: int, loops: int, ping_pong: bool) -> list[int]:
     return (once + once[-2:0:-1] if ping_pong else once) * loops
 
 
-def _pictures(part: Path, target: Path, frames: Iterator[Bytes]) -> Path:
-    """A folder of PNG, `0001.png` and on, moved when it is whole to where nothing is."""
+def _pictures(part: Path, frames: Iterator[Bytes]) -> None:
+    """A folder of PNG, `0001.png` and on."""
     part.mkdir()
     for number, frame in enumerate(frames, 1):
         Image.fromarray(frame).save(part / f"{number:04}.png", pnginfo=marked())
-    for number in count(1):
-        name = target if number == 1 else target.with_name(f"{target.name}-{number}")
-        if not name.exists():
-            with suppress(FileExistsError, NotADirectoryError):
-                return part.rename(name)
-    raise AssertionError("numbers do not end")
 
 
 def _encode(part: Path, format: Format, frames: Iterator[Bytes], shot: Shot) -> None:
@@ -166,5 +147,4 @@ def _encode(part: Path, format: Format, frames: Iterator[Bytes], shot: Shot) -> 
                 process.stdin.close()
         if process.returncode:
             log.seek(0)
-            said = log.read().decode("utf-8", "replace")
-            raise OSError(said.strip() or f"ffmpeg ended with {process.returncode}")
+            raise failure(log.read().decode("utf-8", "replace"), process.returncode, part)

@@ -20,7 +20,7 @@ from studio import __version__
 from studio.export.formats import ExportError, Shot, read_shot
 from studio.media import sidecars
 from studio.media.video import stream_mp4
-from studio.system.paths import OutputError, partial, prepare, publish
+from studio.system.files import prepare, publish, writing
 
 Bytes = NDArray[np.uint8]
 
@@ -107,17 +107,9 @@ def timeline(clips: Sequence[Path], target: Path) -> Path:
     xml.indent(root)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE fcpxml>\n'
     text = f"{head}{xml.tostring(root, 'unicode')}\n"
-    part = partial(target)
-    try:
+    with writing(target) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
         return publish(part, target, overwrite=False)
-    except OSError as error:
-        raise OutputError(
-            f"The timeline should be written to {target}, but it is not ({error.strerror});"
-            " free some space or choose another folder."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _shots(clips: Sequence[Path]) -> Iterator[Shot]:

@@ -50,9 +50,11 @@ from studio.jobs.database import JobsError
 from studio.jobs.render import Meter, record, sidecar, unread
 from studio.jobs.spec import PENDING, RUNNING, Job, Stop, content_key
 from studio.jobs.table import JobTable
+from studio.media import sidecars
 from studio.media.pictures import read_picture, write_png
 from studio.media.video import read_metadata, write_mp4
-from studio.system.paths import APPLICATION, OutputError, clip_name, own_worker, partial
+from studio.system.files import OutputError, open_regular, partial, prepare, unwritten
+from studio.system.paths import APPLICATION, clip_name, own_worker
 from studio.system.power import Awake, low_battery, memory, tell
 from studio.system.settings import load, settings_file
 
@@ -219,9 +221,9 @@ class Worker:
             self.table.stopped(job.id, stopped.stop)
         except JobsError:
             raise  # nothing can be said in a table that cannot be written
-        except OutputError as error:
-            self.table.fail(job.id, str(error))
-            self.table.pause(str(error))  # the next one would fail alike
+        except OutputError as error:  # the next one would fail alike
+            self.table.pause(str(error))
+            self.table.release(job.id, "interrupted")
         except NeodragonError as error:
             self.table.fail(job.id, str(error))
         except FAULTS as error:
@@ -264,16 +266,26 @@ class Worker:
 
         encoding = time.perf_counter()
         target = self._target(job, request)
-        self.table.announce(job.id, target, metadata["key"])
-        # Nothing was there a moment ago: with `overwrite` the name appears with the whole file.
+
+        def accept(name: Path) -> bool:
+            """Whether nothing of ours is called so; then the row says that the file will be."""
+            free = sidecars.is_free(name)
+            if free:
+                self.table.announce(job.id, name, metadata["key"])
+            return free
+
         if work.kind == "frame":
             assert first is not None, "every generation has a first frame"
-            write_png(target, first, metadata, overwrite=True)
+            target = write_png(target, first, metadata, accept=accept)
         else:
             frames = np.concatenate(units)
-            write_mp4(target, frames, pack.geometry.fps, metadata, overwrite=True)
+            target = write_mp4(target, frames, pack.geometry.fps, metadata, accept=accept)
         stages["file"] = time.perf_counter() - encoding
-        _write_sidecar(target, metadata, time.perf_counter() - begun)
+        try:
+            _write_sidecar(target, metadata, time.perf_counter() - begun)
+        except OutputError as error:  # what it was made by is in the file, too
+            self.table.note(job.id, str(error))
+            self.table.pause(str(error))
         self.table.finish(job.id, target, stages)
 
     def _events(
@@ -337,49 +349,45 @@ class Worker:
         return self.clips if job.folder is None else Path(job.folder)
 
     def _target(self, job: Job, request: Request) -> Path:
-        """A name in the job's folder that neither a file nor a sidecar has."""
+        """What the job's file is called, in the job's folder, where nothing is called so yet."""
         name = clip_name(request.prompt, request.look_seed, request.motion_seed, datetime.now())
         if job.work.kind == "frame":
             name = name.replace(f"_motion{request.motion_seed}", "", 1)
         path = self._home(job).absolute() / name
-        path = path.with_suffix(SUFFIXES[job.work.kind])
-        stem, number = path.stem, 2
-        while path.exists() or path.with_suffix(".json").exists():
-            path = path.with_stem(f"{stem}-{number}")
-            number += 1
-        return path
+        return path.with_suffix(SUFFIXES[job.work.kind])
 
     def _has_room(self, folder: Path) -> bool:
         """Whether its disk has more than the floor free; raises OutputError without a folder."""
+        prepare(folder / "clip.mp4", ".mp4")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(folder).free >= self.floor
         except OSError as error:
-            raise OutputError(
-                f"The folder {folder} should be there for the clips, but it is not"
-                f" ({error.strerror}); choose another and resume the queue."
-            ) from error
+            raise unwritten(folder, error) from error
 
     def _is_whole(self, job: Job) -> bool:
         """Whether the file a dead worker was about to make is there; it gets its sidecar then."""
         path = job.result
-        if path is None or job.started is None or not path.is_file():
+        if path is None or job.started is None:
             return False
         try:
             metadata = _metadata(path)
             if metadata.get("key") != job.key:
                 return False
-            if not path.with_suffix(".json").exists():
+            if sidecars.is_free(path):
                 _write_sidecar(path, metadata, path.stat().st_mtime - job.started)
-        except OutputError:
+        except (OSError, OutputError):
             return False
         return True
 
     def _sweep(self) -> None:
         """Remove what workers that were killed left behind."""
         homes = {self._home(job) for job in self.table.jobs((*RUNNING, *PENDING))} | {self.clips}
-        parts = [part for home in homes for part in home.glob(".????????????.part")]
-        parts += self.cache.glob("*/.*.part")
+        parts: list[Path] = []
+        for home in homes:
+            with suppress(OSError):  # the next job says what is wrong with it
+                parts += home.glob(".????????????.part")
+        with suppress(OSError):
+            parts += self.cache.glob("*/.*.part")
         for path in parts:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > DAY:
@@ -389,7 +397,10 @@ class Worker:
     def _forget_previews(self) -> None:
         """Remove those of all but the last jobs that are done."""
         recent = {str(job.id) for job in self.table.jobs(["done"], newest=PREVIEWS)}
-        for path in self.cache.glob("*/unit-*.jpg"):
+        previews: list[Path] = []
+        with suppress(OSError):
+            previews += self.cache.glob("*/unit-*.jpg")
+        for path in previews:
             if path.parent.name not in recent:
                 with suppress(OSError):  # on Windows, while the page reads it
                     path.unlink()
@@ -407,7 +418,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     if path.suffix == SUFFIXES["clip"]:
         return read_metadata(path)
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
             image.load()
             metadata = json.loads(image.info["Comment"])
         assert isinstance(metadata, dict)
@@ -428,18 +439,10 @@ def _write_sidecar(path: Path, metadata: dict[str, Any], seconds: float) -> None
         key=metadata["key"],
         kind=metadata["kind"],
     )
-    target = path.with_suffix(".json")
-    part = partial(target)
     try:
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        part.replace(target)
+        sidecars.write(path, content, new=True)
     except OSError as error:
-        raise OutputError(
-            f"The settings should be written to {target}, but they are not ({error.strerror});"
-            " free some space and resume the queue."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise unwritten(path.with_suffix(".json"), error) from error
 
 
 def main(argv: list[str] | None = None) -> int:

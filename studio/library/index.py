@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -46,11 +47,12 @@ class LibraryError(NeodragonError):
 class Item:
     """A clip or a first frame.
 
-    path: absolute; created: seconds since 1970; verdict: `reject` where it lies in the bin; stars:
-    0 to 5; recorded: what it was made by (`studio.jobs.render.record`) as the sidecar has it.
+    folder: the library's, absolute; name: its path in there; created: seconds since 1970; verdict:
+    `reject` where it lies in the bin; stars: 0 to 5; content: its sidecar, as JSON.
     """
 
-    path: Path
+    folder: Path
+    name: str
     kind: Kind
     prompt: str
     look_seed: int | None
@@ -59,7 +61,18 @@ class Item:
     verdict: Verdict
     stars: int
     note: str
-    recorded: Mapping[str, Any]
+    content: str
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it lies, absolute."""
+        return self.folder / self.name
+
+    @cached_property
+    def recorded(self) -> Mapping[str, Any]:
+        """What it was made by (`studio.jobs.render.record`) as the sidecar has it."""
+        recorded: dict[str, Any] = json.loads(self.content)
+        return recorded
 
 
 class LibraryIndex:
@@ -169,7 +182,8 @@ class LibraryIndex:
     def _item(self, row: Mapping[str, Any] | sqlite3.Row) -> Item:
         """The item that a row of the index stores."""
         return Item(
-            path=self.folder / row["path"],
+            folder=self.folder,
+            name=row["path"],
             kind=row["kind"],
             prompt=row["prompt"],
             look_seed=row["look_seed"],
@@ -178,7 +192,7 @@ class LibraryIndex:
             verdict=row["verdict"],
             stars=row["stars"],
             note=row["note"],
-            recorded=json.loads(row["recorded"]),
+            content=row["recorded"],
         )
 
     @contextmanager

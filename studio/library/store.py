@@ -8,10 +8,10 @@ outside the folder, and no file that is not ours, is touched.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from engine.config import SEED_LIMIT
 from studio.library.index import Item, LibraryError, LibraryIndex, Verdict
 from studio.media import sidecars
-from studio.system.paths import OutputError
+from studio.system.files import OutputError, publish
 
 __all__ = ["BIN", "EXPORTS", "STARS", "Item", "Library", "LibraryError", "Verdict"]
 
@@ -27,7 +27,8 @@ BIN = "Bin"  # folders in the library's
 EXPORTS = "Exports"  # holds copies and is not looked into
 STARS = 5
 
-Files = Mapping[Path, os.stat_result]
+Files = Mapping[str, os.stat_result]  # of one folder
+ENDINGS = (*sidecars.KINDS, ".json")
 
 
 class Library(LibraryIndex):
@@ -42,24 +43,26 @@ class Library(LibraryIndex):
         Only what has changed since the last time is read.
         """
         with self._lock, self._sentences():
-            files = dict(self._files())
             known = {
                 row["path"]: row["stamp"] for row in self._rows("SELECT path, stamp FROM library")
             }
             total, changed, gone = 0, [], set(known)
-            for path in files:
-                if path.suffix.lower() in sidecars.KINDS:
-                    name = self._name(path)
-                    if known.get(name) != _stamp(path, files):
+            for folder, files in self._folders():
+                inside = folder.relative_to(self.folder).as_posix()
+                before = "" if inside == "." else f"{inside}/"
+                for file in files:
+                    if not _is_item(file):
+                        continue
+                    if known.get(before + file) != _stamp(file, files):
                         try:
-                            row = self._row(path, files)
+                            row = self._row(folder / file, files)
                         except OSError:  # in use, or just gone: next time
                             row = None
                         if row is None:
                             continue
                         changed.append(row)
                     total += 1
-                    gone.discard(name)
+                    gone.discard(before + file)
             with self._transaction():
                 for name in gone:
                     self._drop(name)
@@ -111,22 +114,32 @@ class Library(LibraryIndex):
         return self._move(item, self.folder / item.path.relative_to(self.folder / BIN))
 
     def _move(self, item: Item, target: Path) -> Item:
-        """Move an item to `target`, over nothing.
+        """Move an item to `target`, or where that is taken to `name-2`, `name-3`.., over nothing.
 
         Its sidecar is there before it comes and here until it has gone: killed in between, there is
-        one too many.
+        one too many, which the next move takes as its own.
         """
         with self._transaction():
             target.parent.mkdir(parents=True, exist_ok=True)
-            target = _claimed(target)
             found = sidecars.beside(item.path)
-            made = [target]
+            written: list[Path] = []
+
+            def accept(name: Path) -> bool:
+                """Whether the name is free for the sidecar, too, which is there then."""
+                while written:
+                    written.pop().unlink()
+                content = None if found is None else found[1] | {"file": name.name}
+                if any(os.path.lexists(one) for one in sidecars.candidates(name)):
+                    there = sidecars.beside(name)
+                    return there is not None and there[1] == content
+                if content is not None:
+                    written.append(sidecars.write(name, content, new=True))
+                return True
+
             try:
-                if found is not None:
-                    made.append(sidecars.write(target, found[1] | {"file": target.name}))
-                item.path.replace(target)
+                target = publish(item.path, target, overwrite=False, accept=accept)
             except OSError:
-                for path in made:
+                for path in written:
                     path.unlink(missing_ok=True)
                 raise
             if found is not None:
@@ -136,13 +149,16 @@ class Library(LibraryIndex):
 
     # The folder
 
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Every file that may matter, wherever in the folder; links are not followed."""
-        root = self.folder.resolve()
+    def _folders(self) -> Iterator[tuple[Path, Files]]:
+        """Every folder that is looked into, and the files in it that may matter, by name.
+
+        Only ordinary files whose names are text; links are not followed.
+        """
+        root = Path(os.path.realpath(self.folder))
         folders, seen = [self.folder], {root / EXPORTS}
         while folders:
             folder = folders.pop()
-            real = folder.resolve()
+            real = Path(os.path.realpath(folder))
             if real in seen or not real.is_relative_to(root):  # as Windows' junctions may be
                 continue
             seen.add(real)
@@ -152,17 +168,17 @@ class Library(LibraryIndex):
                 if folder == self.folder and not isinstance(error, FileNotFoundError):
                     raise
                 continue  # without the rights to see what is in it
+            files = {}
             for entry in entries:
-                path = Path(entry.path)
-                if entry.name.startswith(".") or entry.is_symlink():
+                if entry.name.startswith(".") or not _is_text(entry.name):
                     continue
-                if entry.is_dir():
-                    folders.append(path)
-                elif path.suffix.lower() in (*sidecars.KINDS, ".json"):
-                    try:
-                        yield path, entry.stat()
-                    except FileNotFoundError:  # just moved
-                        continue
+                with suppress(OSError):  # just moved, or without the rights to see what it is
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(folder / entry.name)
+                    elif entry.is_file(follow_symlinks=False):  # no pipe, which would hang
+                        if entry.name.lower().endswith(ENDINGS):
+                            files[entry.name] = entry.stat(follow_symlinks=False)
+            yield folder, files
 
     def _row_of(self, path: Path) -> dict[str, Any]:
         """The row of an item; raises LibraryError where the file is no item of this folder."""
@@ -170,10 +186,10 @@ class Library(LibraryIndex):
         row = None
         try:
             real = self.folder.resolve() / path.relative_to(self.folder)
-            known = path.suffix.lower() in sidecars.KINDS
+            known = _is_item(path.name) and _is_text(str(path))
             if known and path.is_file() and path.resolve() == real:
                 names = (path, *sidecars.candidates(path))
-                row = self._row(path, {name: name.stat() for name in names if name.is_file()})
+                row = self._row(path, {name.name: name.stat() for name in names if name.is_file()})
         except (ValueError, RuntimeError):  # elsewhere, no name at all, links in a circle
             pass
         if row is None:
@@ -184,7 +200,10 @@ class Library(LibraryIndex):
         return row
 
     def _row(self, path: Path, files: Files) -> dict[str, Any] | None:
-        """A clip or first frame as the index stores it, None where it is not ours or an export."""
+        """A clip or first frame as the index stores it, None where it is not ours or an export.
+
+        files: at least it and its sidecar, by name.
+        """
         try:
             found = sidecars.beside(path, files)
             content = sidecars.inside(path) if found is None else found[1]
@@ -201,13 +220,13 @@ class Library(LibraryIndex):
         keep: Verdict = "keep" if marks.get("keep") is True else ""
         return {
             "path": name,
-            "stamp": _stamp(path, files),
+            "stamp": _stamp(path.name, files),
             "kind": sidecars.KINDS[path.suffix.lower()],
             "words": f"{prompt}\n{note}\n{path.name}".casefold(),
             "prompt": prompt,
             "look_seed": _whole(content.get("look_seed"), SEED_LIMIT),
             "motion_seed": _whole(content.get("motion_seed"), SEED_LIMIT),
-            "created": _created(content, files[path]).timestamp(),
+            "created": _created(content, files[path.name]).timestamp(),
             "verdict": "reject" if name.startswith(f"{BIN}/") else keep,
             "stars": _whole(marks.get("stars"), STARS + 1) or 0,
             "note": note,
@@ -218,24 +237,24 @@ class Library(LibraryIndex):
         return path.relative_to(self.folder).as_posix()
 
 
-def _claimed(path: Path) -> Path:
-    """`path`, or where that or its sidecar is taken `name-2`, `name-3`.., now an empty file."""
-    for number in itertools.count(1):
-        target = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
-        if any(sidecar.exists() for sidecar in sidecars.candidates(target)):
-            continue
-        try:
-            target.open("xb").close()
-            return target
-        except FileExistsError:
-            continue
-    raise AssertionError("numbers do not end")
+def _is_text(name: str) -> bool:
+    """Whether a name can be written down, in the index and elsewhere."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _stamp(path: Path, files: Files) -> str:
+def _is_item(name: str) -> bool:
+    """Whether a file may be a clip or a first frame."""
+    return name.lower().endswith(tuple(sidecars.KINDS))
+
+
+def _stamp(name: str, files: Files) -> str:
     """What changes when a file or its sidecar does."""
-    there = [name for name in (path, *sidecars.candidates(path)) if name in files]
-    return " ".join(f"{files[name].st_mtime_ns}:{files[name].st_size}" for name in there)
+    there = [file for file in (name, *sidecars.names(name)) if file in files]
+    return " ".join(f"{files[file].st_mtime_ns}:{files[file].st_size}" for file in there)
 
 
 def _marks(content: Mapping[str, Any]) -> dict[str, Any]:

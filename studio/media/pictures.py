@@ -7,7 +7,7 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from engine.errors import RequestError
 from studio.media.colour import BAND, painter
 from studio.media.provenance import PACKET, PNG_KEYWORD
-from studio.system.paths import OutputError, partial, prepare, publish
+from studio.system.files import prepare, publish, writing
 
 Bytes = NDArray[np.uint8]
 
@@ -205,23 +205,20 @@ def marked() -> PngInfo:
 
 
 def write_png(
-    path: Path, image: Bytes, metadata: Mapping[str, Any], *, overwrite: bool = False
+    path: Path,
+    image: Bytes,
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    accept: Callable[[Path], bool] = lambda path: True,
 ) -> Path:
     """Write an image, uint8 [H, W, 3], as `write_mp4` does a clip, and return its file.
 
     Raises OutputError.
     """
     path = prepare(path, ".png")
-    part = partial(path)
     text = marked()
     text.add_itxt("Comment", json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace"))
-    try:
+    with writing(path) as part:
         Image.fromarray(image).save(part, format="PNG", pnginfo=text)
-        return publish(part, path, overwrite)
-    except OSError as error:
-        raise OutputError(
-            f"The frame should be written to {path}, but it is not ({error.strerror or error});"
-            " free some space or choose another folder."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+        return publish(part, path, overwrite, accept)

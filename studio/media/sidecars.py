@@ -7,20 +7,29 @@ else. It is `name.json`, or where that is somebody else's, `name.mp4.json`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
 from studio.media.video import read_metadata
-from studio.system.paths import OutputError, partial, publish
+from studio.system.files import (
+    OutputError,
+    fitted,
+    move,
+    open_regular,
+    partial,
+    publish,
+    replace_whole,
+)
 
 Kind = Literal["clip", "frame"]
 KINDS: Mapping[str, Kind] = {".mp4": "clip", ".png": "frame"}  # by the file's ending
 SOFTWARE = "Neodragon Studio "
 LIMIT = 2**24  # bytes of a sidecar
+SHORT = 60  # characters of a name that is short enough in any script
 
 
 def inside(path: Path) -> dict[str, Any]:
@@ -31,7 +40,7 @@ def inside(path: Path) -> dict[str, Any]:
         if kind == "clip":
             metadata: object = read_metadata(path)
         elif kind == "frame":
-            with Image.open(path, formats=["PNG"]) as image:
+            with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
                 metadata = json.loads(image.info["Comment"])
         else:
             metadata = None
@@ -49,16 +58,26 @@ def inside(path: Path) -> dict[str, Any]:
 
 def candidates(path: Path) -> tuple[Path, Path]:
     """What the sidecar of a clip or a first frame may be called, the usual name first."""
-    return path.with_suffix(".json"), path.with_name(f"{path.name}.json")
+    short, long = names(path.name)
+    return path.with_name(short), path.with_name(long)
 
 
-def beside(path: Path, among: Collection[Path] | None = None) -> tuple[Path, dict[str, Any]] | None:
-    """The sidecar of a clip or a first frame and what it says; among: the files that are there.
+def names(name: str) -> tuple[str, str]:
+    """The same of names alone."""
+    stem = name[: name.rfind(".")] if name.rfind(".") > 0 else name
+    if len(name) < SHORT:
+        return f"{stem}.json", f"{name}.json"
+    short, long = (fitted(Path(one), ".json", told_apart=True).name for one in (stem, name))
+    return short, long
+
+
+def beside(path: Path, among: Collection[str] | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """The sidecar of a clip or a first frame and what it says; among: what is in its folder.
 
     Raises OSError where there is one that cannot be read now.
     """
     for sidecar in candidates(path):
-        if sidecar.is_file() if among is None else sidecar in among:
+        if sidecar.is_file() if among is None else sidecar.name in among:
             content = _content(sidecar)
             if content is not None and content.get("kind") == KINDS[path.suffix.lower()]:
                 return sidecar, content
@@ -86,40 +105,45 @@ def read(path: Path) -> dict[str, Any]:
     )
 
 
-def write(path: Path, content: Mapping[str, Any]) -> Path:
+def is_free(path: Path) -> bool:
+    """Whether a clip or first frame of that name would find no sidecar that is another's."""
+    try:
+        return beside(path) is None
+    except OSError:
+        return False
+
+
+def write(path: Path, content: Mapping[str, Any], *, new: bool = False) -> Path:
     """Write the sidecar of a clip or a first frame at once and return it.
 
-    It takes the place of the one that is there; what is no sidecar of it, or a damaged one, is
-    kept. Raises OSError.
+    It takes the place of the one that is there, unless it is `new`; what is no sidecar of it, or a
+    damaged one, is kept. Raises OSError.
     """
-    found = beside(path)
-    free = [name for name in candidates(path) if not name.exists()]
+    text = json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+    found = None if new else beside(path)
     if found is not None:
-        target = found[0]
-    elif free:
-        target = free[0]
-    else:
-        target = candidates(path)[1]
-        publish(target, target.with_name(f"{target.name}.damaged"), overwrite=False)
-    text = json.dumps(content, ensure_ascii=False, indent=1)
-    part = partial(target)
+        replace_whole(found[0], text)  # what the user said of it is nowhere else
+        return found[0]
+    short, long = candidates(path)
+    part = partial(long)
     try:
-        with part.open("w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())  # what the user said of it is nowhere else
-        part.replace(target)
+        replace_whole(part, text)
+        for target in (short, long):
+            with suppress(FileExistsError):
+                move(part, target)
+                return target
+        publish(long, fitted(long, ".damaged"), overwrite=False)
+        move(part, long)
     finally:
         part.unlink(missing_ok=True)
-    return target
+    return long
 
 
 def _content(sidecar: Path) -> dict[str, Any] | None:
     """What a sidecar says, None where it is not one of ours; raises OSError."""
     try:
-        if sidecar.stat().st_size > LIMIT:
-            return None
-        content = json.loads(sidecar.read_bytes())
+        with open_regular(sidecar) as file:
+            content = json.loads(file.read(LIMIT))  # a larger one breaks off, and is none
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) and _is_ours(content) else None

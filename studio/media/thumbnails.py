@@ -10,7 +10,7 @@ from PIL import Image
 
 from studio.media.sidecars import KINDS
 from studio.media.video import PICTURES, ffmpeg
-from studio.system.paths import OutputError, partial
+from studio.system.files import OutputError, open_regular, partial
 
 WIDTH = 320  # pixels
 QUALITY = 82
@@ -30,7 +30,7 @@ def thumbnail(path: Path, cache: Path) -> Path:
             if KINDS.get(path.suffix.lower()) == "clip":
                 _of_clip(path, part)
             else:
-                with Image.open(path, formats=["PNG"]) as image:
+                with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
                     image.thumbnail((WIDTH, WIDTH))
                     image.convert("RGB").save(part, format="JPEG", quality=QUALITY)
             part.replace(small)

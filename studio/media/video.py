@@ -7,13 +7,16 @@ nothing of prompts or packs: the metadata is any JSON object.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
+import signal
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,12 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.media.provenance import mark
-from studio.system.paths import OutputError, partial, prepare, publish
+from studio.system.files import OutputError, open_regular, prepare, publish, writing
 
 Bytes = NDArray[np.uint8]
 
 QUALITY = "16"  # x264's constant rate factor: invisible losses
 METADATA_LIMIT = 2**24  # bytes
+TOLD = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # found in ffmpeg's log
+SIGXFSZ = getattr(signal, "SIGXFSZ", 0)  # ends what writes more than it may
+ROOM = 2**18  # bytes: a disk with less is full
 # RGB has no matrix; what the filters leave are limited-range BT.709 frames, and the tags say so.
 COLOURS = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp,"
@@ -46,17 +52,19 @@ def write_mp4(
     metadata: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    accept: Callable[[Path], bool] = lambda path: True,
 ) -> Path:
     """Write frames, uint8 [T, H, W, 3] with even H and W, and return the file they are in.
 
     A file of that name is kept: the clip is then called `name-2.mp4` and so on, unless `overwrite`.
-    Raises OutputError.
+    accept: as of `publish`. Raises OutputError.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"expected frames uint8 [T, H, W, 3], got {frames.dtype} {frames.shape}")
     if 0 in frames.shape or frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"expected an even height and width, got {frames.shape}")
-    return stream_mp4(path, frames, frames.shape[1:3], fps, metadata, overwrite=overwrite)
+    size = frames.shape[1:3]
+    return stream_mp4(path, frames, size, fps, metadata, overwrite=overwrite, accept=accept)
 
 
 def stream_mp4(
@@ -67,28 +75,21 @@ def stream_mp4(
     metadata: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    accept: Callable[[Path], bool] = lambda path: True,
 ) -> Path:
     """The same with frames, uint8 [H, W, 3] of one even `size` (H, W), that come one by one."""
     path = prepare(path, ".mp4")
-    part = partial(path)
-    try:
+    with writing(path) as part:
         _encode(part, frames, size, fps, json.dumps(metadata, ensure_ascii=False))
         mark(part, "mp4")
-        return publish(part, path, overwrite)
-    except OSError as error:
-        raise OutputError(
-            f"The clip should be written to {path}, but it is not ({_last_line(error)});"
-            " free some space or choose another folder."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+        return publish(part, path, overwrite, accept)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata `write_mp4` put into a file; raises OutputError where there is none."""
     problem = "it has none"
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             comment = _find(stream, BOXES_TO_COMMENT, path.stat().st_size)
         if comment is not None:
             metadata = json.loads(comment[8:])  # after the type and the locale
@@ -112,6 +113,7 @@ def read_mp4(path: Path) -> tuple[Bytes, int]:
     with tempfile.TemporaryFile() as log:
         frames = b""
         try:
+            open_regular(path).close()
             command = [ffmpeg(), "-nostdin", "-hide_banner", "-i", str(path.absolute())]
             command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-vf", PICTURES]
             command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
@@ -124,7 +126,7 @@ def read_mp4(path: Path) -> tuple[Bytes, int]:
     if not frames or shown is None:
         raise OutputError(
             f"{path.name} should be a clip, but it cannot be read"
-            f" ({_last_line(OSError(said or 'it has no pictures'))}); choose another."
+            f" ({_last_line(said) or 'it has no pictures'}); choose another."
         )
     width, height, fps = map(int, shown.groups())
     return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3), fps
@@ -185,15 +187,34 @@ def _encode(
         options = ["-vf", COLOURS, *TAGS, "-crf", QUALITY, "-/metadata", str(tag)]
         options += ["-movflags", "+faststart", "-f", "mp4"]
         options += ["-video_track_timescale", timescale, "-movie_timescale", timescale]
+        broken: OSError | None = None
         with writer_class(
             str(part), (width, height), fps, logfile=log, ffmpeg_params=options
         ) as writer:
             process = writer.proc  # moviepy forgets it, and does not look at its exit code
-            for frame in frames:
-                writer.write_frame(np.ascontiguousarray(frame))
-        if process.returncode:
+            try:
+                for frame in frames:
+                    writer.write_frame(np.ascontiguousarray(frame))
+            except OSError as error:
+                broken = error  # that the pipe is; why is in the log
+        if process.returncode or broken:
             log.seek(0)
-            raise OSError(log.read().strip() or f"ffmpeg ended with {process.returncode}")
+            raise failure(log.read(), process.returncode, part) from broken
+
+
+def failure(said: str, code: int, part: Path) -> OSError:
+    """Why ffmpeg ended with `code` while it wrote `part`, as the system would say it.
+
+    said: what is in its log, where a full disk is not the last word.
+    """
+    for number in TOLD:
+        if os.strerror(number) in said:
+            return OSError(number, os.strerror(number))
+    if code == -SIGXFSZ:
+        return OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    if shutil.disk_usage(part.parent).free < ROOM:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return OSError(_last_line(said) or f"ffmpeg ended with {code}")
 
 
 def _moviepy_writer() -> Any:
@@ -217,6 +238,5 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _last_line(error: OSError) -> str:
-    text = error.strerror or str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or [""])[-1].rstrip(".")

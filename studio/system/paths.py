@@ -1,23 +1,22 @@
 """Where things lie: the studio's data, the pack, the user's clips, and how their files are named.
 
-A new file is written under a temporary name in its own folder (`partial`) and moved when it is
-whole (`publish`), so a half-written clip never carries a clip's name and nothing is overwritten.
+How files come to be is in `studio/system/files.py`.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import sys
 import textwrap
-import uuid
 from datetime import datetime
 from pathlib import Path
 
 import platformdirs
 
-from engine.errors import NeodragonError
+from studio.system.files import OutputError, partial, prepare, publish
+
+__all__ = ["OutputError", "partial", "prepare", "publish"]  # and what is defined here
 
 _INSTALLED = Path(__file__).parents[1] / "assets"
 ASSETS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "assets"
@@ -25,12 +24,7 @@ ASSETS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "ass
 PACK_VARIABLE = "NEODRAGON_PACK"
 DATA_VARIABLE = "NEODRAGON_DATA"
 APPLICATION = "Neodragon Studio"
-DEVICES = r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]"
 WORDS_LENGTH = 40  # characters of the prompt in a file name
-
-
-class OutputError(NeodragonError):
-    """A file cannot be written or read where the user asked."""
 
 
 def own_worker() -> list[str]:
@@ -100,84 +94,3 @@ def clip_name(prompt: str, look_seed: int, motion_seed: int, when: datetime) -> 
         words.replace(" ", "-"),
     ]
     return "_".join(part for part in parts if part) + ".mp4"
-
-
-def prepare(path: Path, suffix: str) -> Path:
-    """`path` made absolute, its folder created; raises OutputError where no file can come to be.
-
-    Called before the work starts, so that an hour of rendering never ends in a typing mistake.
-    """
-    if path.suffix.lower() != suffix:
-        raise OutputError(
-            f"The file should be named *{suffix}, but it is {path.name!r}; give it that ending."
-        )
-    if reserved := [part for part in path.parts if _is_device(part)]:
-        raise OutputError(
-            "The file should have a name that Windows can store, but {name!r} is a device there;"
-            " choose another name.",
-            name=reserved[0],
-        )
-    path = path.absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        trial = partial(path)
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"The folder {path.parent} should take a new file, but it does not"
-            f" ({error.strerror}); choose another folder."
-        ) from error
-    if not _is_storable(path):
-        raise OutputError(
-            "The file should have a name that this disk can store, but {name!r} is none; choose"
-            " another name.",
-            name=path.name,
-        )
-    return path
-
-
-def _is_device(name: str) -> bool:
-    """Whether Windows takes a name, whatever its ending, for a device."""
-    return bool(re.fullmatch(DEVICES, name.partition(".")[0].rstrip(" "), re.IGNORECASE))
-
-
-def _is_storable(path: Path) -> bool:
-    """Whether the file system takes the name of a file that is not there yet."""
-    if sys.platform == "win32" and re.search(r'[<>:"|?*\x00-\x1f]', path.name):
-        return False  # a colon would name a hidden stream of another file
-    try:
-        path.open("xb").close()
-        path.unlink()
-    except FileExistsError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def partial(path: Path) -> Path:
-    """A temporary name beside `path`."""
-    return path.with_name(f".{uuid.uuid4().hex[:12]}.part")
-
-
-def publish(part: Path, path: Path, overwrite: bool) -> Path:
-    """Move a finished file to `path`, or where that is taken to the first free `name-2`, `name-3`..
-
-    Returns where it went; with `overwrite` that is always `path`. Raises OSError.
-    """
-    target = path
-    if not overwrite:
-        for number in itertools.count(2):
-            try:
-                target.open("xb").close()  # claims the name: another writer gets the next one
-                break
-            except FileExistsError:
-                target = path.with_stem(f"{path.stem}-{number}")
-    try:
-        part.replace(target)
-    except OSError:
-        if not overwrite:
-            target.unlink()  # the claim
-        raise
-    return target
