@@ -15,14 +15,19 @@ Mode = Literal["hybrid", "monolithic"]
 MODES: tuple[str, ...] = get_args(Mode)
 SEED_LIMIT = 2**32
 STEP_LIMIT = 100
+LARGEST = 2**24  # of the numbers in a manifest; the full-size model's largest is 1,024
+STAGE_LIMIT = 8
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return (_is_int(value) or isinstance(value, float | np.floating)) and bool(np.isfinite(value))  # type: ignore[call-overload]
+def is_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold, no infinity, NaN or truth value."""
+    if _is_int(value):
+        return abs(value) < 2**63  # type: ignore[arg-type]
+    return isinstance(value, float | np.floating) and bool(np.isfinite(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,23 +112,26 @@ def _require(valid: bool, expected: str, got: object) -> None:
     """Raise PackError unless `valid`."""
     if not valid:
         raise PackError(
-            f"The pack's manifest should have {expected}, but it has {got!r};"
-            " get the pack again or export it anew."
+            "The pack's manifest should have {expected}, but it has {got}; get the pack again or"
+            " export it anew.",
+            expected=expected,
+            got=f"{got!r:.80}",
         )
 
 
 def _positive(part: object, *names: str) -> None:
-    """Raise PackError unless every named field is a positive whole number."""
+    """Raise PackError unless every named field is a positive whole number below LARGEST."""
     for name in names:
         value = getattr(part, name)
-        _require(_is_int(value) and value > 0, f"a positive whole number as {name}", value)
+        fits = _is_int(value) and 0 < value < LARGEST
+        _require(fits, f"a positive whole number below {LARGEST} as {name}", value)
 
 
 def _numbers(part: object, *names: str) -> None:
     """Raise PackError unless every named field is a finite number."""
     for name in names:
         value = getattr(part, name)
-        _require(_is_number(value), f"a finite number as {name}", value)
+        _require(is_number(value), f"a finite number as {name}", value)
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         _positive(self, *self.__dataclass_fields__)
+        _require(self.stages <= STAGE_LIMIT, f"at most {STAGE_LIMIT} stages", self.stages)
         for name in ("height", "width"):
             step = self.spatial_stride * 2 ** (self.stages - 1)
             size = getattr(self, name)
@@ -221,7 +230,7 @@ class ModeConfig:
             if name == "first_steps" and steps is None:
                 continue
             valid = isinstance(steps, tuple | list) and len(steps) > 0
-            valid = valid and all(_is_int(n) and n > 0 for n in steps)
+            valid = valid and all(_is_int(n) and 0 < n <= STEP_LIMIT for n in steps)
             _require(valid, f"positive whole numbers as {name}", steps)
             object.__setattr__(self, name, tuple(int(n) for n in steps))
         _numbers(self, "guidance")
@@ -250,7 +259,7 @@ class ScheduleConfig:
         _require(0 < self.gamma <= 1 / 3 + 1e-9, "a gamma above 0 and up to 1/3", self.gamma)
         borders = self.stage_range
         valid = isinstance(borders, tuple | list) and len(borders) >= 2
-        valid = valid and all(_is_number(border) for border in borders)
+        valid = valid and all(is_number(border) for border in borders)
         valid = valid and borders[0] == 0 and borders[-1] == 1
         valid = valid and all(low < high for low, high in pairwise(borders))
         _require(valid, "a rising stage_range from 0 to 1", borders)

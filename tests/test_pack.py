@@ -185,6 +185,40 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
         ),
         "dimensions",
     ),
+    "stages without end": (lambda m: m["geometry"].update(stages=1000), "at most 8 stages"),
+    "a number no machine holds": (lambda m: m["vae"].update(shift=10**400), "shift"),
+    "a size no machine holds": (lambda m: m["geometry"].update(height=10**400), "height"),
+    "infinite dB": (lambda m: graph(m).update(fidelity_db=10**400), "fidelity_db"),
+    "no number of dB": (lambda m: graph(m).update(fidelity_db=float("nan")), "fidelity_db"),
+    "a dimension no machine holds": (lambda m: graph(m).update(dimensions={"T": 2**70}), "dimen"),
+    "expected truths": (lambda m: graph(m).update(expected={"frames": [True]}), "expected"),
+    "a terminal's escape in the licence": (lambda m: m.update(licence="\x1b[2J"), "licence"),
+    "half a character in the name": (lambda m: m.update(name="\ud800"), "name"),
+    "an essay": (lambda m: m.update(provenance="x" * 3000), "provenance"),
+    "an escape in a component": (lambda m: m["components"].update({"\x1b": {}}), "components"),
+    "a component without name": (lambda m: m["components"].update({"": {}}), "components"),
+    "an escape in a graph": (
+        lambda m: m["components"]["clip_l"]["variants"]["portable"]["graphs"].update({"\n": {}}),
+        "graphs",
+    ),
+    "a chip no table holds": (
+        lambda m: m["components"]["clip_l"]["variants"].update(
+            context={
+                "context": {"soc_model": 2**40, "htp_arch": 73, "sdk": "2.1", "shared": False},
+                "graphs": {},
+            }
+        ),
+        "soc_model",
+    ),
+    "a long version": (
+        lambda m: m["components"]["clip_l"]["variants"].update(
+            context={
+                "context": {"soc_model": 60, "htp_arch": 73, "sdk": "2." + "1" * 5000},
+                "graphs": {},
+            }
+        ),
+        "sdk",
+    ),
 }
 
 
@@ -197,27 +231,101 @@ def test_a_wrong_manifest(pack: Path, name: str) -> None:
     assert named in one_sentence(error)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../decoder.onnx",
-        "/etc/passwd",
-        "portable/../../decoder.onnx",
-        "portable\\decoder.onnx",
-        "C:/decoder.onnx",
-        "//host/share/x",
-        "",
-        ".",
-        "a\0b",
-        7,
-        "x" * 300,
-    ],
-)
-def test_no_file_name_leaves_the_pack(pack: Path, name: object) -> None:
+NAMES = [
+    *("../decoder.onnx", "portable/../../decoder.onnx", "..", ".", "a/./b", "a//b", "a/", ""),
+    *("/etc/passwd", "//host/share/x", "C:/decoder.onnx", "C:decoder.onnx", "portable\\x.onnx"),
+    *("a\0b", "a\nb", "a\x1b[31m", "a\x7f", "a\u202egnp", "a\u2028b", "\udc80", "a\u200bb"),
+    *("x" * 201, "\u754c" * 67, "a/" + "x" * 300, "\U0001f600" * 51),
+    *("CON", "con", "nul.json", "NUL", "aux.tar.gz", "a/prn/b", "com1", "LPT9.onnx", "COM\u00b9"),
+    *("nul .json", "conin$", "Lpt\u00b3.x", "x.", "x ", " x", "a./b", "a /b", "..."),
+    *('a"b', "a<b", "a>b", "a|b", "a?b", "a*b", "a:b", 7, None, True, ["a"], {}),
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_no_file_name_that_some_system_cannot_store(
+    pack: Path, tmp_path: Path, name: object
+) -> None:
     rewrite(pack, lambda manifest: graph(manifest).update(file=name))
     with pytest.raises(PackError) as error:
         open_pack(pack)
     assert "plain relative name" in one_sentence(error)
+    assert str(error.value).isprintable()
+    if isinstance(name, str) and name and name.isascii() and "\0" not in name:
+        archive = tmp_path / "names.zip"
+        with zipfile.ZipFile(archive, "w") as writing:
+            writing.writestr(zipfile.ZipInfo(name), b"x")
+        with pytest.raises(PackError) as error:
+            open_pack(archive)
+        assert "plain relative name" in one_sentence(error) or name.endswith("/")
+
+
+@pytest.mark.parametrize(
+    "name", ["\u754c" * 66, "a/b.c/d", ".hidden", "console", "nul0.json", "COM10", "a b", "\u00e9"]
+)
+def test_other_names_are_taken(pack: Path, name: str) -> None:
+    file = pack / "portable" / "video_decoder.onnx"
+    (pack / name).parent.mkdir(parents=True, exist_ok=True)
+    os.link(file, pack / name)
+
+    def change(manifest: Manifest) -> None:
+        for component in manifest["components"].values():
+            for variant in component["variants"].values():
+                for entry in variant["graphs"].values():
+                    if entry["file"] == "portable/video_decoder.onnx":
+                        entry["file"] = name
+
+    rewrite(pack, change)
+    with open_pack(pack) as opened:
+        opened.verified(next(file for file in opened.files if file.name == name))
+
+
+TWINS = {
+    "case": ("Weights.bin", "weights.bin"),
+    "case of a folder's file": ("A/x.bin", "a/X.bin"),
+    "an accent in one and in two characters": ("\u00e9.bin", "e\u0301.bin"),
+    "both": ("\u00c9.bin", "e\u0301.BIN"),
+    "a file that is a folder": ("weights", "weights/x.bin"),
+    "deeper, in other case": ("a/B", "A/b/c/d"),
+    "sharp s": ("stra\u00dfe", "STRASSE"),
+    "the manifest": ("PACK.json", "x"),
+    "the manifest as a folder": ("pack.json/x", "x"),
+}
+
+
+@pytest.mark.parametrize("case", TWINS)
+def test_names_that_cannot_lie_beside_each_other(pack: Path, tmp_path: Path, case: str) -> None:
+    names = TWINS[case]
+
+    def change(manifest: Manifest) -> None:
+        entry = graph(manifest)
+        like = {key: entry[key] for key in ("size", "sha256")}
+        entry["data"] = [{"file": name, **like} for name in names]
+
+    archive = tmp_path / "twins.zip"
+    with zipfile.ZipFile(archive, "w") as writing:
+        for name in (MANIFEST, *names):
+            writing.writestr(name, b"x")
+    for path in (pack, archive):
+        rewrite(pack, change)
+        with pytest.raises(PackError) as error:
+            open_pack(path)
+        assert "cannot be stored beside each other" in one_sentence(error)
+
+
+def test_one_file_has_one_size_and_hash(pack: Path) -> None:
+    def change(manifest: Manifest) -> None:
+        entry = graph(manifest)
+        entry["data"] = [{**{k: entry[k] for k in ("file", "size")}, "sha256": "0" * 64}]
+
+    rewrite(pack, change)
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "one size and hash" in one_sentence(error)
+    rewrite(pack, lambda manifest: graph(manifest).update(file=MANIFEST, data=[]))
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert MANIFEST in one_sentence(error)
 
 
 def test_a_link_is_refused(pack: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -16,10 +17,22 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from engine.errors import PackError, first_line
-from engine.pack.values import GET_AGAIN, MANIFEST
+from engine.pack.names import check_name, check_together
+from engine.pack.values import MANIFEST
 
 FILE_LIMIT = 32 * 2**30  # bytes
 ENTRY_LIMIT = 10_000  # files in a .zip
+ZIP_ERRORS = (  # what zipfile raises for damaged archives, by reading its source
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 RATIO_LIMIT = 200  # unpacked over packed size of a .zip's file; weights hardly shrink
 
 
@@ -45,9 +58,19 @@ class Source:
         """Raise PackError unless the file is there with `size` bytes."""
         got = self.size(name)
         if got is None:
-            raise PackError(f"{name} should be in the pack, but it is missing; {GET_AGAIN}.")
+            raise PackError(
+                "{file} should be in the pack, but it is missing; get the pack again or export it"
+                " anew.",
+                file=name,
+            )
         if got != size:
-            raise PackError(f"{name} should have {size} bytes, but it has {got}; {GET_AGAIN}.")
+            raise PackError(
+                "{file} should have {size} bytes, but it has {got}; get the pack again or export"
+                " it anew.",
+                file=name,
+                size=size,
+                got=got,
+            )
 
 
 class Folder(Source):
@@ -59,11 +82,18 @@ class Folder(Source):
     def size(self, name: str) -> int | None:
         """Size in bytes, None where it is missing."""
         path = self.root / name
-        if not path.is_file():
-            return None
-        if path.resolve() != path:
-            raise PackError(f"{name} should be a file of the pack, but it is a link; {GET_AGAIN}.")
-        return path.stat().st_size
+        try:
+            if not path.is_file():
+                return None
+            if path.resolve() == path:
+                return path.stat().st_size
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        raise PackError(
+            "{file} should be a file of the pack, but it is a link; get the pack again or export"
+            " it anew.",
+            file=name,
+        )
 
     def fetch(self, name: str, size: int) -> Path:
         """The path to read it at."""
@@ -76,9 +106,7 @@ class Folder(Source):
             with (self.root / name).open("rb") as stream:
                 yield from _blocks(stream)
         except OSError as error:
-            raise PackError(
-                f"{name} should be readable, but it is not ({first_line(error)}); {GET_AGAIN}."
-            ) from error
+            raise _unreadable(name, error) from error
 
 
 class Zip(Source):
@@ -87,38 +115,50 @@ class Zip(Source):
     def __init__(self, path: Path) -> None:
         try:
             self.archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except ZIP_ERRORS as error:
             raise PackError(
-                f"{path.name} should be a folder or a .zip, but it cannot be read as one"
-                f" ({first_line(error)}); {GET_AGAIN}."
+                "{file} should be a folder or a .zip, but it cannot be read as one ({reason});"
+                " get the pack again or export it anew.",
+                file=path.name,
+                reason=first_line(error),
             ) from error
         self.unpacked: tempfile.TemporaryDirectory[str] | None = None
         try:
-            self.entries = self._entries()
+            self.entries = self._entries(path.stat().st_size)
         except PackError:
             self.archive.close()
             raise
 
-    def _entries(self) -> dict[str, zipfile.ZipInfo]:
+    def _entries(self, size: int) -> dict[str, zipfile.ZipInfo]:
         """Checked entries by their name relative to the manifest, which may sit in one folder."""
-        listed = [entry for entry in self.archive.infolist() if not entry.is_dir()]
+        listed = self.archive.infolist()
         if len(listed) > ENTRY_LIMIT:
             raise PackError(
-                f"The .zip should have at most {ENTRY_LIMIT} files, but it has {len(listed)};"
-                f" {GET_AGAIN}."
+                "The .zip should have at most {limit} files, but it has {count}; get the pack"
+                " again or export it anew.",
+                limit=ENTRY_LIMIT,
+                count=len(listed),
             )
         entries: dict[str, zipfile.ZipInfo] = {}
         for entry in listed:
-            check_name(entry.filename)
-            problem = _entry_problem(entry)
-            if entry.filename in entries:
-                problem = "is there twice"
+            name = check_name(entry.orig_filename.removesuffix("/"))  # as it is in the file
+            if entry.is_dir():
+                continue
+            problem = "is there twice" if name in entries else _entry_problem(entry)
             if problem:
                 raise PackError(
-                    f"{entry.filename} in the .zip should be a plain file, but it {problem};"
-                    f" {GET_AGAIN}."
+                    "{file} in the .zip should be a plain file, but it {problem}; get the pack"
+                    " again or export it anew.",
+                    file=name,
+                    problem=problem,
                 )
-            entries[entry.filename] = entry
+            entries[name] = entry
+        check_together(entries)
+        if sum(entry.compress_size for entry in entries.values()) > size:
+            raise PackError(
+                "The files in the .zip should lie one behind the other, but they overlap; get the"
+                " pack again or export it anew."
+            )
         manifests = [name for name in entries if PurePosixPath(name).name == MANIFEST]
         shallow = min(manifests, key=lambda name: name.count("/"), default=MANIFEST)
         folder = shallow[: -len(MANIFEST)]
@@ -131,6 +171,17 @@ class Zip(Source):
     def fetch(self, name: str, size: int) -> Path:
         """The path to read it at."""
         self.check(name, size)
+        try:
+            return self._unpack(name)
+        except OSError as error:  # of the folder; what is wrong in the .zip is a PackError
+            raise PackError(
+                "{file} cannot be unpacked to {folder} ({reason}); free some space there.",
+                file=name,
+                folder=tempfile.gettempdir(),
+                reason=error.strerror or error,
+            ) from error
+
+    def _unpack(self, name: str) -> Path:
         if self.unpacked is None:
             self.unpacked = tempfile.TemporaryDirectory(prefix="neodragon-pack-")
         path = Path(self.unpacked.name) / name
@@ -148,10 +199,12 @@ class Zip(Source):
         try:
             with self.archive.open(self.entries[name]) as packed:
                 yield from _blocks(packed)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        except ZIP_ERRORS as error:
             raise PackError(
-                f"{name} in the .zip should unpack, but it is damaged"
-                f" ({first_line(error)}); {GET_AGAIN}."
+                "{file} in the .zip should unpack, but it is damaged ({reason}); get the pack"
+                " again or export it anew.",
+                file=name,
+                reason=first_line(error),
             ) from error
 
     def close(self) -> None:
@@ -166,27 +219,27 @@ def _entry_problem(entry: zipfile.ZipInfo) -> str | None:
     mode = entry.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         return "is a link or a device"
-    if entry.flag_bits & 1:
+    if entry.flag_bits & 0x41:  # by a password, or strongly
         return "is encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is packed in another way than Deflate"
     if entry.file_size > min(FILE_LIMIT, RATIO_LIMIT * entry.compress_size + 2**20):
         return f"claims to unpack to {entry.file_size} bytes from {entry.compress_size}"
     return None
 
 
-def check_name(name: object) -> str:
-    """A file name that stays inside the pack, with forward slashes; raises PackError."""
-    valid = isinstance(name, str) and 0 < len(name) <= 200 and not set(name) & set('\\:*?"<>|\0')
-    if not valid or any(part in ("", ".", "..") for part in str(name).split("/")):
-        raise PackError(
-            f"A file of the pack should have a plain relative name, but one is named {name!r};"
-            f" {GET_AGAIN}."
-        )
-    return str(name)
-
-
 def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
     while block := stream.read(2**20):
         yield block
+
+
+def _unreadable(name: str, error: OSError) -> PackError:
+    return PackError(
+        "{file} should be readable, but it is not ({reason}); get the pack again or export it"
+        " anew.",
+        file=name,
+        reason=error.strerror or first_line(error),
+    )
 
 
 def sha256_of(path: Path, name: str) -> str:
@@ -197,7 +250,5 @@ def sha256_of(path: Path, name: str) -> str:
             for block in _blocks(stream):
                 digest.update(block)
     except OSError as error:
-        raise PackError(
-            f"{name} should be readable, but it is not ({first_line(error)}); {GET_AGAIN}."
-        ) from error
+        raise _unreadable(name, error) from error
     return digest.hexdigest()

@@ -9,15 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from engine.config import ModeConfig, ScheduleConfig
+from engine.config import LARGEST, ModeConfig, ScheduleConfig, is_number
 from engine.errors import PackError, first_line
-from engine.pack.archive import FILE_LIMIT, Source, check_name
+from engine.pack.archive import FILE_LIMIT, Source
 from engine.pack.contract import check_contract
 from engine.pack.graphs import Component, Context, Graph, PackFile, TensorSpec, TokenizerFile
-from engine.pack.values import GET_AGAIN, MANIFEST, get, wrong
+from engine.pack.names import check_name
+from engine.pack.values import MANIFEST, get, wrong
 
 FORMAT = 1
 MANIFEST_LIMIT = 4 * 2**20  # bytes
+NAME_LIMIT, TEXT_LIMIT = 100, 2000  # characters
+DB_LIMIT = 1000
 DTYPES = ("float32", "float16", "int64", "int32", "uint8")
 
 Section = TypeVar("Section")
@@ -41,6 +44,21 @@ def schedule_of(manifest: Mapping[str, Any]) -> ScheduleConfig:
     return section({"schedule": {**values, "modes": built}}, "schedule", ScheduleConfig)
 
 
+def name_of(name: str, where: str) -> str:
+    """A key of the manifest that can be shown on one line; raises PackError."""
+    if not 0 < len(name) <= NAME_LIMIT or not name.isprintable():
+        raise wrong(where or "the top", f"a table with plain names up to {NAME_LIMIT} long", name)
+    return name
+
+
+def text_of(manifest: Mapping[str, Any], key: str) -> str:
+    """A text that can be shown on one line; raises PackError."""
+    text: str = get(manifest, key, str, "", "text")
+    if len(text) > TEXT_LIMIT or not text.isprintable():
+        raise wrong(key, f"one line of at most {TEXT_LIMIT} plain characters", text)
+    return text
+
+
 def _file(values: Mapping[str, Any], where: str) -> PackFile:
     name = check_name(values.get("file"))
     size = get(values, "size", int, where, "a number of bytes")
@@ -55,7 +73,7 @@ def _file(values: Mapping[str, Any], where: str) -> PackFile:
 def _tensors(values: Mapping[str, Any], key: str, where: str) -> dict[str, TensorSpec]:
     tensors = {}
     for name, spec in get(values, key, dict, where, "a table of tensors").items():
-        here = f"{where}{key}.{name}"
+        here = f"{where}{key}.{name_of(name, where + key)}"
         if not isinstance(spec, dict) or spec.get("dtype") not in DTYPES:
             raise wrong(here, f"a tensor of one of {', '.join(DTYPES)}", spec)
         shape = get(spec, "shape", list, f"{here}.", "a list of dimensions")
@@ -72,7 +90,8 @@ def _graph(name: str, values: Any, where: str) -> Graph:
         raise wrong(where[:-1], "a table", values)
     dimensions = values.get("dimensions", {})
     valid = isinstance(dimensions, dict) and all(
-        isinstance(size, int) and size > 0 for size in dimensions.values()
+        name.isidentifier() and is_number(size) and isinstance(size, int) and 0 < size < 2**31
+        for name, size in dimensions.items()
     )
     if not valid:
         raise wrong(f"{where}dimensions", "a table of positive sizes", dimensions)
@@ -80,9 +99,7 @@ def _graph(name: str, values: Any, where: str) -> Graph:
     if not isinstance(data, list) or not all(isinstance(file, dict) for file in data):
         raise wrong(f"{where}data", "a list of files", data)
     fidelity = values.get("fidelity_db")
-    if fidelity is not None and (
-        isinstance(fidelity, bool) or not isinstance(fidelity, int | float)
-    ):
+    if fidelity is not None and not (is_number(fidelity) and abs(fidelity) <= DB_LIMIT):
         raise wrong(f"{where}fidelity_db", "a number of dB", fidelity)
     expected = values.get("expected", {})
     if not isinstance(expected, dict) or not all(map(_numbers, expected.values())):
@@ -100,7 +117,7 @@ def _graph(name: str, values: Any, where: str) -> Graph:
 
 
 def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(number, int | float) for number in values)
+    return isinstance(values, list) and all(map(is_number, values))
 
 
 def _context(part: Mapping[str, Any], where: str) -> Context | None:
@@ -109,29 +126,38 @@ def _context(part: Mapping[str, Any], where: str) -> Context | None:
         return None
     values, here = get(part, "context", dict, where, "a table"), f"{where}context."
     sdk = get(values, "sdk", str, here, "a version")
-    if not re.fullmatch(r"\d+\.\d+(\.\d+)*", sdk):
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){1,4}", sdk):
         raise wrong(f"{here}sdk", "a version", sdk)
     return Context(
-        get(values, "soc_model", int, here, "a number"),
-        get(values, "htp_arch", int, here, "a number"),
+        _number(values, "soc_model", here),
+        _number(values, "htp_arch", here),
         sdk,
         get(values, "shared", bool, here, "true or false"),
     )
 
 
+def _number(values: Mapping[str, Any], key: str, where: str) -> int:
+    number: int = get(values, key, int, where, "a number")
+    if not 0 <= number < LARGEST:
+        raise wrong(f"{where}{key}", f"a number below {LARGEST}", number)
+    return number
+
+
 def component_of(name: str, values: Any, sizes: Mapping[str, int]) -> Component:
     """A component, its graphs checked against their contracts; raises PackError."""
-    where = f"components.{name}."
+    where = f"components.{name_of(name, 'components')}."
     if not isinstance(values, dict):
         raise wrong(where[:-1], "a table", values)
     variants: dict[str, dict[str, Graph]] = {}
     for variant, part in get(values, "variants", dict, where, "a table").items():
-        here = f"{where}variants.{variant}."
+        here = f"{where}variants.{name_of(variant, where + 'variants')}."
         if not isinstance(part, dict):
             raise wrong(here[:-1], "a table", part)
         context = _context(part, here)
         variants[variant] = {
-            graph: replace(_graph(graph, entry, f"{here}graphs.{graph}."), context=context)
+            name_of(graph, here + "graphs"): replace(
+                _graph(graph, entry, f"{here}graphs.{graph}."), context=context
+            )
             for graph, entry in get(part, "graphs", dict, here, "a table of graphs").items()
         }
         for graph in variants[variant].values():
@@ -157,24 +183,37 @@ def tokenizers_of(manifest: Mapping[str, Any]) -> dict[str, TokenizerFile]:
 def load_manifest(source: Source) -> tuple[dict[str, Any], str]:
     """The parsed manifest and its SHA-256; raises PackError where this engine cannot read it."""
     size = source.size(MANIFEST)
-    if size is None or not 0 < size <= MANIFEST_LIMIT:
-        got = "it is missing" if size is None else f"it has {size} bytes"
+    if size is None:
         raise PackError(
-            f"{MANIFEST} should be in the pack with at most {MANIFEST_LIMIT} bytes, but {got};"
-            " choose a pack's folder or .zip."
+            "{file} should be in the pack, but it is missing; choose a pack's folder or .zip.",
+            file=MANIFEST,
         )
-    text = source.fetch(MANIFEST, size).read_bytes()
+    if not 0 < size <= MANIFEST_LIMIT:
+        raise PackError(
+            "{file} should have at most {limit} bytes, but it has {size}; choose a pack's folder"
+            " or .zip.",
+            file=MANIFEST,
+            limit=MANIFEST_LIMIT,
+            size=size,
+        )
+    text = b"".join(source.blocks(MANIFEST))
     try:
         manifest = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PackError(
-            f"{MANIFEST} should be JSON, but it cannot be read ({first_line(error)}); {GET_AGAIN}."
+            "{file} should be JSON, but it cannot be read ({reason}); get the pack again or"
+            " export it anew.",
+            file=MANIFEST,
+            reason=first_line(error),
         ) from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version > FORMAT:
+    if is_number(version) and isinstance(version, int) and version > FORMAT:
         raise PackError(
-            f"{MANIFEST} should have format {FORMAT}, but it has the newer format {version};"
-            " update Neodragon Studio."
+            "{file} should have format {format}, but it has the newer format {version}; update"
+            " Neodragon Studio.",
+            file=MANIFEST,
+            format=FORMAT,
+            version=version,
         )
     if version != FORMAT or isinstance(version, bool):
         raise wrong("format", str(FORMAT), version)

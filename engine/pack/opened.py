@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,15 @@ from engine.errors import PackError
 from engine.pack.archive import Folder, Source, Zip, sha256_of
 from engine.pack.contract import sizes_of
 from engine.pack.graphs import Component, Graph, PackFile, TokenizerFile
-from engine.pack.manifest import component_of, load_manifest, schedule_of, section, tokenizers_of
+from engine.pack.manifest import (
+    component_of,
+    load_manifest,
+    schedule_of,
+    section,
+    text_of,
+    tokenizers_of,
+)
+from engine.pack.names import check_together
 from engine.pack.values import GET_AGAIN, MANIFEST, get, wrong
 
 REQUIRED = ("clip_l", "clip_g", "text_encoder", "video_encoder", "transformer", "video_decoder")
@@ -106,14 +114,19 @@ class Pack:
 def open_pack(path: Path | str) -> Pack:
     """Open the pack at `path`, a folder or a .zip; raises PackError with one sentence."""
     path = Path(path)
-    source: Source
-    if path.is_dir():
-        source = Folder(path)
-    elif path.is_file():
-        source = Zip(path)
-    else:
+    try:
+        source: Source | None
+        source = Folder(path) if path.is_dir() else Zip(path) if path.is_file() else None
+    except OSError as error:
         raise PackError(
-            f"{path} should be a pack's folder or .zip, but there is nothing; check the path."
+            "{path} cannot be read ({reason}); check the path.",
+            path=str(path),
+            reason=error.strerror or error,
+        ) from error
+    if source is None:
+        raise PackError(
+            "{path} should be a pack's folder or .zip, but there is nothing; check the path.",
+            path=str(path),
         )
     try:
         return _read(path, source)
@@ -122,12 +135,24 @@ def open_pack(path: Path | str) -> Pack:
         raise
 
 
+def _check_files(files: list[PackFile], components: Iterable[Component]) -> None:
+    """Raise PackError where one file is described twice, or two cannot lie beside each other."""
+    known: dict[str, PackFile] = {}
+    for file in (*files, *(file for component in components for file in component.files)):
+        if known.setdefault(file.name, file) != file:
+            raise PackError(
+                "{file} should be in the manifest with one size and hash, but there are two; get"
+                " the pack again or export it anew.",
+                file=file.name,
+            )
+    if MANIFEST in known:
+        raise wrong("components", f"a table of other files than {MANIFEST}", MANIFEST)
+    check_together([MANIFEST, *known])
+
+
 def _read(path: Path, source: Source) -> Pack:
     manifest, digest = load_manifest(source)
-    about = {
-        key: get(manifest, key, str, "", "text")
-        for key in ("name", "version", "licence", "provenance")
-    }
+    about = {key: text_of(manifest, key) for key in ("name", "version", "licence", "provenance")}
     geometry = section(manifest, "geometry", Geometry)
     transformer = section(manifest, "transformer", TransformerConfig)
     schedule = schedule_of(manifest)
@@ -140,6 +165,7 @@ def _read(path: Path, source: Source) -> Pack:
     sizes = sizes_of(geometry, transformer, tokenizers)
     listed = get(manifest, "components", dict, "", "a table")
     components = {name: component_of(name, values, sizes) for name, values in listed.items()}
+    _check_files([t.file for t in tokenizers.values()], components.values())
     for tokenizer in tokenizers.values():
         source.check(tokenizer.file.name, tokenizer.file.size)
     missing = []
@@ -155,7 +181,10 @@ def _read(path: Path, source: Source) -> Pack:
     return Pack(
         path=path,
         pack_hash=digest,
-        **about,
+        name=about["name"],
+        version=about["version"],
+        licence=about["licence"],
+        provenance=about["provenance"],
         geometry=geometry,
         transformer=transformer,
         schedule=schedule,

@@ -14,7 +14,12 @@ GET_AGAIN = "get the pack again or export it anew"
 def wrong(where: str, expected: str, got: object) -> PackError:
     """The error of a value that is not what was expected at its place in the manifest."""
     return PackError(
-        f"{where} in {MANIFEST} should be {expected}, but it is {got!r:.80}; {GET_AGAIN}."
+        "{where} in {file} should be {expected}, but it is {got}; get the pack again or export it"
+        " anew.",
+        where=f"{where:.150}",
+        file=MANIFEST,
+        expected=f"{expected:.150}",
+        got=f"{got!r:.80}",
     )
 
 
