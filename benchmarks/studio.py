@@ -182,7 +182,7 @@ def memory(home: Path, clips: int = 200) -> dict[str, Any]:
 
 def prompt_list(rows: int) -> dict[str, Any]:
     """One row in twenty is broken."""
-    broken = ["x,-1", '"x,1', "a\x00b,1", "é" * 102_400 + ",1", "__con__,1", "{a,1", "x,one"]
+    broken = ["x,-2", '"x,1', "a\x00b,1", "é" * 102_400 + ",1", "__con__,1", "{a,1", "x,one"]
     lines = [f"a red ball {n},{n}" for n in range(rows)]
     for n in range(rows // 20):
         lines[20 * n + 7] = broken[n % len(broken)]

@@ -47,6 +47,7 @@ ALONE = {
     "training/export.py": {"psutil"},
     "studio/page/server.py": {"starlette", "uvicorn"},
     "studio/language/catalogue.py": {"babel"},
+    "studio/batch/encodings.py": {"chardet"},
     "training/data/draw.py": {"resvg_py"},
 }
 # tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it, and the

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ def until(process: subprocess.Popen[str], reached: Callable[[list[Job]], bool]) 
 
 
 def test_a_list_becomes_files(elsewhere: Path, capsys: Said) -> None:
-    source = write('a ball,1,"1,1,1",no,\na house,,,,frame\nx,-1,,,\n')
+    source = write('a ball,1,"1,1,1",no,\na house,,,,frame\nx,-2,,,\n')
     assert run() == 1
     said, complaints = capsys.readouterr()
     assert said.startswith(
@@ -105,7 +106,10 @@ def test_a_list_becomes_files(elsewhere: Path, capsys: Said) -> None:
     )
     with Image.open("list-filled.jpg") as sheet:
         assert sheet.width > 2 * WIDTH and sheet.format == "JPEG"
-    assert complaints.startswith("line 4: The look seed should be ") and complaints.count("\n") == 1
+    assert (
+        complaints.startswith("line 4: The look seed (column look_seed) is '-2'")
+        and complaints.count("\n") == 1
+    )
     assert Path("list.csv").read_bytes() == source
     assert [row["status"] for row in filled("list-filled.csv")] == ["done", "done", "bad"]
     assert read_metadata(Path(filled("list-filled.csv")[0]["file"]))["look_seed"] == 1
@@ -136,8 +140,78 @@ def test_a_dry_run_makes_nothing(elsewhere: Path, capsys: Said) -> None:
     assert (told["clips"], told["jobs"], told["filled"]) == (9, [], None)
     Path("list.txt").write_text("a {red|blue ball\na house\n")
     assert main(arguments) == 1
-    assert capsys.readouterr().err.startswith("line 1: The prompt should have its braces in pairs")
+    assert re.match("line 1: The prompt .*braces in pairs", capsys.readouterr().err)
     assert not jobs() and {path.name for path in elsewhere.iterdir()} == {"data", "list.txt"}
+
+
+def test_a_dry_run_shows_how_rows_were_understood(capsys: Said) -> None:
+    Path("list.txt").write_text("a ball, count=2\na star\na house\na boat\n")
+    assert main(["batch", "list.txt", "--dry-run", "--motion-seeds", "7,8"]) == 0
+    first, *sample, rest = capsys.readouterr().out.splitlines()
+    assert first == "4 rows = 10 clips, time unknown, size unknown"
+    assert sample[0] == "  line 1: a ball"
+    assert [line.strip()[:6] for line in sample[::2]] == ["line 1", "line 2", "line 3"]
+    assert rest == "0 already exist, 0 already queued, 0 bad rows"
+
+
+def test_a_dry_run_names_the_encoding(capsys: Said) -> None:
+    Path("list.csv").write_bytes("prompt,look_seed\nein Häuschen,5\n".encode("cp1252"))
+    assert main(["batch", "list.csv", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "was read as cp1252" in said and "ein Häuschen\n    clip, look seed 5" in said
+    assert main(["batch", "list.csv", "--dry-run", "--json"]) == 0
+    assert "cp1252" in json.loads(capsys.readouterr().out)["notes"][0]
+
+
+def test_what_looks_like_syntax_is_told_aside(capsys: Said) -> None:
+    Path("list.txt").write_text("a (red:1.2) ball\n")
+    assert main(["batch", "list.txt", "--dry-run"]) == 0
+    out, aside = capsys.readouterr()
+    assert aside.startswith("note: Line 1: 'a (red:1.2) ball' looks like a weight")
+    assert out.startswith("1 rows = 1 clips, ")  # a pipe gets the same form for every number
+
+
+PIPED = "prompt,kind,look_seed\na ball,frame,5\n"
+
+
+def piped(file: str, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "studio.cli.main", "batch", file, *more]
+    return subprocess.run(command, input=PIPED, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_a_piped_list_comes_out_filled_in(elsewhere: Path) -> None:
+    """With a folder the list goes there; without one it is all that is on standard output."""
+    done = piped("-", "--out", "clips")
+    assert done.returncode == 0, done.stderr
+    assert "the list filled in is clips/list-filled.csv" in done.stdout.replace("\\", "/")
+    assert filled("clips/list-filled.csv")[0]["status"] == "done"
+    assert Path("clips/list-filled.jpg").is_file()
+    done = piped("-")
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in csv.DictReader(done.stdout.splitlines())] == ["done"]
+    assert "1 already exists" in done.stderr or "1 already exist" in done.stderr
+    assert {path.name for path in elsewhere.iterdir()} == {"data", "clips"}
+
+
+@POSIX
+def test_nothing_is_written_beside_a_device_or_a_pipe(elsewhere: Path, capsys: Said) -> None:
+    before = set(Path("/dev").iterdir())
+    assert piped("/dev/stdin", "--dry-run").stdout.startswith("1 rows = 1 frames")
+    done = piped("/dev/stdin", "--out", "clips")
+    assert done.returncode == 0, done.stderr
+    assert set(Path("/dev").iterdir()) == before and Path("clips/list-filled.csv").is_file()
+    os.mkfifo("list.csv")
+    writer = threading.Thread(target=Path("list.csv").write_text, args=(PIPED,), daemon=True)
+    writer.start()
+    assert main(["batch", "list.csv", "--out", "clips"]) == 0
+    writer.join(PATIENCE)
+    assert "clips/list-filled-2.csv" in capsys.readouterr().out
+    assert {path.name for path in elsewhere.iterdir()} == {"data", "clips", "list.csv"}
+
+
+def test_a_folder_is_no_list(elsewhere: Path, capsys: Said) -> None:
+    assert main(["batch", str(elsewhere)]) == 2
+    assert "is a folder; choose a list in it." in capsys.readouterr().err
 
 
 def test_a_list_draws_the_same_seeds_again(pack: Pack) -> None:
@@ -158,15 +232,15 @@ def test_a_list_draws_the_same_seeds_again(pack: Pack) -> None:
 @pytest.mark.parametrize(
     ("rows", "arguments", "words"),
     [
-        ("", [], "should have a prompt in some line"),
-        ("a,-1,,,\n", [], "line 2: The look seed should be"),
-        ("a,,,,\n", ["--look-seeds", "3..1"], "The look seed should be whole numbers"),
-        ("a,,,,\n", ["--motion-seeds", "x"], "The motion seed should be whole numbers"),
+        ("", [], "The list has no prompt"),
+        ("a,-2,,,\n", [], "line 2: The look seed (column look_seed) is"),
+        ("a,,,,\n", ["--look-seeds", "3..1"], "The look seed (--look-seeds) is '3..1'"),
+        ("a,,,,\n", ["--motion-seeds", "x"], "The motion seed (--motion-seeds) is 'x'"),
         ("a,,,,\n", ["--repeats", "0"], "whole number from 1"),
         ("a,,,,\n", ["--out", "list.csv"], "choose another folder"),
         ("a,,,,\n", ["--pack", "missing"], "missing should be a pack's folder or .zip"),
         ("a,,,,\n", ["--backend", "npu"], "--backend cpu"),
-        (None, [], "list.csv should be a file"),
+        (None, [], "list.csv cannot be read"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -1,80 +1,43 @@
-r"""Prompt lists: text, CSV, TSV or JSONL to jobs, and the file filled in with what they became.
+r"""Prompt lists: text, CSV, TSV, JSON or JSON Lines to jobs.
 
-A text list is a prompt a line. The others have named columns, or keys: `prompt`, `negative`,
-`look_seed`, `motion_seed`, `repeats`, `mode`, `steps`, `upscale`, `suffix`, `kind`, `picture`. An
-empty cell takes the list's default. Columns whose name starts with # are the user's own.
-Everywhere, lines that start with # are comments.
+A text list is a prompt a line, settings at its end: `a star, count=2`. The others have named
+columns, or keys: `prompt`, `negative_prompt`, `look_seed`, `motion_seed`, `repeats`, `mode`,
+`steps`, `upscale`, `suffix`, `kind`, `image`, in any usual spelling. An empty cell takes the list's
+default. Columns whose name starts with # are the user's own. Everywhere, lines that start with #
+are comments.
 
-Seeds: `7`, `1..9` or `1, 2, 3`; empty or `random` draws one, of a file the same one every time: a
-list that was stopped goes on where it was. Several make a grid: every look with
+Seeds: `7`, `1..9` or `1, 2, 3`; empty, `random` or -1 draws one, of a file the same one every
+time: a list that was stopped goes on where it was. Several make a grid: every look with
 every motion. `repeats` makes the grid again with other random seeds. Wildcards in a prompt:
 `{red|blue}` makes a clip of each; `__colours__` takes one line of `colours.txt`, chosen by the look
 seed, so that a clip can be made again. `\{`, `\|`, `\}`, `\_` and `\#` are the plain characters.
 
-A row that cannot be used is named by its line, with one sentence, and stops no other. Filling in
-adds `status`, `file`, `seeds`, `seconds` and `error`; read again, the drawn seeds are taken from
-there, so that only what has changed is made again.
+A row that cannot be used is named by its line, with one sentence, and stops no other; what looks
+like the syntax of another program is told of. A list that was filled in (`studio/batch/filling.py`)
+is read again with the seeds that were drawn, so that only what has changed is made again.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from engine.config import SEED_LIMIT
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from engine.pack import Pack
-from studio.batch.records import (
-    COLUMNS,
-    FILLED,
-    FORMATS,
-    LIST_LIMIT,
-    NOTE,
-    SUFFIXES,
-    BatchError,
-    Cells,
-    Format,
-    Record,
-    guess,
-    lines_of,
-    one_line,
-    records_of,
-    table_line,
-)
+from studio.batch.encodings import BatchError, decode
+from studio.batch.notes import notes_on
+from studio.batch.record import FORMATS, Format, Record
+from studio.batch.records import LIST_LIMIT, SUFFIXES, guess, records_of
 from studio.batch.rows import Rows
-from studio.jobs.spec import Entry, Job, Work, is_finished
+from studio.jobs.spec import Entry, Work, is_finished
 from studio.jobs.table import JobTable
-from studio.system.paths import OutputError, partial, publish
-
-__all__ = [
-    "COLUMNS",
-    "FILLED",
-    "FORMATS",
-    "BadRow",
-    "BatchError",
-    "Format",
-    "Plan",
-    "PromptList",
-    "Row",
-    "Work",
-    "enqueue",
-    "beside",
-    "fill",
-    "fill_beside",
-    "filled",
-    "parse",
-    "plan",
-    "read",
-]
 
 
 @dataclass(frozen=True)
@@ -90,12 +53,16 @@ class BadRow:
     """A row that cannot be used: the number of its first line, from 1, and why, in one sentence."""
 
     line: int
-    reason: str
+    reason: Message
 
 
 @dataclass(frozen=True)
 class PromptList:
-    """A list that was read; `rows` and `bad` in the order of their lines."""
+    """A list that was read; `rows` and `bad` in the order of their lines.
+
+    In a JSON array a line is an item. assumed: the encoding, where it had to be; notes: what looks
+    like something else than was made of it.
+    """
 
     format: Format
     rows: tuple[Row, ...]
@@ -103,6 +70,8 @@ class PromptList:
     records: tuple[Record, ...]
     header: tuple[str, ...] = ()
     delimiter: str = ","
+    assumed: Message | None = None
+    notes: tuple[Message, ...] = ()
 
     @property
     def entries(self) -> list[Entry]:
@@ -130,36 +99,50 @@ class Plan:
     size: int | None
 
     def __str__(self) -> str:
-        made = [f"{n} {kind}s" for n, kind in ((self.clips, "clip"), (self.frames, "frame")) if n]
-        time = "time unknown"
+        return ", ".join(self.told())
+
+    def told(self, plurals: bool = True) -> tuple[str, str]:
+        """What would be made, and what would not; without plurals in one form for every number."""
+
+        def many(count: int, one: str, more: str) -> str:
+            return f"{count} {one if count == 1 and plurals else more}"
+
+        kinds = ((self.clips, "clip"), (self.frames, "frame"))
+        made = " and ".join(many(count, kind, kind + "s") for count, kind in kinds if count)
+        rows = many(self.rows, "row", "rows")
+        cost = ["time unknown", "size unknown"]
         if self.seconds is not None:
-            time = f"about {max(1, round(self.seconds / 60))} min"
-        disk = "size unknown" if self.size is None else f"about {math.ceil(self.size / 1e6)} MB"
-        return (
-            f"{self.rows} rows = {' and '.join(made) or 'nothing'}, {time}, {disk},"
-            f" {self.existing} already exist, {self.queued} already queued, {self.bad} bad rows"
+            cost[0] = f"about {max(1, round(self.seconds / 60))} min"
+        if self.size is not None:
+            cost[1] = f"about {math.ceil(self.size / 1e6)} MB"
+        first = ", ".join([f"{rows} = {made}", *(cost if self.new else ["nothing to make"])])
+        rest = (
+            many(self.existing, "already exists", "already exist"),
+            f"{self.queued} already queued",
+            many(self.bad, "bad row", "bad rows"),
         )
+        return first if made else f"{rows}: nothing to make", ", ".join(rest)
 
 
 def read(path: Path, pack: Pack, backend: str, **options: Any) -> PromptList:
-    """The list in a file, by its ending; options as of `parse`. Raises BatchError.
+    """The list in a file, by its ending and its looks; options as of `parse`. Raises BatchError.
 
-    Pictures are looked for in the file's folder, as are wildcards in its folder `wildcards`.
+    Pictures and wildcards are looked for in the file's folder, wildcards in its folder `wildcards`
+    too.
     """
     try:
-        if path.stat().st_size > LIST_LIMIT:
-            raise BatchError(
-                f"The list {path.name} should have at most {LIST_LIMIT >> 20} MB, but it has"
-                f" {path.stat().st_size >> 20}; split it."
-            )
-        source = path.read_bytes()
-    except OSError as error:
+        if path.is_dir():
+            raise BatchError("{path} is a folder; choose a list in it.", path=path)
+        with path.open("rb") as stream:
+            source = stream.read(LIST_LIMIT + 1)
+    except (OSError, ValueError) as error:
         raise BatchError(
-            f"The list {path} should be a file, but it cannot be read ({error.strerror});"
-            " choose another."
+            "The list {path} cannot be read ({reason}); choose another file.",
+            path=path,
+            reason=getattr(error, "strerror", None) or error,
         ) from error
-    known = SUFFIXES.get(path.suffix.lower(), "text")
-    here = {"format": known, "folder": path.parent, "wildcards": path.parent / "wildcards"}
+    known = SUFFIXES.get(path.suffix.lower())
+    here = {"named": known, "folder": path.parent, "wildcards": path.parent / "wildcards"}
     return parse(source, pack, backend, **{**here, "name": str(path.absolute()), **options})
 
 
@@ -169,43 +152,56 @@ def parse(
     backend: str,
     *,
     format: Format | None = None,
+    named: Format | None = None,
     defaults: Mapping[str, object] | None = None,
     folder: Path | None = None,
     wildcards: Path | None = None,
     draw: Callable[[], int] = lambda: secrets.randbelow(SEED_LIMIT),
     name: str | None = None,
 ) -> PromptList:
-    """A list, pasted or from a file's bytes (UTF-8, UTF-16 or Windows-1252), every seed drawn.
+    """A list, pasted or from a file's bytes (in any usual encoding), every seed drawn.
 
-    format: guessed when None; defaults: by column, for empty cells; folder: where pictures are;
-    wildcards: where `__name__` finds name.txt; draw: gives a random seed; name: of the list, which
-    with a row's own words draws its seeds instead. Raises BatchError where there is no row to speak
-    of or a table has no usable header.
+    format: guessed when None, where named is what the file's ending says; defaults: by column, for
+    empty cells; folder: where pictures are; folder, wildcards: where `__name__` finds name.txt;
+    draw: gives a random seed; name: of the list, which with a row's own words draws its seeds
+    instead. Raises BatchError where there is no row to speak of or a table has no usable header.
     """
-    lines = lines_of(source)
-    format = format or guess(lines)
-    if format not in FORMATS:
+    if len(source) > LIST_LIMIT:
+        raise BatchError("The list has more than {most} MB; split it.", most=LIST_LIMIT >> 20)
+    assumed = None
+    if isinstance(source, bytes):
+        text = decode(source)
+        source, assumed = text.words, text.assumed
+    if format not in (None, *FORMATS):
         raise BatchError(
-            f"The format should be one of {', '.join(FORMATS)}, but it is {format!r};"
-            " choose one of them."
+            "The format {got} is not known; choose one of {formats}.",
+            got=repr(format),
+            formats=", ".join(FORMATS),
         )
-    header, delimiter, records = records_of(lines, format)
-    reader = Rows(pack, backend, dict(defaults or {}), folder, wildcards, draw, name)
+    found = records_of(source, format or guess(source, named))
+    reader = Rows(pack, backend, dict(defaults or {}), folder, wildcards, draw, name, found.spelled)
     rows: list[Row] = []
     bad: list[BadRow] = []
-    for record in records:
-        if not record.reason and record.cells is not None:
+    for record in found.records:
+        if record.reason is None and record.cells is not None:
             try:
                 rows.append(Row(record.line, reader.entries(record.line, record.cells)))
             except NeodragonError as error:
-                record.reason = one_line(str(error))
-        if record.reason:
+                record.reason = error.message
+        if record.reason is not None:
             bad.append(BadRow(record.line, record.reason))
     if not rows and not bad:
-        raise BatchError(
-            "The list should have a prompt in some line, but it has none; write one a line."
-        )
-    return PromptList(format, tuple(rows), tuple(bad), tuple(records), header, delimiter)
+        raise BatchError("The list has no prompt; write one a line, below the header of a table.")
+    return PromptList(
+        found.format,
+        tuple(rows),
+        tuple(bad),
+        tuple(found.records),
+        found.header,
+        found.delimiter,
+        assumed,
+        notes_on(found),
+    )
 
 
 def plan(prompts: PromptList, table: JobTable) -> Plan:
@@ -245,86 +241,31 @@ def enqueue(prompts: PromptList, table: JobTable, folder: Path | None = None) ->
     return batch
 
 
-def fill(path: Path, prompts: PromptList, table: JobTable) -> Path:
-    """Write the list that was read from `path` back to it with what its jobs have become.
-
-    What was there first is kept beside it; returns where (`name.csv.original`). Raises
-    OutputError, JobsError.
-    """
-    kept = path.with_name(f"{path.name}.original")
-    part, before = partial(path), partial(kept)
-    try:
-        with _written(path, part, prompts, table):
-            if not kept.exists():
-                before.write_bytes(path.read_bytes())
-                before.replace(kept)
-            part.replace(path)
-    finally:
-        before.unlink(missing_ok=True)
-    return kept
+def suffix_of(format: Format) -> str:
+    """The ending of a file in this format."""
+    return next((suffix for suffix, each in SUFFIXES.items() if each == format), ".txt")
 
 
-def fill_beside(path: Path, prompts: PromptList, table: JobTable) -> Path:
-    """Write the filled-in list beside the one at `path`, over nothing; returns where.
-
-    Raises OutputError, JobsError.
-    """
-    target = beside(path)
-    part = partial(target)
-    with _written(target, part, prompts, table):
-        return publish(part, target, overwrite=False)
+def sample(prompts: PromptList, most: int = 3) -> list[tuple[int, Work, int]]:
+    """The first rows as they were understood: line, what its first job makes, how many it has."""
+    return [(row.line, row.entries[0].work, len(row.entries)) for row in prompts.rows[:most]]
 
 
-def beside(path: Path) -> Path:
-    """What the filled-in list is called: `name-filled.csv`; another number where that is taken."""
-    return path.with_stem(re.sub(r"-filled(-[0-9]+)?$", "", path.stem) + "-filled")
-
-
-def filled(prompts: PromptList, table: JobTable) -> str:
-    """The list as text, filled in with what its jobs have become. Raises JobsError."""
-    jobs = table.by_key(entry.key for entry in prompts.entries)
-    rows = {row.line: row for row in prompts.rows}
-    header = list(prompts.header) + [name for name in FILLED if name not in prompts.header]
-    lines: list[str] = []
-    if prompts.header:
-        lines.append(table_line(header, prompts.delimiter))
-    for record in prompts.records:
-        news: Cells = {"status": "bad", "error": record.reason}
-        if record.line in rows:
-            news = _news(rows[record.line], jobs)
-        elif not record.reason:
-            lines.append(record.raw)
-            continue
-        cells = {**(record.cells or {}), **dict.fromkeys(FILLED, ""), **news}
-        if record.cells is None or prompts.format == "text":
-            lines += [record.raw, NOTE + json.dumps(news, ensure_ascii=False)]
-        elif prompts.format == "jsonl":
-            lines.append(json.dumps(cells, ensure_ascii=False))
-        else:
-            row = [str(cells.get(name, "")) for name in header]
-            lines.append(table_line([*row, *record.extra], prompts.delimiter))
-    return "\n".join(lines) + "\n"
-
-
-# What became of it
-
-
-@contextmanager
-def _written(path: Path, part: Path, prompts: PromptList, table: JobTable) -> Iterator[None]:
-    """The filled-in list is in the file `part` meanwhile, to be moved to `path`."""
-    # Spreadsheets take a table without the mark for Windows-1252.
-    encoding = "utf-8-sig" if prompts.format in ("csv", "tsv") else "utf-8"
-    text = filled(prompts, table)
-    try:
-        part.write_text(text, encoding=encoding, errors="replace", newline="\n")
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"The list should be written to {path}, but it is not ({error.strerror});"
-            " close it elsewhere or free some space."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+def settings_of(work: Work) -> str:
+    """The settings of a clip or frame in short, for somebody who checks them."""
+    told = [work.kind, f"look seed {work.look_seed}"]
+    if work.kind == "clip":
+        told += [f"motion seed {work.motion_seed}"]
+    told += [work.mode]
+    if work.steps:
+        told += [f"steps {', '.join(map(str, work.steps))}"]
+    if work.negative is not None:
+        told += [f"negative prompt {work.negative}"]
+    if work.picture is not None:
+        told += [f"image {Path(work.picture).name}"]
+    told += ["not upscaled"] if not work.upscale else []
+    told += ["without the pack's suffix"] if not work.suffix else []
+    return ", ".join(told)
 
 
 def _cost(works: Sequence[Work], table: JobTable) -> tuple[float | None, int | None]:
@@ -339,24 +280,3 @@ def _cost(works: Sequence[Work], table: JobTable) -> tuple[float | None, int | N
         seconds += count * estimate.seconds
         size += count * estimate.size
     return seconds, size
-
-
-def _news(row: Row, jobs: Mapping[str, Job]) -> Cells:
-    """What the filled-in columns say of a row."""
-    found = [jobs.get(entry.key) for entry in row.entries]
-    states = Counter("not queued" if job is None else job.state for job in found)
-    done = [job for job in found if job is not None and job.state == "done"]
-    pairs = dict.fromkeys(
-        f"{entry.work.look_seed}/{entry.work.motion_seed}" for entry in row.entries
-    )
-    if len(found) == 1:
-        status = next(iter(states))
-    else:
-        status = ", ".join(f"{count} {state}" for state, count in states.items())
-    return {
-        "status": status,
-        "file": "; ".join(str(job.result) for job in done),
-        "seeds": "; ".join(pairs),
-        "seconds": f"{sum(job.seconds or 0 for job in done):.1f}" if done else "",
-        "error": " ".join(dict.fromkeys(job.error for job in found if job and job.error)),
-    }

@@ -1,113 +1,117 @@
-"""A prompt list's bytes to records, one a row, and a record's cells back to a line of a table.
+"""A prompt list's text to records: which format it has, and the lines of a text list.
 
 It knows how lists are written, and nothing of what their cells mean (`studio/batch/rows.py`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-import reprlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterator, Sequence
 
 from engine.errors import NeodragonError
+from studio.batch.columns import COLUMNS, FILLED, columns_of
+from studio.batch.encodings import decode
+from studio.batch.objects import array_of, objects_of
+from studio.batch.options import is_continuation, read_line
+from studio.batch.record import NOTE, Cells, Format, Record, Records, is_comment
+from studio.batch.tables import SEPARATOR, header_of, table_of
 
-Format = Literal["text", "csv", "tsv", "jsonl"]
-Cells = dict[str, object]
-
-FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-COLUMNS = tuple(
-    "prompt negative look_seed motion_seed repeats mode steps upscale suffix kind picture".split()
-)
-FILLED = ("status", "file", "seeds", "seconds", "error")
-ALIASES = {"negative_prompt": "negative", "image": "picture"}
+SUFFIXES: dict[str, Format] = {
+    **{".csv": "csv", ".tsv": "tsv", ".tab": "tsv"},
+    **{".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"},
+}
 LIST_LIMIT = 2**26  # bytes
-LINE_LIMIT = 50_000  # characters of a table's row
-QUOTED_LINES = 50  # a quoted cell may go over that many lines
-FORMULA = ("=", "+", "-", "@")  # what a spreadsheet would compute
-NOTE = "#> "  # begins the comments that filling in adds
-BOMS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
-
-
-class BatchError(NeodragonError):
-    """A prompt list as a whole cannot be used."""
-
-
-@dataclass
-class Record:
-    """One line of a list, or several where a quoted cell goes over them.
-
-    No cells and no reason: a comment; extra: cells that no column is named for.
-    """
-
-    line: int
-    raw: str
-    cells: Cells | None = None
-    reason: str = ""
-    extra: tuple[str, ...] = ()
+JSON_START = re.compile(r"""\s*(?:\[\s*(?:[\[{"'\]]|$)|\{\s*(?:["'“}]|$))""")
+CHOICE = re.compile(r"\s*\{[^{}]*\|")  # `{"red"|"blue"} ball` only begins like JSON
 
 
 def lines_of(source: str | bytes) -> list[str]:
-    """The lines without their ends; a byte that is no UTF-8 makes its line Windows-1252."""
-    if isinstance(source, str):
-        return re.split(r"\r\n|\n|\r", source.removeprefix("\ufeff"))
-    encoding = next((BOMS[bom] for bom in BOMS if source.startswith(bom)), None)
-    if encoding is None and b"\0" in source[:200]:
-        encoding = "utf-16-be" if source.startswith(b"\0") else "utf-16-le"
-    if encoding in ("utf-16-le", "utf-16-be"):
-        return lines_of(source.decode(encoding, "replace"))
-    return [
-        _decoded(line) for line in re.split(rb"\r\n|\n|\r", source.removeprefix(b"\xef\xbb\xbf"))
-    ]
+    """The lines of a text without their ends; raises BatchError for bytes that are no text."""
+    text = source if isinstance(source, str) else decode(source).words
+    return re.split(r"\r\n|[\n\r\u2028\u2029]", text.removeprefix("\ufeff"))
 
 
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return line.decode("cp1252", "replace")
-
-
-def guess(lines: Sequence[str]) -> Format:
-    """The format of a pasted list, by its first line that says something."""
-    first = next((line for line in lines if line.strip() and not is_comment(line)), "")
-    if first.lstrip().startswith("{") and first.rstrip().endswith("}") and '"' in first:
-        return "jsonl"
-    for delimiter, format in (("\t", "tsv"), (",", "csv"), (";", "csv")):
-        names = [name for name in map(_name, first.split(delimiter)) if name[:1] != "#"]
-        if "prompt" in names and set(names) <= {*COLUMNS, *FILLED}:
-            return "csv" if format == "csv" else "tsv"
+def guess(text: str, named: Format | None = None) -> Format:
+    """The format of a list; named: what its file's name says, believed where it can be so."""
+    said = [line for line in lines_of(text) if line.strip() and not is_comment(line)]
+    first = said[0] if said else ""
+    if named in ("json", "jsonl") or JSON_START.match("\n".join(said[:20])):
+        row = _json(first)
+        whole = row if len(said) == 1 else _json(text)
+        if isinstance(row, dict) and (len(said) > 1 or _is_row(row)):
+            return "json" if named == "json" and len(said) == 1 else "jsonl"
+        if isinstance(whole, list | dict):
+            return "json"
+        if named is not None:
+            return named
+        if any(isinstance(_json(line), dict) for line in said[1:20]):
+            return "jsonl"
+        if not CHOICE.match(first):
+            return "json"
+    if named is not None:
+        return named
+    if SEPARATOR.fullmatch(first):
+        return "csv"
+    delimiter, columns = header_of(first)
+    known = [name for name in columns if name in (*COLUMNS, *FILLED)]
+    if "prompt" in columns or (len(known) > 1 and len(known) == len(columns)):
+        return "tsv" if delimiter == "\t" else "csv"
     return "text"
 
 
-def records_of(lines: Sequence[str], format: Format) -> tuple[tuple[str, ...], str, list[Record]]:
-    """A table's header (else empty) and delimiter, and the records; raises BatchError."""
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_row(value: dict[str, object]) -> bool:
+    """Whether a JSON object is a row, not a table."""
+    cells = dict(zip(columns_of(value), value.values(), strict=True))
+    return not isinstance(cells.get("prompt", []), list | dict)
+
+
+def records_of(text: str, format: Format) -> Records:
+    """The records of a list in a format; raises BatchError."""
+    if format == "json":
+        return Records(format, list(array_of(text)))
+    lines = lines_of(text)
     if format in ("csv", "tsv"):
-        return _table(lines, "\t" if format == "tsv" else ",")
-    return (), ",", list((_text if format == "text" else _objects)(lines))
-
-
-def is_comment(line: str) -> bool:
-    """Whether a line is there for its reader alone."""
-    return line.lstrip().startswith("#")
+        return table_of(lines, format)
+    return Records(format, list((_text if format == "text" else objects_of)(lines)))
 
 
 def _text(lines: Sequence[str]) -> Iterator[Record]:
-    record = Record(0, "")
-    for number, line in enumerate(lines, 1):
-        if line.startswith(NOTE):
-            record.cells = {**(record.cells or {}), **_noted(line)} if record.cells else None
-        elif line.strip():
-            record = Record(number, line)
-            record.cells = None if is_comment(line) else {"prompt": line.strip()}
-            yield record
-        elif number < len(lines):
+    record: Record | None = None
+    for number, line in enumerate([*lines, ""], 1):
+        if record and line.startswith(NOTE):
+            if record.cells:
+                record.cells |= _noted(line)
+            continue
+        if record and record.cells is not None and is_continuation(line):
+            record.raw += f"\n{line}"
+            continue
+        if record:
+            yield _parsed(record)
+            record = None
+        if number > len(lines) or (number == len(lines) and not line) or line.startswith(NOTE):
+            continue
+        if line.strip() and not is_comment(line):
+            record = Record(number, line, {"prompt": line.strip()})
+        else:
             yield Record(number, line)
+
+
+def _parsed(record: Record) -> Record:
+    """The record of a line of text, its options read."""
+    try:
+        record.options = read_line(record.raw)
+        record.cells = {**(record.cells or {}), **record.options.cells}
+    except NeodragonError as error:
+        record.reason = error.message
+    return record
 
 
 def _noted(line: str) -> Cells:
@@ -117,141 +121,3 @@ def _noted(line: str) -> Cells:
         return {"seeds": note["seeds"]}
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
-
-
-def _objects(lines: Sequence[str]) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
-        record = Record(number, line)
-        if line.startswith(NOTE):
-            continue
-        if line.strip() and not is_comment(line):
-            try:
-                pairs = json.loads(line, object_pairs_hook=_Pairs)
-                if not isinstance(pairs, _Pairs):
-                    raise ValueError("it is something else")
-                names = [_name(name) for name, _ in pairs]
-                if len(set(names)) < len(names):
-                    raise ValueError("a key is there twice")
-                record.cells = dict(zip(names, (value for _, value in pairs), strict=True))
-            except (ValueError, RecursionError) as error:
-                said = one_line(str(error))
-                record.reason = (
-                    f"The line should be a JSON object, but it is not ({said[:80]});"
-                    ' write it like {"prompt": "a red ball"}.'
-                )
-        elif not line and number == len(lines):
-            continue
-        yield record
-
-
-class _Pairs(list[tuple[str, object]]):
-    """A JSON object as it stands there."""
-
-
-def _table(lines: Sequence[str], delimiter: str) -> tuple[tuple[str, ...], str, list[Record]]:
-    """The header, the delimiter and the records of a CSV or TSV; raises BatchError."""
-    records: list[Record] = []
-    at = 0
-    while at < len(lines) and (not lines[at].strip() or is_comment(lines[at])):
-        records.append(Record(at + 1, lines[at]))
-        at += 1
-    first = lines[at] if at < len(lines) else ""
-    if delimiter == ",":
-        delimiter = max(",;\t", key=first.count)
-    header = tuple(map(_name, _cells(first, delimiter) or []))
-    if "prompt" not in header or len(set(header)) < len(header):
-        raise BatchError(
-            "The first line should name the columns, each once and prompt among them, but it is"
-            f" {reprlib.repr(first)}; write one like prompt,look_seed,motion_seed."
-        )
-    at += 1
-    while at < len(lines):
-        taken, record = _table_row(lines, at, header, delimiter)
-        if record is not None:
-            records.append(record)
-        at += taken
-    return header, delimiter, records
-
-
-def _table_row(
-    lines: Sequence[str], at: int, header: Sequence[str], delimiter: str
-) -> tuple[int, Record | None]:
-    """How many lines a row takes, and the row; None for a note or the file's end."""
-    line = lines[at]
-    record = Record(at + 1, line)
-    if line.startswith(NOTE) or (not line and at == len(lines) - 1):
-        return 1, None
-    if not line.strip(delimiter + " ") or is_comment(line):
-        return 1, record
-    if len(line) > LINE_LIMIT:
-        record.reason = (
-            f"The row should have at most {LINE_LIMIT} characters, but it has {len(line)};"
-            " shorten it."
-        )
-        return 1, record
-    cells, taken = _cells(line, delimiter), 1
-    # A quote that is left open may be closed some lines on; where it is not, only this line is bad.
-    if cells is None and line.count('"') % 2:
-        for end, more in enumerate(lines[at + 1 : at + QUOTED_LINES], at + 2):
-            if more.startswith(NOTE):
-                break
-            if more.count('"') % 2:
-                cells = _cells("\n".join(lines[at:end]), delimiter)
-                if cells is not None and len(cells) > len(header):
-                    cells = None
-                taken = 1 if cells is None else end - at
-                break
-    if cells is None:
-        record.reason = (
-            "The row should be cells with their quotes in pairs, but a quote is out of place;"
-            ' write " inside a cell twice.'
-        )
-        return taken, record
-    while len(cells) > len(header) and not cells[-1]:
-        cells.pop()
-    if len(cells) > len(header):
-        record.reason = (
-            f"The row should have {len(header)} cells, but it has {len(cells)}; put quotes around"
-            f" a cell with {'a tab' if delimiter == chr(9) else delimiter} in it."
-        )
-    cells = [_unguarded(cell) for cell in cells]
-    record.cells = dict(zip(header, cells, strict=False))
-    record.extra = tuple(cells[len(header) :])
-    return taken, record
-
-
-def _cells(text: str, delimiter: str) -> list[str] | None:
-    """The cells of one row, None where it is not well formed."""
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error:
-        return None
-    return rows[0] if len(rows) == 1 else None
-
-
-def table_line(cells: Iterable[str], delimiter: str) -> str:
-    """The cells as a line of a table; no spreadsheet takes one for a formula."""
-    stream = io.StringIO()
-    end = "\r\n"  # what a cell must be quoted for, in Python before 3.13
-    csv.writer(stream, delimiter=delimiter, lineterminator=end).writerow(map(_guarded, cells))
-    return stream.getvalue().removesuffix(end)
-
-
-def _guarded(cell: str) -> str:
-    """The cell so that no spreadsheet takes it for a formula."""
-    return f"'{cell}" if cell.lstrip().lstrip("'").startswith(FORMULA) else cell
-
-
-def _unguarded(cell: str) -> str:
-    bare = cell[1:]
-    return bare if cell.startswith("'") and _guarded(bare) == cell else cell
-
-
-def _name(column: str) -> str:
-    name = column.strip().lower().replace(" ", "_").replace("-", "_")
-    return ALIASES.get(name, column.strip() if name.startswith("#") else name)
-
-
-def one_line(text: str) -> str:
-    """Words from elsewhere, short enough for a sentence."""
-    return " ".join(text.split())[:400]

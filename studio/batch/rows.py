@@ -7,35 +7,37 @@ import itertools
 import json
 import math
 import re
-import reprlib
-import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from engine.config import SEED_LIMIT
-from engine.errors import RequestError
+from engine.errors import Message, RequestError
 from engine.pack import Pack
-from studio.batch.records import COLUMNS, FILLED, LIST_LIMIT, Cells, is_comment, lines_of
-from studio.jobs.spec import Entry, Work, content_key
+from studio.batch import values
+from studio.batch.columns import COLUMNS, FILLED, nearest
+from studio.batch.encodings import decode
+from studio.batch.options import FRAGMENT
+from studio.batch.record import Cells, is_comment
+from studio.batch.records import LIST_LIMIT, lines_of
+from studio.batch.values import shown
+from studio.jobs.spec import KINDS, Entry, Work, content_key
 
 Seeds = tuple[int | None, int | None]  # look and motion, None to be drawn
 
 GRID = ("look_seed", "motion_seed", "repeats")
-PROMPT_LIMIT = 10_000  # characters
 ROW_LIMIT = 1000  # jobs of one row
 JOB_LIMIT = 20_000  # jobs of one list
 NAME_LIMIT = 100  # characters of a wildcard's name
 RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.I)
 TOKENS = re.compile(r"(\\[{}|_#]|[{}|]|__.+?__)")
-TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
 class Rows:
     """Turns the cells of rows into jobs; remembers the wildcards it has read.
 
-    The arguments are those of `studio.batch.lists.parse`.
+    The arguments are those of `studio.batch.lists.parse`; spelled: the columns in the list's words.
     """
 
     def __init__(
@@ -47,31 +49,39 @@ class Rows:
         wildcards: Path | None,
         draw: Callable[[], int],
         name: str | None,
+        spelled: Mapping[str, str],
     ) -> None:
         self.pack = pack
         self.backend = backend
         self.defaults = defaults
-        self.folder = folder
-        self.wildcards = wildcards
+        self.pictures = [] if folder is None else [folder]
+        self.folders = [*self.pictures, *([] if wildcards is None else [wildcards])]
         self.draw = draw
         self.name = name
+        self.spelled = spelled
         self.alike: Counter[str] = Counter()
         self.total = 0
         self.drawn: dict[str, list[str]] = {}
 
     def entries(self, line: int, given: Cells) -> tuple[Entry, ...]:
         """The jobs of a row; raises RequestError."""
-        known = {name: value for name, value in given.items() if value not in ("", None)}
-        unknown = [
-            name for name in known if name not in (*COLUMNS, *FILLED) and not name.startswith("#")
-        ]
-        if unknown:
-            raise RequestError(
-                f"The row should have only {', '.join(COLUMNS)}, but it has"
-                f" {reprlib.repr(unknown[0])}; correct the name or put # before it."
-            )
+        known = {name: value for name, value in given.items() if not values.is_empty(value)}
+        for name in known:
+            if name not in (*COLUMNS, *FILLED) and not name.startswith("#"):
+                raise self._unknown(name)
         cells = {**self.defaults, **known}
-        prompts = self._prompts(_words("prompt", cells.get("prompt", "")))
+        if "prompt" not in cells:
+            raise RequestError(
+                "The row has no prompt; write one in {where}.", where=self._at("prompt")
+            )
+        template = values.words("prompt", self._at("prompt"), cells["prompt"])
+        if FRAGMENT.search(template):
+            raise RequestError(
+                "The prompt ({where}) is {got}, a piece of JSON or no word; write a prompt.",
+                where=self._at("prompt"),
+                got=shown(template),
+            )
+        prompts = self._prompts(template)
         seeds = self._seeds(cells, len(prompts))
         self._count(len(prompts) * len(seeds))
         rest = self._rest(cells)
@@ -82,22 +92,44 @@ class Rows:
         )
         return tuple(Entry(work, content_key(work, self.pack), line) for work in works)
 
+    def _at(self, name: str) -> Message:
+        """Where a value stands, as the list names it."""
+        return Message("column {column}", {"column": self.spelled.get(name, name)})
+
+    def _unknown(self, name: str) -> RequestError:
+        told = self._at(name)
+        close = nearest(name)
+        if close:
+            return RequestError(
+                "The {column} is not known; did you mean {close}? Correct it, or put # before the"
+                " name to keep it as your own.",
+                column=told,
+                close=close,
+            )
+        return RequestError(
+            "The {column} is not known; use {columns}, or put # before the name to keep it as your"
+            " own.",
+            column=told,
+            columns=", ".join(COLUMNS),
+        )
+
     def _rest(self, cells: Cells) -> dict[str, Any]:
         """What is the same in all jobs of a row."""
         rest: dict[str, Any] = {"pack": str(self.pack.path.absolute()), "backend": self.backend}
-        for name in ("mode", "kind"):
+        for name, known in (("mode", tuple(self.pack.schedule.modes)), ("kind", KINDS)):
             if name in cells:
-                rest[name] = _words(name, cells[name]).lower()
-        if "negative" in cells:
-            rest["negative"] = _words("negative", cells["negative"])
+                rest[name] = values.choice(name, self._at(name), cells[name], known)
+        if "negative_prompt" in cells:
+            at = self._at("negative_prompt")
+            rest["negative"] = values.words("negative prompt", at, cells["negative_prompt"])
         if "steps" in cells:
-            rest["steps"] = _steps(cells["steps"])
+            rest["steps"] = values.steps(self._at("steps"), cells["steps"])
         for name in ("upscale", "suffix"):
             if name in cells:
-                rest[name] = _truth(name, cells[name])
-        if "picture" in cells:
-            path = _inside(self.folder, "picture", _words("picture", cells["picture"]))
-            rest["picture"] = str(path)
+                rest[name] = values.truth(name, self._at(name), cells[name])
+        if "image" in cells:
+            name = values.words("picture", self._at("image"), cells["image"])
+            rest["picture"] = str(_inside(self.pictures, "picture", name))
         return rest
 
     def _count(self, jobs: int) -> None:
@@ -108,22 +140,16 @@ class Rows:
 
     def _seeds(self, cells: Cells, alternatives: int) -> list[tuple[int, int]]:
         """The pairs of seeds of a row; random ones are drawn, or taken from an earlier run."""
-        looks = seed_cell("look seed", cells.get("look_seed", ""))
-        motions = seed_cell("motion seed", cells.get("motion_seed", ""))
-        repeats = cells.get("repeats", 1)
-        if isinstance(repeats, str) and re.fullmatch(r"[0-9]{1,9}", repeats.strip()):
-            repeats = int(repeats)
-        if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-            raise RequestError(
-                f"The repeats should be a whole number from 1, but they are"
-                f" {reprlib.repr(repeats)}; write one such as 3."
-            )
+        looks = values.seeds("look seed", self._at("look_seed"), cells.get("look_seed"))
+        motions = values.seeds("motion seed", self._at("motion_seed"), cells.get("motion_seed"))
+        repeats = values.count("repeats", self._at("repeats"), cells.get("repeats", 1))
         if str(cells.get("kind", "")).lower() == "frame":
             motions = [0]  # it does not move
         if repeats > 1 and None not in (*looks, *motions):
             raise RequestError(
-                f"The row should have a random seed to be repeated, but {repeats} times both are"
-                " given, which makes the same again; leave one empty or write a range like 1..9."
+                "The row makes the same again {count} times, as both seeds are given; leave one"
+                " empty or write a range like 1..9.",
+                count=repeats,
             )
         _check_count("row", alternatives * len(looks) * len(motions) * repeats, ROW_LIMIT)
         grid: list[Seeds] = list(itertools.product(looks, motions)) * repeats
@@ -186,26 +212,35 @@ class Rows:
             return
         if not re.fullmatch(r"\w[\w -]*", name) or len(name) > NAME_LIMIT:
             raise RequestError(
-                "The wildcard should be a file's name of letters, digits, - and _, but it is"
-                rf" {reprlib.repr(name)}; correct it or write \_ for a plain _."
+                r"The wildcard {got} is no file's name of letters, digits, - and _; correct it or"
+                r" write \_ for a plain _.",
+                got=shown(name),
             )
-        path = _inside(self.wildcards, "wildcard", f"{name}.txt")
+        path = _inside(self.folders, "wildcard", f"{name}.txt")
         try:
             if path.stat().st_size > LIST_LIMIT:
                 raise OSError(0, "it is too large")
-            lines = [line.strip() for line in lines_of(path.read_bytes())]
+            lines = [line.strip() for line in lines_of(decode(path.read_bytes()).words)]
         except OSError as error:
             raise RequestError(
-                f"The wildcard {path.name} should be a text file, but it cannot be read"
-                f" ({error.strerror}); look into the folder of wildcards."
+                "The wildcard {name} cannot be read ({reason}); look at the file.",
+                name=path.name,
+                reason=error.strerror or error,
             ) from error
-        lines = [line for line in lines if line and not is_comment(line)]
-        if not lines:
+        choices = [line for line in lines if line and not is_comment(line)]
+        if not choices:
             raise RequestError(
-                f"The wildcard {path.name} should have a line to draw, but it has none;"
-                " write one choice a line."
+                "The wildcard {name} has no line to draw; write one choice a line.", name=path.name
             )
-        self.drawn[name] = lines
+        nested = next((line for line in choices if TOKENS.search(line)), None)
+        if nested is not None:
+            raise RequestError(
+                "The wildcard {name} has {line}, but its lines are drawn as they are; write one"
+                " choice a line, without braces, | and __.",
+                name=path.name,
+                line=shown(nested),
+            )
+        self.drawn[name] = [values.plain("wildcard", Message(path.name), line) for line in choices]
 
     def _resolved(self, prompt: str, look_seed: int) -> str:
         """The prompt with its wildcards drawn by the look seed."""
@@ -216,88 +251,28 @@ class Rows:
             digest = hashlib.sha256(f"{look_seed} {next(numbers)} {match[1]}".encode()).digest()
             return choices[int.from_bytes(digest[:8]) % len(choices)]
 
-        return _plain("prompt", re.sub("\0(.*?)\0", draw, prompt))
+        words = re.sub("\0(.*?)\0", draw, prompt)
+        return values.plain("prompt", self._at("prompt"), words)
 
 
 def _check_count(what: str, count: int, limit: int) -> None:
     if count > limit:
         raise RequestError(
-            f"The {what} should make at most {limit} clips, but it would make {count};"
-            " make it shorter."
+            "The {what} would make {count} clips, but {limit} are the most; make it shorter.",
+            what=Message(what),
+            count=count,
+            limit=limit,
         )
 
 
 def _unbalanced(template: str, what: str) -> RequestError:
     return RequestError(
-        f"The prompt should have its braces in pairs like {{red|blue}}, but"
-        rf" {reprlib.repr(template)} {what}; correct it or write \{{ for a plain one."
-    )
-
-
-def _words(name: str, value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise RequestError(
-            f"The {name} should be text, but it is {reprlib.repr(value)}; put it in quotes."
-        )
-    return _plain(name, value)
-
-
-def _plain(name: str, text: str) -> str:
-    """The text in one line; raises RequestError for what no prompt has."""
-    if len(text) > PROMPT_LIMIT:
-        raise RequestError(
-            f"The {name} should have at most {PROMPT_LIMIT} characters, but it has {len(text)};"
-            " shorten it."
-        )
-    text = re.sub(r"[\t\r\n]+", " ", text).strip()
-    for at, character in enumerate(text, 1):
-        if unicodedata.category(character) in ("Cc", "Cs") or character == "\ufffd":
-            raise RequestError(
-                f"The {name} should be plain text, but character {at} is U+{ord(character):04X},"
-                " which nobody can read; remove it."
-            )
-    return text
-
-
-def seed_cell(name: str, value: object) -> list[int | None]:
-    """The seeds a cell names, None for a random one; raises RequestError."""
-    values = value if isinstance(value, list) else [value]
-    seeds: list[int | None] = []
-    for item in values:
-        if isinstance(item, int) and not isinstance(item, bool):
-            seeds += _seed_range(name, item, item)
-        elif item is None or (isinstance(item, str) and item.strip().lower() in ("", "random")):
-            seeds.append(None)
-        elif isinstance(item, str):
-            for word in re.split(r"[\s,;]+", item.strip()):
-                match = re.fullmatch(r"([0-9]{1,10})(?:\.\.([0-9]{1,10}))?", word)
-                if match is None:
-                    raise _bad_seed(name, item)
-                seeds += _seed_range(name, int(match[1]), int(match[2] or match[1]))
-        else:
-            raise _bad_seed(name, item)
-    if not seeds or len(seeds) > ROW_LIMIT:
-        raise _bad_seed(name, value)
-    return seeds
-
-
-def _seed_range(name: str, first: int, last: int) -> range:
-    if not 0 <= first <= last < SEED_LIMIT:
-        raise _bad_seed(name, first if first == last else f"{first}..{last}")
-    if last - first >= ROW_LIMIT:
-        raise RequestError(
-            f"The {name} should name at most {ROW_LIMIT} seeds, but {first}..{last} are more;"
-            " make the range shorter."
-        )
-    return range(first, last + 1)
-
-
-def _bad_seed(name: str, got: object) -> RequestError:
-    return RequestError(
-        f"The {name} should be whole numbers from 0 to {SEED_LIMIT - 1}, but it is"
-        f" {reprlib.repr(got)}; write 7, 1..9 or 1, 2, 3, or leave it empty for a random one."
+        "The prompt {got} {what}; write braces in pairs like {example}, or {plain} for a plain"
+        " one.",
+        got=shown(template),
+        what=Message(what),
+        example="{red|blue}",
+        plain=r"\{",
     )
 
 
@@ -311,44 +286,32 @@ def _pairs(value: object) -> list[tuple[int, int]]:
     return found if good else []
 
 
-def _steps(value: object) -> tuple[int, ...]:
-    words = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
-    if isinstance(words, list) and len(words) == 3:
-        if all(re.fullmatch(r"[0-9]{1,3}", word) for word in words if isinstance(word, str)):
-            return tuple(int(word) if isinstance(word, str) else word for word in words)
-    raise RequestError(
-        "The steps should be three whole numbers, one per stage, but they are"
-        f" {reprlib.repr(value)}; write them like 1,1,1."
-    )
-
-
-def _truth(name: str, value: object) -> bool:
-    word = str(value).strip().lower() if isinstance(value, bool | int | str) else ""
-    if word not in TRUE + FALSE:
-        raise RequestError(
-            f"The {name} should be yes or no, but it is {reprlib.repr(value)}; write one of them."
-        )
-    return word in TRUE
-
-
-def _inside(folder: Path | None, what: str, name: str) -> Path:
-    """The file of that name in the folder and nowhere else; raises RequestError."""
+def _inside(folders: Sequence[Path], what: str, name: str) -> Path:
+    """The file of that name in one of the folders and nowhere else; raises RequestError."""
     parts = PureWindowsPath(name)  # takes both kinds of slashes
     tricky = parts.anchor or ":" in name or any(part.strip(" .") == "" for part in parts.parts)
     reserved = any(RESERVED.match(part.strip()) for part in parts.parts)
-    if folder is None or not parts.parts or tricky or reserved:
+    values: dict[str, object] = {"what": Message(what), "name": shown(name)}
+    if not folders:
         raise RequestError(
-            f"The {what} should be the name of a file in the {what}s' folder, but it is"
-            f" {reprlib.repr(name)}; put the file there and write its name."
+            "The {what} {name} is looked for beside the list, but a pasted list lies nowhere; save"
+            " it as a file, the {what} beside it.",
+            **values,
         )
-    try:
-        path = folder.joinpath(*parts.parts).resolve()
-        there = path.is_relative_to(folder.resolve()) and path.is_file()
-    except (OSError, ValueError, RuntimeError):
-        there = False
-    if not there:
+    if not parts.parts or tricky or reserved:
         raise RequestError(
-            f"The {what} {reprlib.repr(name)} should be in {folder}, but it is not;"
-            " put it there or correct the name."
+            "The {what} {name} is no file's name; put the file beside the list and write its name.",
+            **values,
         )
-    return path
+    for folder in folders:
+        try:
+            path = folder.joinpath(*parts.parts).resolve()
+            if path.is_relative_to(folder.resolve()) and path.is_file():
+                return path
+        except (OSError, ValueError, RuntimeError):
+            continue
+    raise RequestError(
+        "The {what} {name} is not in {folder}; put it there or correct the name.",
+        folder=folders[0],
+        **values,
+    )

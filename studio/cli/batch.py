@@ -6,21 +6,37 @@ Exit code 0: every row is made; 1: some are not; 2: there is nothing to begin wi
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from studio.cli.console import FAILED, SOME_FAILED, counted, engine_arguments, opened, shown
+from engine.errors import Message
+from studio.cli.console import (
+    FAILED,
+    SOME_FAILED,
+    counted,
+    engine_arguments,
+    opened,
+    print_json,
+    shown,
+)
 
 if TYPE_CHECKING:
+    from engine.pack import Pack
     from studio.batch.lists import Plan, PromptList
     from studio.jobs.spec import Job
+    from studio.jobs.table import JobTable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
-    parser.add_argument("file", type=Path, help="a prompt list: text, .csv, .tsv or .jsonl")
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="a prompt list: text, .csv, .tsv, .json or .jsonl; - for standard input",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what it would take")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the files; else Videos")
     parser.add_argument(
@@ -36,62 +52,142 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _batch(arguments: argparse.Namespace) -> int:
+    from studio.batch import filling
     from studio.batch import lists as batch
-    from studio.batch.contact_sheet import contact_sheet
-    from studio.cli import progress as cli_work
-    from studio.jobs.spec import PENDING, RUNNING
     from studio.jobs.table import JobTable
     from studio.system import paths
 
+    piped = _is_stream(arguments.file)
     with opened(arguments) as (pack, backend), JobTable(paths.jobs_file()) as table:
-        prompts = batch.read(arguments.file, pack, backend, defaults=_defaults(arguments))
-        plan = batch.plan(prompts, table)
-        for row in prompts.bad:
-            print(f"line {row.line}: {row.reason}", file=sys.stderr)
-        if not arguments.json:
-            print(plan, flush=True)
-        filled = None
-        if prompts.rows and not arguments.dry_run:
-            target = batch.beside(arguments.file)
-            paths.prepare(target, target.suffix.lower())
-            if arguments.out:
-                paths.prepare(arguments.out / "clip.mp4", ".mp4")
-            batch.enqueue(prompts, table, arguments.out)
-            lines = {entry.key: entry.row for entry in reversed(prompts.entries)}
-            ids = {
-                job.id: f"line {lines[key]}"
-                for key, job in table.by_key(lines).items()
-                if job.state in (*PENDING, *RUNNING)
-            }
-            cli_work.work_off(table, ids, quiet=arguments.json)
-            filled = batch.fill_beside(arguments.file, prompts, table)
-        keys = dict.fromkeys(entry.key for entry in prompts.entries)
-        found = table.by_key(keys)
-        made = {key: found[key] for key in keys if key in found}
-        sheet = None
-        if filled:
-            beside = filled.with_suffix(".jpg")
-            sheet = contact_sheet(list(made.values()), beside, paths.cache_folder())
+        read = _read_stream if piped else batch.read
+        prompts = read(arguments.file, pack, backend, defaults=_defaults(arguments))
+        # A list that is piped in goes out again filled in; what there is to say stands aside.
+        through = piped and not (arguments.out or arguments.dry_run or arguments.json)
+        made, filled, sheet = {}, None, None
+        with redirect_stdout(sys.stderr if through else sys.stdout):
+            plan = _told(arguments, prompts, table)
+            if prompts.rows and not arguments.dry_run:
+                target = None if through or (piped and not arguments.out) else arguments.file
+                if piped and arguments.out:
+                    target = arguments.out / f"list{batch.suffix_of(prompts.format)}"
+                filled, sheet = _made(arguments, prompts, table, target)
+            made = _jobs(prompts, table)
+            if filled and not arguments.json:
+                done = sum(job.state == "done" for job in made.values())
+                print(f"{done} of {len(made)} are made; the list filled in is {shown(filled)}")
+                if sheet:
+                    print(f"the contact sheet is {shown(sheet)}")
         if arguments.json:
-            print(
-                json.dumps(
-                    _report(plan, prompts, made, filled, sheet), ensure_ascii=False, indent=1
-                )
-            )
-        elif filled:
-            done = sum(job.state == "done" for job in made.values())
-            print(f"{done} of {len(made)} are made; the list filled in is {shown(filled)}")
-            if sheet:
-                print(f"the contact sheet is {shown(sheet)}")
+            print_json(_report(plan, prompts, made, filled, sheet))
+        elif through and prompts.rows:
+            sys.stdout.write(filling.filled(prompts, table))
     if not prompts.rows:
         return FAILED
     whole = arguments.dry_run or all(job.state == "done" for job in made.values())
     return 0 if whole and not prompts.bad else SOME_FAILED
 
 
+def _is_stream(path: Path) -> bool:
+    """Whether a list comes from a pipe or device, which has no folder to write beside it."""
+    absolute = path.absolute()
+    device = os.name == "posix" and absolute.parts[1:2] in (("dev",), ("proc",))
+    return (
+        str(path) == "-" or device or (path.exists() and not path.is_file() and not path.is_dir())
+    )
+
+
+def _read_stream(path: Path, pack: Pack, backend: str, **options: Any) -> PromptList:
+    """The list in a pipe or on standard input (`-`); files it names are in the current folder."""
+    from studio.batch import lists as batch
+    from studio.batch.records import LIST_LIMIT
+
+    if str(path) != "-":
+        here = {"folder": Path.cwd(), "wildcards": Path.cwd() / "wildcards"}
+        return batch.read(path, pack, backend, **{**here, "name": str(Path.cwd() / "-"), **options})
+    if sys.stdin.isatty():
+        key = "Ctrl+Z and Enter" if os.name == "nt" else "Ctrl+D"
+        print(f"Write one prompt a line; {key} ends the list.", file=sys.stderr)
+    return batch.parse(
+        sys.stdin.buffer.read(LIST_LIMIT + 1),
+        pack,
+        backend,
+        folder=Path.cwd(),
+        wildcards=Path.cwd() / "wildcards",
+        name=str(Path.cwd() / "-"),
+        **options,
+    )
+
+
+def _told(arguments: argparse.Namespace, prompts: PromptList, table: JobTable) -> Plan:
+    """Say how the list was understood and what it would take; the plan."""
+    from studio.batch import lists as batch
+
+    unit = "item" if prompts.format == "json" else "line"
+    for row in prompts.bad:
+        print(f"{unit} {row.line}: {row.reason}", file=sys.stderr)
+    for note in prompts.notes:
+        print(f"note: {note}", file=sys.stderr)
+    sys.stderr.flush()
+    plan = batch.plan(prompts, table)
+    if arguments.json:
+        return plan
+    first, rest = plan.told(plurals=sys.stdout.isatty())  # in a pipe the form is always the same
+    if not arguments.dry_run:
+        print(f"{first}, {rest}", flush=True)
+        if prompts.assumed:
+            print(prompts.assumed, flush=True)
+        return plan
+    print(first)
+    if prompts.assumed:
+        print(prompts.assumed)
+    for line, work, count in batch.sample(prompts):
+        more = f" (the first of {count})" if count > 1 else ""
+        print(f"  {unit} {line}: {work.prompt}\n    {batch.settings_of(work)}{more}")
+    print(rest, flush=True)
+    return plan
+
+
+def _made(
+    arguments: argparse.Namespace, prompts: PromptList, table: JobTable, target: Path | None
+) -> tuple[Path | None, Path | None]:
+    """Make everything; the filled-in list beside `target` and its contact sheet."""
+    from studio.batch import filling
+    from studio.batch import lists as batch
+    from studio.batch.contact_sheet import contact_sheet
+    from studio.cli import progress as cli_work
+    from studio.jobs.spec import PENDING, RUNNING
+    from studio.system import paths
+
+    if arguments.out:
+        paths.prepare(arguments.out / "clip.mp4", ".mp4")
+    if target:
+        beside = filling.beside(target)
+        paths.prepare(beside, beside.suffix.lower())
+    batch.enqueue(prompts, table, arguments.out)
+    lines = {entry.key: entry.row for entry in reversed(prompts.entries)}
+    ids = {
+        job.id: f"line {lines[key]}"
+        for key, job in table.by_key(lines).items()
+        if job.state in (*PENDING, *RUNNING)
+    }
+    cli_work.work_off(table, ids, quiet=arguments.json)
+    if target is None:
+        return None, None
+    filled = filling.fill_beside(target, prompts, table)
+    jobs = list(_jobs(prompts, table).values())
+    return filled, contact_sheet(jobs, filled.with_suffix(".jpg"), paths.cache_folder())
+
+
+def _jobs(prompts: PromptList, table: JobTable) -> dict[str, Job]:
+    """The jobs that the table has of a list, in its order."""
+    keys = dict.fromkeys(entry.key for entry in prompts.entries)
+    found = table.by_key(keys)
+    return {key: found[key] for key in keys if key in found}
+
+
 def _defaults(arguments: argparse.Namespace) -> dict[str, object]:
     """What stands where a row says nothing; raises RequestError."""
-    from studio.batch.rows import seed_cell
+    from studio.batch.values import seeds
 
     given = {
         "repeats": arguments.repeats,
@@ -100,7 +196,8 @@ def _defaults(arguments: argparse.Namespace) -> dict[str, object]:
     }
     for name in ("look_seed", "motion_seed"):
         if given[name] is not None:
-            seed_cell(name.replace("_", " "), given[name])
+            option = Message(f"--{name.replace('_', '-')}s")
+            seeds(name.replace("_", " "), option, given[name])
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -122,7 +219,8 @@ def _report(
         "queued": plan.queued,
         "seconds": plan.seconds,
         "bytes": plan.size,
-        "bad": [{"line": row.line, "reason": row.reason} for row in prompts.bad],
+        "notes": [str(note) for note in (prompts.assumed, *prompts.notes) if note],
+        "bad": [{"line": row.line, "reason": str(row.reason)} for row in prompts.bad],
         "jobs": [
             {**as_json(made[entry.key]), "line": entry.row}
             for entry in prompts.entries

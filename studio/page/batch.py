@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import gradio as gr
 from engine.errors import NeodragonError
 from studio.batch import lists as batch
 from studio.batch.contact_sheet import contact_sheet, rows_of
-from studio.batch.records import SUFFIXES, guess, lines_of
-from studio.jobs.spec import Job
+from studio.batch.encodings import BatchError
+from studio.batch.filling import beside, filled
+from studio.batch.records import guess
+from studio.jobs.spec import Job, Work
 from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.desk import CALM, Desk
@@ -23,6 +26,8 @@ from studio.system import paths
 TICK = 1.0  # seconds
 SHEET = 100  # results shown at most
 BAD = 50  # bad rows named at most
+TAKEN = [".txt", ".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson"]
+TAKEN += [".xlsx", ".xls", ".ods", ".docx"]  # not read, but told how to save them
 
 
 class BatchView:
@@ -44,7 +49,7 @@ class BatchView:
                 )
                 self.file = gr.File(
                     label=say("batch.drop"),
-                    file_types=[".txt", ".csv", ".tsv", ".jsonl"],
+                    file_types=TAKEN,
                     height=90,
                     elem_id="list-file",
                 )
@@ -79,9 +84,10 @@ class BatchView:
         folder = self.desk.data / "lists"
         folder.mkdir(parents=True, exist_ok=True)
         content = Path(file).read_bytes() if file else text.encode("utf-8", "replace")
-        endings = {format: ending for ending, format in reversed(SUFFIXES.items())}
-        guessed = endings.get(guess(lines_of(content)), ".txt")
-        ending = Path(file).suffix if file else guessed
+        if file:
+            ending = Path(file).suffix
+        else:
+            ending = batch.suffix_of(guess(text))
         path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}{ending}"
         if not path.exists():
             part = paths.partial(path)
@@ -93,9 +99,10 @@ class BatchView:
         try:
             path = self._kept(text or "", file)
         except OSError as error:
-            raise batch.BatchError(
-                f"The list should be kept in {self.desk.data}, but it is not ({error.strerror});"
-                " free some space."
+            raise BatchError(
+                "The list cannot be kept in {folder} ({reason}); free some space.",
+                folder=self.desk.data,
+                reason=error.strerror,
             ) from error
         return path, batch.read(path, self.desk.pack, self.desk.backend)
 
@@ -120,12 +127,41 @@ class BatchView:
         return words, str(path), keys
 
     def _told(self, prompts: batch.PromptList) -> str:
-        """What queueing it would do, and each row that cannot be used."""
-        bad = "".join(
-            f"<li><b>{row.line}</b> {escape(row.reason)}</li>" for row in prompts.bad[:BAD]
+        """How the list was understood, what queueing it would do, and what cannot be used."""
+        say, plan = self.say, batch.plan(prompts, self.desk.table)
+        counts = {"rows": plan.rows, "clips": plan.clips, "frames": plan.frames}
+        told = [say(f"batch.told.{name}", count=n) for name, n in counts.items() if n]
+        if not plan.new:
+            told.append(say("batch.told.nothing"))
+        elif plan.seconds is None or plan.size is None:
+            told.append(say("batch.told.unknown"))
+        else:
+            told.append(say("batch.told.minutes", count=max(1, round(plan.seconds / 60))))
+            told.append(say("batch.told.disk", size=say.number(math.ceil(plan.size / 1e6))))
+        counts = {"existing": plan.existing, "queued": plan.queued, "bad": plan.bad}
+        told += [say(f"batch.told.{name}", count=n) for name, n in counts.items() if n]
+        notes = [say.message(note) for note in (prompts.assumed, *prompts.notes) if note]
+        good = [
+            (line, work.prompt, self._settings(work, count))
+            for line, work, count in batch.sample(prompts)
+        ]
+        bad = [(row.line, say.message(row.reason), "") for row in prompts.bad[:BAD]]
+        return (
+            html.notice(" · ".join(told))
+            + "".join(map(html.notice, notes))
+            + _rows("bad", bad)
+            + _rows("sample", good)
         )
-        bad = bad and f'<ol class="bad">{bad}</ol>'
-        return html.notice(str(batch.plan(prompts, self.desk.table))) + bad
+
+    def _settings(self, work: Work, count: int) -> str:
+        """The settings of a row's first clip or frame, and how many more it has."""
+        seeds = {"look": work.look_seed, "motion": work.motion_seed}
+        told = [self.say("batch.told.seeds" if work.kind == "clip" else "batch.told.seed", **seeds)]
+        told += [work.mode] if work.mode != "hybrid" else []
+        told += [work.negative] if work.negative else []
+        told += [Path(work.picture).name] if work.picture else []
+        told += [self.say("batch.told.more", count=count - 1)] if count > 1 else []
+        return " · ".join(told)
 
     def _jobs(self, keys: list[str]) -> list[Job]:
         """The jobs of a batch, in its order."""
@@ -157,8 +193,8 @@ class BatchView:
             prompts = batch.read(path, self.desk.pack, self.desk.backend)
             folder.mkdir(parents=True, exist_ok=True)
             contact_sheet(found, folder / "contact-sheet.jpg", self.desk.cache)
-            text = batch.filled(prompts, self.desk.table)
-            (folder / batch.beside(Path("list" + path.suffix)).name).write_text(
+            text = filled(prompts, self.desk.table)
+            (folder / beside(Path("list" + path.suffix)).name).write_text(
                 text, encoding="utf-8-sig" if path.suffix in (".csv", ".tsv") else "utf-8"
             )
         links = [
@@ -168,3 +204,14 @@ class BatchView:
             for file in sorted(folder.glob("[!.]*"))
         ]
         return f'<p class="links">{"".join(links)}</p>' if links else ""
+
+
+def _rows(kind: str, rows: list[tuple[int, str, str]]) -> str:
+    """Rows of the list by their line, each with something smaller below."""
+    items = "".join(
+        f"<li><b>{line}</b> {escape(words)}"
+        + (f"<small>{escape(more)}</small>" if more else "")
+        + "</li>"
+        for line, words, more in rows
+    )
+    return items and f'<ol class="{kind}">{items}</ol>'

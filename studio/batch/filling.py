@@ -1,0 +1,123 @@
+"""A list filled in with what its jobs have become: status, file, seeds, seconds and error."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from studio.batch.columns import FILLED, UNNAMED
+from studio.batch.lists import PromptList, Row
+from studio.batch.record import NOTE, Cells
+from studio.batch.tables import table_line
+from studio.jobs.spec import Job
+from studio.jobs.table import JobTable
+from studio.system.paths import OutputError, partial, publish
+
+
+def fill(path: Path, prompts: PromptList, table: JobTable) -> Path:
+    """Write the list that was read from `path` back to it with what its jobs have become.
+
+    What was there first is kept beside it; returns where (`name.csv.original`). Raises
+    OutputError, JobsError.
+    """
+    kept = path.with_name(f"{path.name}.original")
+    part, before = partial(path), partial(kept)
+    try:
+        with _written(path, part, prompts, table):
+            if not kept.exists():
+                before.write_bytes(path.read_bytes())
+                before.replace(kept)
+            part.replace(path)
+    finally:
+        before.unlink(missing_ok=True)
+    return kept
+
+
+def fill_beside(path: Path, prompts: PromptList, table: JobTable) -> Path:
+    """Write the filled-in list beside the one at `path`, over nothing; returns where.
+
+    Raises OutputError, JobsError.
+    """
+    target = beside(path)
+    part = partial(target)
+    with _written(target, part, prompts, table):
+        return publish(part, target, overwrite=False)
+
+
+def beside(path: Path) -> Path:
+    """What the filled-in list is called: `name-filled.csv`; another number where that is taken."""
+    return path.with_stem(re.sub(r"-filled(-[0-9]+)?$", "", path.stem) + "-filled")
+
+
+def filled(prompts: PromptList, table: JobTable) -> str:
+    """The list as text, filled in with what its jobs have become. Raises JobsError."""
+    jobs = table.by_key(entry.key for entry in prompts.entries)
+    rows = {row.line: row for row in prompts.rows}
+    header = list(prompts.header) + [name for name in FILLED if name not in prompts.header]
+    lines: list[str] = []
+    if prompts.header:
+        named = ("" if name.startswith(UNNAMED) else name for name in header)
+        lines.append(table_line(named, prompts.delimiter))
+    for record in prompts.records:
+        news: Cells = {"status": "bad", "error": str(record.reason)}
+        if record.line in rows:
+            news = _news(rows[record.line], jobs)
+        elif record.reason is None:
+            lines.append(record.raw)
+            continue
+        cells = {**(record.cells or {}), **dict.fromkeys(FILLED, ""), **news}
+        if record.cells is None and prompts.format == "json":
+            lines.append(record.raw)
+        elif record.cells is None or prompts.format == "text":
+            lines += [record.raw, NOTE + json.dumps(news, ensure_ascii=False)]
+        elif prompts.format in ("json", "jsonl"):
+            lines.append(json.dumps(cells, ensure_ascii=False))
+        else:
+            row = [str(cells.get(name, "")) for name in header]
+            lines.append(table_line([*row, *record.extra], prompts.delimiter))
+    if prompts.format == "json":
+        return "[\n" + ",\n".join(lines) + "\n]\n"
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _written(path: Path, part: Path, prompts: PromptList, table: JobTable) -> Iterator[None]:
+    """The filled-in list is in the file `part` meanwhile, to be moved to `path`."""
+    # Spreadsheets take a table without the mark for Windows-1252.
+    encoding = "utf-8-sig" if prompts.format in ("csv", "tsv") else "utf-8"
+    text = filled(prompts, table)
+    try:
+        part.write_text(text, encoding=encoding, errors="replace", newline="\n")
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"The list should be written to {path}, but it is not ({error.strerror});"
+            " close it elsewhere or free some space."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _news(row: Row, jobs: Mapping[str, Job]) -> Cells:
+    """What the filled-in columns say of a row."""
+    found = [jobs.get(entry.key) for entry in row.entries]
+    states = Counter("not queued" if job is None else job.state for job in found)
+    done = [job for job in found if job is not None and job.state == "done"]
+    pairs = dict.fromkeys(
+        f"{entry.work.look_seed}/{entry.work.motion_seed}" for entry in row.entries
+    )
+    if len(found) == 1:
+        status = next(iter(states))
+    else:
+        status = ", ".join(f"{count} {state}" for state, count in states.items())
+    return {
+        "status": status,
+        "file": "; ".join(str(job.result) for job in done),
+        "seeds": "; ".join(pairs),
+        "seconds": f"{sum(job.seconds or 0 for job in done):.1f}" if done else "",
+        "error": " ".join(dict.fromkeys(job.error for job in found if job and job.error)),
+    }
