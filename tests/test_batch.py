@@ -45,6 +45,12 @@ def table(tmp_path: Path) -> Iterator[JobTable]:
         yield table
 
 
+@pytest.fixture(scope="module")
+def nothing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobTable]:
+    with JobTable(tmp_path_factory.mktemp("table") / "jobs.sqlite") as table:
+        yield table
+
+
 def finish(table: JobTable, folder: Path, seconds: float = 0.0) -> None:
     """Do every waiting job as a worker would, without an engine."""
     with table.lease():
@@ -384,20 +390,21 @@ CELL = st.text(max_size=30) | st.sampled_from(["a {b|c}", "__x__", "1..3", '"', 
     st.sampled_from([None, *FORMATS]),
 )
 @example('prompt,look_seed\n0,"\n"', None)
-def test_any_list_is_read_or_refused(source: str | bytes, format: Format | None) -> None:
-    with open_pack(default_pack()) as pack, JobTable(Path(":memory:")) as table:
-        try:
-            listed = batch.parse(source, pack, "cpu", format=format, wildcards=Path("."))
-        except BatchError as error:
-            assert "\n" not in str(error)
-            return
-        lines = [row.line for row in (*listed.rows, *listed.bad)]
-        assert len(set(lines)) == len(lines)
-        for row in listed.bad:
-            assert str(row.reason).endswith(".") and "\n" not in str(row.reason)
-        again = batch.parse(filling.filled(listed, table), pack, "cpu", format=listed.format)
-        assert [e.key for e in again.entries] == [e.key for e in listed.entries]
-        assert len(again.bad) == len(listed.bad)
+def test_any_list_is_read_or_refused(
+    mini: Pack, nothing: JobTable, source: str | bytes, format: Format | None
+) -> None:
+    try:
+        listed = batch.parse(source, mini, "cpu", format=format, wildcards=Path("."))
+    except BatchError as error:
+        assert "\n" not in str(error)
+        return
+    lines = [row.line for row in (*listed.rows, *listed.bad)]
+    assert len(set(lines)) == len(lines)
+    for row in listed.bad:
+        assert str(row.reason).endswith(".") and "\n" not in str(row.reason)
+    again = batch.parse(filling.filled(listed, nothing), mini, "cpu", format=listed.format)
+    assert [e.key for e in again.entries] == [e.key for e in listed.entries]
+    assert len(again.bad) == len(listed.bad)
 
 
 def test_work_refuses_what_is_no_work() -> None:

@@ -38,6 +38,12 @@ def mini() -> Iterator[Pack]:
         yield pack
 
 
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobTable]:
+    with JobTable(tmp_path_factory.mktemp("table") / "jobs.sqlite") as table:
+        yield table
+
+
 @pytest.fixture
 def read(mini: Pack, tmp_path: Path) -> Read:
     """The list of a file with this content and name; a random seed is NUMBER."""
@@ -464,28 +470,25 @@ def test_wildcards_lie_beside_the_list_or_in_a_folder(read: Read, tmp_path: Path
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_filled_list_is_the_same_work(mini: Pack, read: Read, form: str) -> None:
-    with JobTable(Path(":memory:")) as table:
-        listed = read(FORMS[form] + ("\n" if "json" not in form else ""))
-        batch.enqueue(listed, table)
-        text = filling.filled(listed, table)
-        again = batch.parse(text, mini, "cpu", format=listed.format)
-        assert [e.key for e in again.entries] == [e.key for e in listed.entries]
-        assert not again.bad and "waiting" in text
-        assert filling.filled(again, table) == text
+def test_a_filled_list_is_the_same_work(mini: Pack, table: JobTable, read: Read, form: str) -> None:
+    listed = read(FORMS[form] + ("\n" if "json" not in form else ""))
+    batch.enqueue(listed, table)
+    text = filling.filled(listed, table)
+    again = batch.parse(text, mini, "cpu", format=listed.format)
+    assert [e.key for e in again.entries] == [e.key for e in listed.entries]
+    assert not again.bad and "waiting" in text
+    assert filling.filled(again, table) == text
 
 
-def test_old_names_are_read_and_new_ones_written(read: Read) -> None:
+def test_old_names_are_read_and_new_ones_written(table: JobTable, read: Read) -> None:
     listed = read("prompt,negative\na,b\n", "list.csv")
-    with JobTable(Path(":memory:")) as table:
-        assert filling.filled(listed, table).startswith("prompt,negative_prompt,status,")
+    assert filling.filled(listed, table).startswith("prompt,negative_prompt,status,")
     assert [column_of(name) for name in ("picture", "Image", "init image")] == ["image"] * 3
 
 
-def test_a_quoted_hash_is_a_prompt(mini: Pack, read: Read) -> None:
+def test_a_quoted_hash_is_a_prompt(mini: Pack, table: JobTable, read: Read) -> None:
     listed = read('prompt,look_seed\n"# 5 balls",5\n', "list.csv")
-    with JobTable(Path(":memory:")) as table:
-        again = batch.parse(filling.filled(listed, table), mini, "cpu", format="csv")
+    again = batch.parse(filling.filled(listed, table), mini, "cpu", format="csv")
     assert jobs(listed)[0][:2] == jobs(again)[0][:2] == ("# 5 balls", 5)
 
 
@@ -548,16 +551,17 @@ FRAGMENTS = st.sampled_from(
 @example(b"\xff\xfe\0\0", None)
 @example(b"PK\x03\x04", "csv")
 @example(b'{"prompt": {"0": "a"}}', None)
-def test_any_bytes_are_a_list_or_a_sentence(source: bytes, named: Any) -> None:
-    with open_pack(default_pack()) as pack, JobTable(Path(":memory:")) as table:
-        try:
-            listed = batch.parse(source, pack, "cpu", named=named, wildcards=Path("."))
-        except NeodragonError as error:
-            assert "\n" not in str(error)
-            return
-        again = batch.parse(filling.filled(listed, table), pack, "cpu", format=listed.format)
-        assert [entry.key for entry in again.entries] == [entry.key for entry in listed.entries]
-        assert len(again.bad) == len(listed.bad)
+def test_any_bytes_are_a_list_or_a_sentence(
+    mini: Pack, table: JobTable, source: bytes, named: Any
+) -> None:
+    try:
+        listed = batch.parse(source, mini, "cpu", named=named, wildcards=Path("."))
+    except NeodragonError as error:
+        assert "\n" not in str(error)
+        return
+    again = batch.parse(filling.filled(listed, table), mini, "cpu", format=listed.format)
+    assert [entry.key for entry in again.entries] == [entry.key for entry in listed.entries]
+    assert len(again.bad) == len(listed.bad)
 
 
 SYNTAX = st.sampled_from(
@@ -579,14 +583,15 @@ WORD = st.sampled_from(["a red ball", "ein Häuschen", "star", "at night, slowly
 
 @settings(max_examples=200, deadline=None, database=None)
 @given(WORD, SYNTAX, st.one_of(WORD, st.just("")), st.booleans())
-def test_no_syntax_becomes_words_in_silence(word: str, syntax: str, rest: str, first: bool) -> None:
+def test_no_syntax_becomes_words_in_silence(
+    mini: Pack, word: str, syntax: str, rest: str, first: bool
+) -> None:
     """It is a setting, or the row is bad, or a note says that it is drawn."""
     line = f"{syntax}{word}{rest}" if first else f"{word}{syntax}{rest}"
-    with open_pack(default_pack()) as pack:
-        try:
-            listed = batch.parse(f"a house\n{line}\n", pack, "cpu")
-        except BatchError:
-            return
+    try:
+        listed = batch.parse(f"a house\n{line}\n", mini, "cpu")
+    except BatchError:
+        return
     drawn = {entry.work.prompt for entry in listed.entries} - {"a house"}
     silent = not listed.notes and not listed.bad
     assert not (silent and any(syntax.strip() in prompt for prompt in drawn)), line
