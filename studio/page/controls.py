@@ -12,6 +12,7 @@ from engine.config import SEED_LIMIT
 from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.desk import Desk
+from studio.page.upload import upload
 from studio.system.paths import ASSETS
 
 
@@ -94,9 +95,7 @@ class Controls:
                     label=say("negative.label"), visible=False, elem_id="negative"
                 )
             with gr.Accordion(say("picture.label"), open=False, elem_id="begin"):
-                self.upload = gr.Image(
-                    type="filepath", sources=["upload", "clipboard"], show_label=False, height=200
-                )
+                self.upload = upload(sources=["upload", "clipboard"], show_label=False, height=200)
                 self.zoom = gr.Slider(1, 4, 1, step=0.05, label=say("picture.zoom"))
                 self.across = gr.Slider(0, 1, 0.5, step=0.01, label=say("picture.across"))
                 self.down = gr.Slider(0, 1, 0.5, step=0.01, label=say("picture.down"))
