@@ -213,6 +213,7 @@ FORMS = {
     "count": "a red ball, look_seed=5, motion_seed = 6",
     "count and more": "a red ball, seed=5, motion_seed=6, count=1",
     "a label": "Prompt: a red ball, seed=5, motion_seed=6",
+    "yaml": "- prompt: a red ball\n  look_seed: 5\n  motion_seed: 6\n",
     "quotes around all": '"a red ball", seed=5, motion_seed=6',
     "mixed line ends": "prompt,look_seed,motion_seed\r\r\na red ball,5,6\u2028",
 }
@@ -277,7 +278,14 @@ def test_count(read: Read, text: str, count: int) -> None:
         *("--seed 5", '--prompt "a ball', "Negative prompt: blurry", "Steps: 20, Seed: 5"),
         *("a ball, look_seed=1, 2, 3", "a ball, seed=5, seed=6", "a ball, mode=fast", "a ball\t5"),
         *('{"prompt": "a ball"},', '"prompt": "a ball",', "]", "},", "{", "---", "NaN", "null"),
-        *("None", "n/a", '--prompt "a" --prompt "b"', "a ball --prompt a star"),
+        *(
+            "[prompts]",
+            "prompt look_seed",
+            "None",
+            "n/a",
+            '--prompt "a" --prompt "b"',
+            "a ball --prompt a star",
+        ),
     ],
 )
 def test_a_line_that_is_no_prompt_is_bad(read: Read, text: str) -> None:
@@ -287,6 +295,7 @@ def test_a_line_that_is_no_prompt_is_bad(read: Read, text: str) -> None:
 
 
 SUSPICIOUS = [
+    *("a red AND b", "a ball, seed 5", "a ball x2", "a ball -s 30", "a\\nb", "a ball // b"),
     *("a ball --slow and fast --", "a ball —slow—", "a (red:1.2) ball", "((red)) ball"),
     *(
         "a ball <lora:x:1>",

@@ -210,6 +210,8 @@ def test_nothing_is_written_beside_a_device_or_a_pipe(elsewhere: Path, capsys: S
 
 
 def test_a_folder_is_no_list(elsewhere: Path, capsys: Said) -> None:
+    assert main(["batch", "a" * 300]) == 2
+    assert "cannot be read (File name too long)" in capsys.readouterr().err or os.name == "nt"
     assert main(["batch", str(elsewhere)]) == 2
     assert "is a folder; choose a list in it." in capsys.readouterr().err
 

@@ -16,18 +16,19 @@ from studio.batch.values import whole
 QUOTES = {'"': '"', "“": "”", "„": "“”", "'": "'", "‘": "’", "«": "»"}
 DASHES = re.compile(r"(?:^|(?<=\s))(?:--|—|–)(?=[A-Za-z])")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*(?=$|[\s=])")
-LABEL = re.compile(r"^\s*prompt\s*[:=]\s*", re.IGNORECASE)
+LABEL = re.compile(r"^\s*(?:-\s+)?(?:positive[ _])?prompt\s*[:=]\s*", re.IGNORECASE)
 NEGATIVE = re.compile(r"[\s,;.]*\bnegative[ _]prompt\s*:\s*", re.IGNORECASE)
 PAIR = r"[A-Za-z][\w ./-]*:\s*(?:\"[^\"]*\"|[^,]*)"
 PARAMETERS = re.compile(
-    rf"(?:^|[\s,;.])\s*((?:steps:\s*\d+|seed:\s*-?\d+)\s*(?:,\s*{PAIR})*)\s*$", re.IGNORECASE
+    rf"(?:^|[\s,;.])\s*((?:steps|count|repeats|(?:look_|motion_)?seed):\s*-?\d+\s*(?:,\s*{PAIR})*)\s*$",
+    re.IGNORECASE,
 )
 EQUALS = re.compile(r"[,;]\s*([A-Za-z][A-Za-z _-]{0,30}?)\s*=\s*(\"[^\"]*\"|[^,;=]*)\s*[,;]?\s*$")
 OURS = "|".join(sorted({*COLUMNS, "seed", "count", "repeat", "negative"}))
 INSIDE = re.compile(rf"(?:^|[\s,;|])(?:{OURS})\s*=\s*\S", re.IGNORECASE)
 FRAGMENT = re.compile(  # a piece of JSON, or a line that only rules something off
     r"""^\s*(?:[\[{]\s*["'“][^|{}]*["'”]\s*[:,\]}]|["'“][\w ]+["'”]\s*:"""
-    r"""|[\W_]*[{}\[\]]\s*,?$|-{3,}$|={3,}$)"""
+    r"""|[\W_]*[{}\[\]]\s*,?$|-{3,}$|={3,}$|\[[\w .-]+\]\s*$)"""
 )
 
 # What looks like syntax of another program, and how it is called.
@@ -46,8 +47,13 @@ SYNTAX = {
     ),
     "the number or mark of a list": re.compile(r"^\s*(?:\d+\s*[.):]|[-*•·])\s+\S"),
     "a word of another program (BREAK, AND)": re.compile(r"\b(?:BREAK|AND|ADDCOMM|ADDROW)\b"),
+    "a count or seed": re.compile(
+        r"\s[x×*]\s?\d+\s*$|[,;(]\s*(?:seed|count|steps|repeats?)\s+-?\d|(?:^|\s)-[A-Za-z]\s?\d",
+        re.I,
+    ),
+    "a line break": re.compile(r"\\[nrt]"),
     "an address": re.compile(r"https?://|^[A-Za-z]:\\"),
-    "program text": re.compile(r"^\s*(?:```|//|/\*|<\?)|\w\(.*\);?\s*$"),
+    "program text": re.compile(r"^\s*(?:```|/\*|<\?|nds\s|python)|(?:^|\s)//\s|\w\(.*\);?\s*$"),
     "a number alone": re.compile(r"^[\s\d.,;:/-]+$"),
 }
 
@@ -103,6 +109,12 @@ def read_line(text: str) -> Line:
             "The line has words beside --prompt: {words}; put the whole prompt in quotes.",
             words=repr(rest[:40]),
         )
+    named = str(line.cells["prompt"]).split()
+    if len(named) > 1 and all(column_of(word) in COLUMNS for word in named):
+        raise RequestError(
+            "The line {line} names columns, but nothing parts them; put commas between them.",
+            line=repr(rest[:60]),
+        )
     inside = INSIDE.search(str(line.cells["prompt"]))
     if inside:
         raise RequestError(
@@ -131,8 +143,7 @@ def _take(line: Line, name: str, value: str, shown: str) -> None:
 
 def _parameters(text: str, line: Line) -> str:
     """Take `Negative prompt: ..` and `Steps: 20, Seed: 5, ..` off the end."""
-    match = PARAMETERS.search(text)
-    if match:
+    while match := PARAMETERS.search(text):
         for pair in re.findall(PAIR, match[1]):
             name, value = pair.split(":", 1)
             _take(line, name.strip(), value.strip(), pair.strip())

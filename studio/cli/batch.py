@@ -91,9 +91,8 @@ def _is_stream(path: Path) -> bool:
     """Whether a list comes from a pipe or device, which has no folder to write beside it."""
     absolute = path.absolute()
     device = os.name == "posix" and absolute.parts[1:2] in (("dev",), ("proc",))
-    return (
-        str(path) == "-" or device or (path.exists() and not path.is_file() and not path.is_dir())
-    )
+    special = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return str(path) == "-" or device or special
 
 
 def _read_stream(path: Path, pack: Pack, backend: str, **options: Any) -> PromptList:
