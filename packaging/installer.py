@@ -51,6 +51,7 @@ WORDS = {  # id: English, German, Simplified Chinese
 LANGUAGES = ("English", "German", "SimpChinese")
 SCRIPT = r"""Unicode true
 ManifestDPIAware true
+ManifestLongPathAware true
 !ifdef UNINSTALLER
   SetCompress off
   OutFile "${{__FILE__}}.exe"
