@@ -347,7 +347,7 @@ def test_no_cell_is_a_formula(parse: Parse, table: JobTable) -> None:
 
 
 def test_a_list_that_cannot_be_written_says_so(parse: Parse, table: JobTable) -> None:
-    with pytest.raises(OutputError, match="The list should be written to"):
+    with pytest.raises(OutputError, match="cannot be written"):
         filling.fill(Path("/nowhere/list.txt"), parse("a"), table)
     with pytest.raises(BatchError, match="cannot be read"):
         batch.read(Path("/nowhere/list.txt"), None, "cpu")  # type: ignore[arg-type]

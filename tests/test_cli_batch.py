@@ -91,6 +91,26 @@ def until(process: subprocess.Popen[str], reached: Callable[[list[Job]], bool]) 
         time.sleep(0.01)
 
 
+def test_a_list_that_may_only_be_read_is_filled_in_where_the_clips_go(
+    elsewhere: Path, capsys: Said
+) -> None:
+    stick = Path("stick").absolute()
+    stick.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "stick", str(stick)]
+    if os.name != "posix" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        (stick / "list.csv").write_text("prompt,kind\na house,frame\n")
+        subprocess.run(["mount", "-o", "remount,ro", str(stick)], check=True)
+        assert main(["batch", str(stick / "list.csv")]) == 2
+        assert "takes no new file (Read-only file system)" in capsys.readouterr().err
+        assert main(["batch", str(stick / "list.csv"), "--out", "clips"]) == 0
+        assert filled("clips/list-filled.csv")[0]["status"] == "done"
+        assert Path("clips/list-filled.jpg").is_file()
+    finally:
+        subprocess.run(["umount", str(stick)], check=True)
+
+
 def test_a_list_becomes_files(elsewhere: Path, capsys: Said) -> None:
     source = write('a ball,1,"1,1,1",no,\na house,,,,frame\nx,-2,,,\n')
     assert run() == 1

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from studio.batch.columns import FILLED, UNNAMED
@@ -15,7 +15,7 @@ from studio.batch.record import NOTE, Cells
 from studio.batch.tables import table_line
 from studio.jobs.spec import Job
 from studio.jobs.table import JobTable
-from studio.system.paths import OutputError, partial, publish
+from studio.system.files import fitted, move, publish, writing
 
 
 def fill(path: Path, prompts: PromptList, table: JobTable) -> Path:
@@ -25,15 +25,12 @@ def fill(path: Path, prompts: PromptList, table: JobTable) -> Path:
     OutputError, JobsError.
     """
     kept = path.with_name(f"{path.name}.original")
-    part, before = partial(path), partial(kept)
-    try:
-        with _written(path, part, prompts, table):
-            if not kept.exists():
+    with _written(path, prompts, table) as part:
+        if not kept.exists():
+            with writing(kept) as before, suppress(FileExistsError):
                 before.write_bytes(path.read_bytes())
-                before.replace(kept)
-            part.replace(path)
-    finally:
-        before.unlink(missing_ok=True)
+                move(before, kept)
+        publish(part, path, overwrite=True)
     return kept
 
 
@@ -43,14 +40,14 @@ def fill_beside(path: Path, prompts: PromptList, table: JobTable) -> Path:
     Raises OutputError, JobsError.
     """
     target = beside(path)
-    part = partial(target)
-    with _written(target, part, prompts, table):
+    with _written(target, prompts, table) as part:
         return publish(part, target, overwrite=False)
 
 
 def beside(path: Path) -> Path:
     """What the filled-in list is called: `name-filled.csv`; another number where that is taken."""
-    return path.with_stem(re.sub(r"-filled(-[0-9]+)?$", "", path.stem) + "-filled")
+    stem = re.sub(r"-filled(-[0-9]+)?$", "", path.stem)
+    return fitted(path.with_name(stem), f"-filled{path.suffix}")
 
 
 def filled(prompts: PromptList, table: JobTable) -> str:
@@ -85,21 +82,14 @@ def filled(prompts: PromptList, table: JobTable) -> str:
 
 
 @contextmanager
-def _written(path: Path, part: Path, prompts: PromptList, table: JobTable) -> Iterator[None]:
-    """The filled-in list is in the file `part` meanwhile, to be moved to `path`."""
+def _written(path: Path, prompts: PromptList, table: JobTable) -> Iterator[Path]:
+    """A file with the filled-in list, to be moved to `path`."""
     # Spreadsheets take a table without the mark for Windows-1252.
     encoding = "utf-8-sig" if prompts.format in ("csv", "tsv") else "utf-8"
     text = filled(prompts, table)
-    try:
+    with writing(path) as part:
         part.write_text(text, encoding=encoding, errors="replace", newline="\n")
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"The list should be written to {path}, but it is not ({error.strerror});"
-            " close it elsewhere or free some space."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+        yield part
 
 
 def _news(row: Row, jobs: Mapping[str, Job]) -> Cells:

@@ -160,8 +160,7 @@ def _made(
     if arguments.out:
         paths.prepare(arguments.out / "clip.mp4", ".mp4")
     if target:
-        beside = filling.beside(target)
-        paths.prepare(beside, beside.suffix.lower())
+        target = _writable(target, arguments.out)
     batch.enqueue(prompts, table, arguments.out)
     lines = {entry.key: entry.row for entry in reversed(prompts.entries)}
     ids = {
@@ -175,6 +174,21 @@ def _made(
     filled = filling.fill_beside(target, prompts, table)
     jobs = list(_jobs(prompts, table).values())
     return filled, contact_sheet(jobs, filled.with_suffix(".jpg"), paths.cache_folder())
+
+
+def _writable(path: Path, out: Path | None) -> Path:
+    """`path`, or its name in `out` where nothing can be written beside it; raises OutputError."""
+    from studio.batch import filling
+    from studio.system.files import OutputError, prepare
+
+    beside = filling.beside(path)
+    try:
+        prepare(beside, beside.suffix.lower())
+    except OutputError:  # a list on a stick that may only be read
+        if out is None:
+            raise
+        return _writable(out / path.name, None)
+    return path
 
 
 def _jobs(prompts: PromptList, table: JobTable) -> dict[str, Job]:

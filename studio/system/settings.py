@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 from engine.config import MODES, Mode
 from engine.errors import NeodragonError
 from studio.system import paths
-from studio.system.paths import data_folder, partial, publish
+from studio.system.files import publish, replace_whole
+from studio.system.paths import data_folder
 
 Theme = Literal["system", "light", "dark"]
 Language = Literal["system", "en", "zh", "de"]
@@ -136,19 +137,11 @@ def load(path: Path) -> tuple[Settings, str]:
 def save(path: Path, settings: Settings) -> None:
     """Write the settings at once, then their copy; raises SettingsError."""
     values = dict(settings.rest) | {name: getattr(settings, name) for name in KNOWN}
-    text = json.dumps(values, ensure_ascii=False, indent=1)
+    text = json.dumps(values, ensure_ascii=False, indent=1).encode("utf-8", "replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for target in (path, _copy(path)):
-            part = partial(target)
-            try:
-                with part.open("w", encoding="utf-8", errors="replace") as stream:
-                    stream.write(text)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
+            replace_whole(target, text)
     except OSError as error:
         raise SettingsError(
             f"The settings should be written to {path}, but they are not ({error.strerror});"
