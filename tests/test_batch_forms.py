@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import locale
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ from studio.batch.encodings import BatchError, decode
 from studio.batch.lists import Plan, PromptList
 from studio.batch.records import guess
 from studio.jobs.table import JobTable
-from studio.system.paths import default_pack
+from studio.language.catalogue import translated
+from studio.system.paths import ASSETS, default_pack
 
 Read = Callable[..., PromptList]
 NUMBER = 7  # what a random seed is drawn as
@@ -610,3 +612,21 @@ def test_guess() -> None:
     for text in ('{"red"|"blue"} ball', "{red|blue} ball", "[low] ball", "a prompt, of course"):
         assert guess(text) == "text"
     assert guess("prompt;foo\na;b") == "csv" and guess("foo\tprompt\n") == "tsv"
+
+
+def test_what_a_list_says_is_said_in_every_language(read: Read) -> None:
+    listed = read('prompt,Seed\na,1.5\nb,"5,0"\n(c:1.2),1\n'.encode("utf-16-le"), "list.csv")
+    messages = [*(row.reason for row in listed.bad), *listed.notes]
+    assert len(messages) == 3 and listed.assumed
+    for code in ("de", "zh"):
+        told = [translated(message, code) for message in (*messages, listed.assumed)]
+        assert not any(re.search(r"\b(is|the|was|which)\b", sentence) for sentence in told), told
+        assert "Seed" in told[0] and "1.5" in told[0] and "5,0" in told[1]
+
+
+def test_translations_have_the_places_of_their_sentence() -> None:
+    table = json.loads((ASSETS / "messages.json").read_text(encoding="utf-8"))
+    for template, texts in table.items():
+        wanted = set(re.findall(r"\{\w+\}", template))
+        for text in texts.values():
+            assert set(re.findall(r"\{\w+\}", text)) == wanted, template

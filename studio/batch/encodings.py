@@ -91,7 +91,7 @@ def _refuse(kind: str | None) -> None:
         raise BatchError(
             "The list is {kind}, but it should be text; open it in the program that made it and"
             " save it as CSV (UTF-8) or as plain text.",
-            kind=kind,
+            kind=Message(kind),
         )
 
 

@@ -10,8 +10,8 @@ from studio.batch.options import syntax_in
 from studio.batch.record import Record, Records
 from studio.batch.values import whole
 
-OPTIONS = "{lines}: the options {names} are read as settings, not as words."
-UNUSED = "{lines}: {names} means nothing here and is left out."
+OPTIONS = "{lines}: these are read as settings, not as words: {names}."
+UNUSED = "{lines}: these mean nothing here and are left out: {names}."
 LOOKS = "{lines}: {example} looks like {kind}, but it is drawn as words."
 UNNAMED_COLUMN = "Column {number} has no name, so its cells are not used; name it or remove it."
 
