@@ -4,7 +4,7 @@ const wanted = ({key, target}) => {
   if (target.closest("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog[open]")) return true;
   const control = "a, button, summary, input, video, [role=tab], [role=slider], [role=option], [role=button]";
   if (key === " " || key === "Enter") return Boolean(target.closest(control));
-  return key.startsWith("Arrow") && Boolean(target.closest("input, video, [role=tab], [role=slider], [role=option]"));
+  return key.startsWith("Arrow") && Boolean(target.closest("input, video, .crop, [role=tab], [role=slider], [role=option]"));
 };
 const sheet = () => document.getElementById("keys");
 document.addEventListener("keydown", (event) => {
@@ -139,3 +139,77 @@ document.addEventListener("click", ({target}) => {
   const report = target.closest?.("[data-copy]");
   if (report) navigator.clipboard.writeText(report.dataset.copy).then(() => { report.textContent += " ✓"; });
 });
+
+// A frame to drag over a start picture: by mouse, by touch (two fingers zoom), or by arrow keys, + and -.
+window.neodragonCrop = (element, trigger) => {
+  const limit = (value, low, high) => Math.min(high, Math.max(low, value));
+  const sizes = (crop) => {
+    const {naturalWidth: width, naturalHeight: height} = crop.querySelector("img");
+    const tall = Math.min(height, width / crop.dataset.aspect) / crop.dataset.zoom;
+    return [tall * crop.dataset.aspect / width, tall / height];  // of the picture
+  };
+  const place = (crop) => {
+    const [wide, high] = sizes(crop);
+    if (!wide) return;
+    const {across, down} = crop.dataset;
+    Object.assign(crop.querySelector(".frame").style, {
+      width: `${100 * wide}%`, height: `${100 * high}%`, left: `${100 * (1 - wide) * across}%`, top: `${100 * (1 - high) * down}%`,
+    });
+  };
+  let timer;
+  const send = (crop) => {
+    place(crop);
+    clearTimeout(timer);
+    const {zoom, across, down} = crop.dataset;
+    timer = setTimeout(() => trigger("click", {verb: "crop", id: 0, zoom: +zoom, across: +across, down: +down}), 250);
+  };
+  const move = (crop, right, lower) => {  // by parts of the picture
+    const [wide, high] = sizes(crop);
+    if (wide < 1) crop.dataset.across = limit(+crop.dataset.across + right / (1 - wide), 0, 1);
+    if (high < 1) crop.dataset.down = limit(+crop.dataset.down + lower / (1 - high), 0, 1);
+    send(crop);
+  };
+  const zoom = (crop, by) => {
+    crop.dataset.zoom = limit(crop.dataset.zoom * by, 1, 4);
+    send(crop);
+  };
+  const fingers = new Map();
+  const apart = () => {
+    const [a, b] = [...fingers.values()];
+    return b ? Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY) : 0;
+  };
+  element.addEventListener("load", ({target}) => target.closest(".crop") && place(target.closest(".crop")), true);
+  element.addEventListener("pointerdown", (event) => {
+    const crop = event.target.closest(".crop");
+    if (!crop) return;
+    event.preventDefault();
+    crop.querySelector(".frame").focus();
+    crop.setPointerCapture(event.pointerId);
+    fingers.set(event.pointerId, event);
+  });
+  element.addEventListener("pointermove", (event) => {
+    const crop = event.target.closest(".crop");
+    const before = fingers.get(event.pointerId);
+    if (!crop || !before) return;
+    const gap = apart();
+    fingers.set(event.pointerId, event);
+    if (gap) return zoom(crop, apart() / gap || 1);
+    const box = crop.getBoundingClientRect();
+    move(crop, (event.clientX - before.clientX) / box.width, (event.clientY - before.clientY) / box.height);
+  });
+  for (const end of ["pointerup", "pointercancel"]) element.addEventListener(end, (event) => fingers.delete(event.pointerId));
+  element.addEventListener("wheel", (event) => {
+    const crop = event.target.closest(".crop");
+    if (!crop) return;
+    event.preventDefault();
+    zoom(crop, event.deltaY < 0 ? 1.1 : 1 / 1.1);
+  }, {passive: false});
+  element.addEventListener("keydown", (event) => {
+    const crop = event.target.closest(".crop");
+    const step = {ArrowLeft: [-0.02, 0], ArrowRight: [0.02, 0], ArrowUp: [0, -0.02], ArrowDown: [0, 0.02]}[event.key];
+    if (!crop || (!step && !"+-".includes(event.key))) return;
+    event.preventDefault();
+    if (step) move(crop, ...step);
+    else zoom(crop, event.key === "+" ? 1.1 : 1 / 1.1);
+  });
+};

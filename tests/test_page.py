@@ -162,7 +162,7 @@ def test_a_mistake_is_one_sentence(page: Page) -> None:
     page.fill("#prompt textarea", PROMPT)
     page.fill("#look input", "-5")
     page.click("#draw")
-    expect(failure).to_contain_text("The look seed must be a whole number")
+    expect(failure).to_contain_text("Use a whole number from 0 to 4294967295.")
     page.fill("#look input", "5")
 
 

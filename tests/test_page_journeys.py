@@ -89,6 +89,56 @@ def test_a_start_picture_is_shown_removed_and_varied_in_motion(
     desk.table.resume()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_part_of_a_picture_is_dragged(page: Page, tmp_path: Path) -> None:
+    picture = tmp_path / "wide.png"
+    wide = Image.new("RGB", (600, 200), (200, 60, 30))
+    wide.paste((30, 60, 200), (300, 0, 600, 200))  # red on the left, blue on the right
+    wide.save(picture)
+    page.locator("#begin").get_by_role("button").first.click()
+    page.set_input_files("#begin input[type=file]", picture)
+    frame = page.locator("#crop .frame")
+    frame.wait_for()
+    page.wait_for_function(
+        "parseFloat(document.querySelector('#crop .frame').style.width) < 60"  # 300 of 600 pixels
+    )
+    chip = page.locator("#chip .chip img")
+    chip.wait_for()
+    middle = chip.get_attribute("src")
+    page.locator("#crop .crop").scroll_into_view_if_needed()
+    box = page.locator("#crop .crop").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    expect(chip).not_to_have_attribute("src", middle or "")
+    colour = (
+        "() => { const canvas = document.createElement('canvas'); const context ="
+        " canvas.getContext('2d'); context.drawImage(document.querySelector('#chip img'), 0, 0);"
+        " return [...context.getImageData(5, 5, 1, 1).data]; }"
+    )
+    red, _, blue, _ = page.evaluate(colour)
+    assert blue > 150 > red
+    moved = chip.get_attribute("src")
+    frame.focus()
+    for _ in range(60):
+        page.keyboard.press("ArrowLeft")
+    expect(chip).not_to_have_attribute("src", moved or "")
+    page.wait_for_function(f"({colour})()[0] > 150")
+    page.locator("#chip [data-do=remove]").click()
+    expect(page.locator("#crop .frame")).to_have_count(0)
+
+
+def test_a_mistake_leaves_when_it_is_mended(page: Page) -> None:
+    for seed in ("1.5", "12345678901234567890", "x"):
+        page.fill("#look input", seed)
+        page.click("#draw")
+        expect(page.locator("#message .failure")).to_contain_text(f"The look seed is {seed}.")
+        page.fill("#look input", "7")
+        expect(page.locator("#message .failure")).to_have_count(0)
+
+
 def test_keys_belong_to_the_control_that_has_the_focus(page: Page) -> None:
     page.get_by_role("tab", name="Library").click()
     page.locator("#viewer .caption").wait_for()

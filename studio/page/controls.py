@@ -63,57 +63,8 @@ class Controls:
             self.look, self.look_dice, self.look_lock = self._seed("look")
             self.motion, self.motion_dice, self.motion_lock = self._seed("motion")
             gr.HTML(f'<p class="aside">{say("seed.hint")}</p>')
-            self.upscale = gr.Checkbox(
-                value=self.desk.pack.has("upscaler"),
-                interactive=self.desk.pack.has("upscaler"),
-                label=say("upscale.label", size=self._size()),
-                container=False,
-                elem_id="upscale",
-            )
-            suffix = self.desk.pack.prompt.suffix.strip(" ,")
-            self.suffix = gr.Checkbox(
-                value=True,
-                label=say("suffix.label", words=suffix),
-                visible=bool(suffix),
-                container=False,
-                elem_id="suffix",
-            )
-            with gr.Accordion(say("more.label"), open=False, elem_id="more"):
-                self.style = gr.Radio(
-                    [(say("style.none"), "")] + [(say(f"style.{name}"), name) for name in styles()],
-                    value="",
-                    label=say("style.label"),
-                    elem_id="style",
-                )
-                self.mode = gr.Radio(
-                    [(say(f"mode.{name}"), name) for name in self.desk.pack.schedule.modes],
-                    value="hybrid",
-                    label=say("mode.label"),
-                    elem_id="mode",
-                )
-                self.negative = gr.Textbox(
-                    label=say("negative.label"), visible=False, elem_id="negative"
-                )
-            with gr.Accordion(say("picture.label"), open=False, elem_id="begin"):
-                self.upload = upload(sources=["upload", "clipboard"], show_label=False, height=200)
-                self.zoom = gr.Slider(1, 4, 1, step=0.05, label=say("picture.zoom"))
-                self.across = gr.Slider(0, 1, 0.5, step=0.01, label=say("picture.across"))
-                self.down = gr.Slider(0, 1, 0.5, step=0.01, label=say("picture.down"))
-                self.picture = gr.Image(
-                    type="filepath",
-                    interactive=False,
-                    label=say("picture.first"),
-                    buttons=[],
-                    elem_id="picture",
-                )
-                self.no_picture = gr.Button(say("picture.remove"), elem_id="no-picture")
-            with gr.Accordion(say("restore.label"), open=False):
-                self.dropped = gr.File(
-                    show_label=False,
-                    file_types=[".mp4", ".png", ".json"],
-                    height=110,
-                    elem_id="restore",
-                )
+            self._choices()
+            self._beginnings()
             self.recent = gr.Dropdown(
                 self.desk.prompts(),
                 value=None,
@@ -123,6 +74,63 @@ class Controls:
             examples = (ASSETS / "examples.txt").read_text(encoding="utf-8").splitlines()
             gr.Examples([[line] for line in examples], self.prompt, label=say("examples.label"))
 
+    def _choices(self) -> None:
+        """Upscaler, style and mode."""
+        say = self.say
+        self.upscale = gr.Checkbox(
+            value=self.desk.pack.has("upscaler"),
+            interactive=self.desk.pack.has("upscaler"),
+            label=say("upscale.label", size=self._size()),
+            container=False,
+            elem_id="upscale",
+        )
+        suffix = self.desk.pack.prompt.suffix.strip(" ,")
+        self.suffix = gr.Checkbox(
+            value=True,
+            label=say("suffix.label", words=suffix),
+            visible=bool(suffix),
+            container=False,
+            elem_id="suffix",
+        )
+        with gr.Accordion(say("more.label"), open=False, elem_id="more"):
+            self.style = gr.Radio(
+                [(say("style.none"), "")] + [(say(f"style.{name}"), name) for name in styles()],
+                value="",
+                label=say("style.label"),
+                elem_id="style",
+            )
+            self.mode = gr.Radio(
+                [(say(f"mode.{name}"), name) for name in self.desk.pack.schedule.modes],
+                value="hybrid",
+                label=say("mode.label"),
+                elem_id="mode",
+            )
+            self.negative = gr.Textbox(
+                label=say("negative.label"), visible=False, elem_id="negative"
+            )
+
+    def _beginnings(self) -> None:
+        """What a clip may begin with: a picture of the user's, or the settings of another clip."""
+        say = self.say
+        with gr.Accordion(say("picture.label"), open=False, elem_id="begin"):
+            self.upload = upload(sources=["upload", "clipboard"], show_label=False, height=200)
+            self.crop = gr.HTML(js_on_load="neodragonCrop(element, trigger)", elem_id="crop")
+            self.picture = gr.Image(
+                type="filepath",
+                interactive=False,
+                label=say("picture.first"),
+                buttons=[],
+                elem_id="picture",
+            )
+            self.no_picture = gr.Button(say("picture.remove"), elem_id="no-picture")
+        with gr.Accordion(say("restore.label"), open=False):
+            self.dropped = gr.File(
+                show_label=False,
+                file_types=[".mp4", ".png", ".json"],
+                height=110,
+                elem_id="restore",
+            )
+
     def _view_column(self) -> None:
         with gr.Column(elem_id="view", min_width=320) as self.view:
             with gr.Group(elem_id="screen"):
@@ -130,11 +138,16 @@ class Controls:
                 self.progress = gr.HTML(elem_id="progress")
             self.caption = gr.HTML(js_on_load=html.SEND, elem_id="facts")
 
-    def _seed(self, name: str) -> tuple[gr.Number, gr.Button, gr.Checkbox]:
+    def _seed(self, name: str) -> tuple[gr.Textbox, gr.Button, gr.Checkbox]:
         say = self.say
         with gr.Row(elem_classes="seed"):
-            number = gr.Number(
-                fresh_seed(), label=say(f"seed.{name}"), precision=0, min_width=120, elem_id=name
+            number = gr.Textbox(
+                str(fresh_seed()),
+                label=say(f"seed.{name}"),
+                lines=1,
+                max_lines=1,
+                min_width=120,
+                elem_id=name,
             )
             dice = gr.Button(
                 say("seed.roll", seed=say(f"seed.{name}")),

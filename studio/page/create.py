@@ -7,6 +7,7 @@ again and again tries looks, *Animate* again and again tries motions of the same
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import NeodragonError
+from engine.config import SEED_LIMIT
+from engine.errors import Message, NeodragonError, RequestError
 from studio.jobs.spec import Job, is_finished
 from studio.language.catalogue import Speaker
 from studio.library.restore import restore
@@ -23,6 +25,21 @@ from studio.page.controls import Controls, fresh_seed, styles
 from studio.page.desk import Desk
 from studio.page.events import IN_TURN, QUICK, Update
 from studio.system.settings import load as settings_of
+
+
+def seed_of(text: str | None, name: str) -> int | None:
+    """The seed that a control shows, None where it is empty; raises RequestError."""
+    text = (text or "").strip()
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= SEED_LIMIT:
+        raise RequestError(
+            "The {name} is {got}. Use a whole number from 0 to {limit}.",
+            name=Message(f"{name} seed"),
+            got=text[:40],
+            limit=SEED_LIMIT - 1,
+        )
+    return int(text)
 
 
 def next_seed(shown: int | None, used: int | None, locked: bool) -> int:
@@ -43,7 +60,7 @@ class Create(Controls):
 
     def _wire(self) -> None:
         for dice, seed in ((self.look_dice, self.look), (self.motion_dice, self.motion)):
-            dice.click(fresh_seed, None, seed, **QUICK)
+            dice.click(lambda: str(fresh_seed()), None, seed, **QUICK)
         kept: set[Any] = {
             *(self.prompt, self.negative, self.style, self.mode, self.picture),
             *(self.upscale, self.suffix),
@@ -61,13 +78,14 @@ class Create(Controls):
         changes = [part.change for part in kept]
         latest = IN_TURN | {"trigger_mode": "always_last"}
         gr.on(changes, self._keep, kept | {self.loaded}, self.ruler, **latest)
+        mended = [part.input for part in (self.prompt, self.look, self.motion)]
+        gr.on(mended, self._mended, self.message, self.message, **QUICK)
         self.mode.change(
             lambda mode: gr.update(visible=self._guided(mode)), self.mode, self.negative, **QUICK
         )
-        crop = [self.upload, self.zoom, self.across, self.down]
-        self.upload.change(self._crop, crop, [self.picture, self.message], **QUICK)
-        for slider in (self.zoom, self.across, self.down):
-            slider.release(self._crop, crop, [self.picture, self.message], **QUICK)
+        cropped = [self.picture, self.message]
+        self.upload.change(self._chosen, self.upload, [self.crop, *cropped], **QUICK)
+        self.crop.click(self._crop, self.upload, cropped, **IN_TURN)
         self.no_picture.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
         every = [*kept, self.watching, self.picked, self.used, self.message]
         self.dropped.upload(self._restore, self.dropped, every, **QUICK)
@@ -106,22 +124,30 @@ class Create(Controls):
 
     def _draw(self, asked: Update) -> Update:
         """Try another first frame."""
-        look = next_seed(asked[self.look], asked[self.used].get("look"), asked[self.look_lock])
-        return self._ask(asked, look, asked[self.motion], "frame")
+        return self._try(asked, "frame")
 
     def _cast(self, asked: Update) -> Update:
         """Try nine at once."""
-        look = next_seed(asked[self.look], asked[self.used].get("look"), asked[self.look_lock])
-        return self._ask(asked, look, asked[self.motion], "cast")
+        return self._try(asked, "cast")
 
     def _animate(self, asked: Update) -> Update:
         """Make clips of the picked first frames, else of the one on the stage or a new one."""
+        return self._try(asked, "clip")
+
+    def _try(self, asked: Update, what: str) -> Update:
+        """Choose the seeds of the next take, then ask for it."""
         used = asked[self.used]
-        look = asked[self.look]
-        if asked[self.prompt] != used.get("prompt") or look != used.get("look"):
+        try:
+            look = seed_of(asked[self.look], "look")
+            motion = seed_of(asked[self.motion], "motion")
+        except RequestError as error:
+            return {self.message: html.failure(self.say.error(error))}
+        same = asked[self.prompt] == used.get("prompt") and look == used.get("look")
+        if what != "clip" or look is None or not same:
             look = next_seed(look, used.get("look"), asked[self.look_lock])
-        motion = next_seed(asked[self.motion], used.get("motion"), asked[self.motion_lock])
-        return self._ask(asked, look, motion, "clip")
+        if what == "clip":
+            motion = next_seed(motion, used.get("motion"), asked[self.motion_lock])
+        return self._ask(asked, look, motion, what)
 
     def _ask(self, asked: Update, look: int, motion: int | None, what: str) -> Update:
         used = {
@@ -151,9 +177,12 @@ class Create(Controls):
                 look = used["look"] = picks[0].work.look_seed
         self.desk.keep_draft(watching=ids, used=used)
         self.desk.remember(asked[self.prompt])
-        update: Update = {self.look: look, self.watching: ids, self.picked: [], self.used: used}
+        update: Update = {self.look: str(look), self.watching: ids, self.picked: []}
+        update[self.used] = used
         same = html.notice(self.say("seed.same")) if ids and set(ids) <= made else ""
-        return update | {self.message: same} | ({self.motion: motion} if what == "clip" else {})
+        return (
+            update | {self.message: same} | ({self.motion: str(motion)} if what == "clip" else {})
+        )
 
     def _pick(self, asked: Update, event: gr.EventData) -> Update:
         """A click on the wall: pick a first frame, or show one job alone."""
@@ -215,10 +244,10 @@ class Create(Controls):
                 return {self.watching: ids, self.picked: [], self.message: ""}
             if event.verb == "extend":
                 picture = self.desk.last_frame(job)
-                return {self.picture: str(picture), self.motion: fresh_seed()}
+                return {self.picture: str(picture), self.motion: str(fresh_seed())}
             update = self.controls_of(job)
             if event.verb == "remix":
-                update |= {self.look: fresh_seed(), self.motion: fresh_seed()}
+                update |= {self.look: str(fresh_seed()), self.motion: str(fresh_seed())}
             return update
         except NeodragonError as error:
             return {self.message: html.failure(self.say.error(error))}
@@ -234,8 +263,8 @@ class Create(Controls):
             self.upscale: work.upscale,
             self.suffix: work.suffix,
             self.picture: work.picture,
-            self.look: work.look_seed,
-            self.motion: work.motion_seed,
+            self.look: str(work.look_seed),
+            self.motion: str(work.motion_seed),
             self.used: {},
         }
 
@@ -264,8 +293,8 @@ class Create(Controls):
             self.upscale: request.upscale,
             self.suffix: request.suffix,
             self.picture: picture,
-            self.look: request.look_seed,
-            self.motion: request.motion_seed,
+            self.look: str(request.look_seed),
+            self.motion: str(request.motion_seed),
             self.used: {},
             self.watching: [job.id] if job else [],
             self.message: html.notice(sentence) if sentence else "",
@@ -275,15 +304,30 @@ class Create(Controls):
         """What says that the next clips begin with a picture."""
         return html.chip(Path(picture), self.say) if picture else ""
 
-    def _crop(
-        self, path: str | None, zoom: float, across: float, down: float
-    ) -> tuple[str | None, str]:
+    def _chosen(self, path: str | None) -> tuple[str, str | None, str]:
+        """A start picture was chosen or removed: the frame to drag over it, and its middle."""
+        if path is None:
+            return "", None, ""
+        try:
+            part = str(self.desk.crop(Path(path)))
+        except NeodragonError as error:
+            return "", None, html.failure(self.say.error(error))
+        geometry = self.desk.pack.geometry
+        return html.crop(Path(path), geometry.width / geometry.height, self.say), part, ""
+
+    def _crop(self, path: str | None, event: gr.EventData) -> tuple[str | None, str]:
+        """The frame was moved: that part of the picture begins the clip."""
         if path is None:
             return None, ""
         try:
-            return str(self.desk.crop(Path(path), zoom, across, down)), ""
+            part = self.desk.crop(Path(path), event.zoom, event.across, event.down)
         except NeodragonError as error:
             return None, html.failure(self.say.error(error))
+        return str(part), ""
+
+    def _mended(self, message: str | None) -> Any:
+        """A mistake that is being corrected need not be shown any longer."""
+        return "" if message and "failure" in message else gr.skip()
 
     # The draft
 
@@ -310,7 +354,7 @@ class Create(Controls):
         watching: Sequence[int] = draft.get("watching") or []
         prompt = update.get(self.prompt) or ""
         for seed in (self.look, self.motion):
-            update.setdefault(seed, fresh_seed())
+            update[seed] = str(update.get(seed) or fresh_seed())
         return update | {
             self.watching: list(watching),
             self.used: draft.get("used") or {},

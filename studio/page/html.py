@@ -253,6 +253,16 @@ def chip(path: Path, say: Speaker) -> str:
     )
 
 
+def crop(path: Path, aspect: float, say: Speaker) -> str:
+    """A picture with a frame to drag over it (`neodragonCrop` in page.js)."""
+    label = escape(say("picture.crop"))
+    return (
+        f'<div class="crop" data-aspect="{aspect}" data-zoom="1" data-across="0.5" data-down="0.5">'
+        f'<img src="{address(path)}" alt=""><div class="frame" tabindex="0" role="application"'
+        f' aria-label="{label}"></div></div><p class="aside">{label}</p>'
+    )
+
+
 def ruler(rulers: Sequence[Ruler], say: Speaker) -> str:
     """How much of the prompt each encoder reads, and how much it will not see."""
     parts = []

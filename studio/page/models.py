@@ -5,6 +5,7 @@ Nothing is downloaded: a pack comes from a folder or a .zip of this machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -144,18 +145,20 @@ class ModelsView:
 
     # The device
 
-    def _examine(self) -> str:
-        lines = list(doctor.examine())
-        rows = []
-        for line in lines:
+    def _examine(self) -> Iterator[str]:
+        """Every check as soon as it is done, the report at the end."""
+        lines, rows = [], []
+        for line in doctor.examine():
+            lines.append(line)
             action = f"<em>{escape(line.action)}</em>" if line.action else ""
             state = escape(self.say(f"models.{line.state}"))
             rows.append(
                 f'<li class="{line.state}"><b>{line.code} {state}</b>'
                 f" {escape(line.sentence)} {action}</li>"
             )
+            yield f'<ul class="doctor" aria-busy="true">{"".join(rows)}</ul>'
         copied = escape(doctor.report(lines), quote=True)
-        return (
+        yield (
             f'<ul class="doctor">{"".join(rows)}</ul>'
             f'<button class="verb" data-copy="{copied}">{escape(self.say("models.copy"))}</button>'
         )
