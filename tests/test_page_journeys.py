@@ -140,6 +140,12 @@ def test_a_mistake_leaves_when_it_is_mended(page: Page) -> None:
 
 
 def test_keys_belong_to_the_control_that_has_the_focus(page: Page) -> None:
+    for seed in ("501", "502"):
+        page.fill("#look input", seed)
+        ask(page, "a white star stands still", "#draw")
+        page.wait_for_function(
+            "seed => document.querySelector('#facts').innerText.includes(seed)", arg=seed
+        )
     page.get_by_role("tab", name="Library").click()
     page.locator("#viewer .caption").wait_for()
     before = page.locator("#grid .shown img").get_attribute("src")

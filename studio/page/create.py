@@ -78,7 +78,7 @@ class Create(Controls):
         changes = [part.change for part in kept]
         latest = IN_TURN | {"trigger_mode": "always_last"}
         gr.on(changes, self._keep, kept | {self.loaded}, self.ruler, **latest)
-        mended = [part.input for part in (self.prompt, self.look, self.motion)]
+        mended = [part.change for part in (self.prompt, self.look, self.motion)]
         gr.on(mended, self._mended, self.message, self.message, **QUICK)
         self.mode.change(
             lambda mode: gr.update(visible=self._guided(mode)), self.mode, self.negative, **QUICK
