@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from studio.batch.contact_sheet import contact_sheet
+from studio.cli.main import main
 from studio.export.formats import export, target_of
 from studio.library.store import BIN, Library, LibraryError
 from studio.media import sidecars
@@ -293,6 +294,26 @@ def test_odd_files_do_not_stop_the_library(tmp_path: Path) -> None:
             sidecars.read(folder / name)
         with pytest.raises(OutputError):
             export(folder / name, tmp_path / "x.gif", "gif")
+
+
+@POSIX
+def test_names_that_no_file_has_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEODRAGON_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    long = "n" * 300 + ".mp4"
+    for arguments in (
+        ["verify", long],
+        ["export", long],
+        ["export", "--join", long, long],
+        ["library", "mark", long, "--star", "3"],
+        ["library", "reject", long],
+        ["verify", os.fsdecode(b"\xff.mp4")],
+    ):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("nds: ") and said.count("\n") == 1
 
 
 @POSIX

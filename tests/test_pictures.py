@@ -307,6 +307,8 @@ def test_damaged_empty_foreign_and_no_pictures_are_told_apart(tmp_path: Path) ->
         assert f"is {name}, which cannot be read" in sentence(path)
     assert "cannot be read (No such file" in sentence(tmp_path / "absent.png")
     assert "folder or a device" in sentence(tmp_path)
+    for name in ("a\0b.png", "n" * 300 + ".png"):
+        assert "cannot be read (" in sentence(tmp_path / name)
 
 
 def test_a_raw_with_a_small_copy_in_front_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +130,7 @@ def _done(action: str, arguments: argparse.Namespace, library: Library, clip: Pa
     places = [clip, library.folder / clip]
     if action == "bring-back":
         places.append(library.folder / BIN / clip)
-    path = next((place for place in places if place.is_file()), clip)
+    path = next((place for place in places if os.path.isfile(place)), clip)
     if action == "mark":
         return library.mark(path, stars=arguments.star, keep=arguments.keep, note=arguments.note)
     return library.reject(path) if action == "reject" else library.bring_back(path)

@@ -114,11 +114,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 if isinstance(error, OSError) and error.errno:
                     raise
                 raise _explained(path, head, isinstance(error, UnidentifiedImageError)) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
         raise RequestError(
             "The picture {path} cannot be read ({reason}); choose another file.",
             path=path,
-            reason=error.strerror or str(error),
+            reason=getattr(error, "strerror", None) or str(error),
         ) from error
 
 
