@@ -19,6 +19,7 @@ from html import escape
 from pathlib import Path
 
 from studio import __version__
+from studio.cli.console import HARMLESS
 from studio.language.catalogue import system_language, words
 from studio.system import environment, paths, splash, streams
 from studio.system.privacy import redacted
@@ -90,7 +91,7 @@ def _say(sentence: str, report: str) -> None:
     """Write the report beside the studio's data, and show it."""
     machine = f"{platform.system()} {platform.release()} {platform.machine()}"
     report = f"Neodragon Studio {__version__}, {machine}, {datetime.now():%Y-%m-%d %H:%M}\n{report}"
-    print(f"nds: {sentence}", file=sys.stderr)
+    print(f"nds: {sentence.translate(HARMLESS)}", file=sys.stderr)
     page = PAGE.format(sentence=escape(sentence), report=escape(report))
     try:
         folder = paths.data_folder() / "reports"
@@ -110,6 +111,7 @@ def _redirect() -> None:
     try:
         folder = paths.data_folder()
         paths.private(folder)
+        paths.private_file(folder / "studio.log")
         log = (folder / "studio.log").open("w", encoding="utf-8", errors="replace", buffering=1)
     except OSError:
         log = Path(os.devnull).open("w")

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -447,6 +447,24 @@ def test_an_open_tab_finds_the_studio_that_was_started_again(
         assert httpx.get(first.address, trust_env=False).status_code == 401  # the old token
 
 
+def test_a_studio_that_ended_knows_its_old_cookies_no_more(
+    tmp_path: Path, context: BrowserContext
+) -> None:
+    """Whoever gets the port meanwhile hears the cookie of an open tab: it is worth nothing then."""
+    with running(tmp_path / "data") as first:
+        page = opened(context, first.address)
+        page.evaluate("window.old = true")
+        (cookie,) = context.cookies(page.url)
+        headers = {"Cookie": f"{cookie['name']}={cookie['value']}"}
+        assert httpx.get(f"{page.url}config", headers=headers).status_code == 200
+    with running(tmp_path / "data") as second:
+        assert second.page == first.page
+        assert httpx.get(f"{page.url}config", headers=headers).status_code == 401
+        opened(context, second.address)  # as a start does: then the old tab goes on as well
+        page.wait_for_function("window.old === undefined", timeout=PATIENCE * 1000)
+        page.locator("#ruler .ruler").wait_for()
+
+
 def test_a_tab_that_is_not_let_in_says_one_thing_to_do(
     studio: Studio, context: BrowserContext
 ) -> None:
@@ -560,7 +578,8 @@ def test_the_page_says_that_an_upload_is_too_large(
 @pytest.mark.skipif(os.name != "posix", reason="Windows gives AppData to its user alone")
 def test_the_data_are_this_users_alone(studio: Studio, tmp_path: Path) -> None:
     assert studio.data.stat().st_mode & 0o777 == 0o700
-    for name in ("jobs.sqlite", "jobs.sqlite-wal", "session.json", "studio.json"):
+    names = ("jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite.log", "session.json", "studio.json")
+    for name in names:
         assert (studio.data / name).stat().st_mode & 0o077 == 0, name
     old = tmp_path / "old"
     old.mkdir(mode=0o755)
@@ -574,9 +593,14 @@ def test_the_data_are_this_users_alone(studio: Studio, tmp_path: Path) -> None:
 def test_a_damaged_session_begins_anew(tmp_path: Path, known: str) -> None:
     (tmp_path / "session.json").write_text(known)
     made = session.session(tmp_path)
-    assert len(made.secret) >= 32 and made.port is None
-    session.keep(tmp_path, session.Session(made.secret, 5))
-    assert session.session(tmp_path) == session.Session(made.secret, 5)
+    assert len(made.secret) >= 32 and len(made.path) == 33 and made.port is None
+    session.end(tmp_path)
+    assert session.session(tmp_path).path != made.path  # there was nothing to keep
+    session.keep(tmp_path, replace(made, port=5))
+    assert session.session(tmp_path) == replace(made, port=5)
+    session.end(tmp_path)
+    after = session.session(tmp_path)
+    assert (after.path, after.port) == (made.path, 5) and after.secret != made.secret
 
 
 def test_quit_ends_the_studio_for_who_is_let_in(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ from studio.media import sidecars
 from studio.media.pictures import read_picture, write_png
 from studio.media.video import read_metadata, write_mp4
 from studio.system.files import OutputError, open_regular, partial, prepare, unwritten
-from studio.system.paths import APPLICATION, clip_name, own_worker
+from studio.system.paths import APPLICATION, clip_name, own_worker, private_file
 from studio.system.power import Awake, low_battery, memory, tell
 from studio.system.settings import load, settings_file
 
@@ -102,8 +102,9 @@ def start(
         command.append("--kept")
     if warm is not None:
         command += ["--warm", str(warm[0]), warm[1]]
-    jobs.parent.mkdir(parents=True, exist_ok=True)
-    with jobs.with_name(f"{jobs.name}.log").open("ab") as log:
+    said = jobs.with_name(f"{jobs.name}.log")
+    private_file(said)
+    with said.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,  # which ends when this process does, however it does

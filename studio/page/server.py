@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import logging
 import mimetypes
 import os
 import secrets
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,8 @@ from studio.page.desk import Desk
 from studio.page.guard import Guard
 from studio.system import environment
 from studio.system.instance import show, single
-from studio.system.paths import ASSETS, cache_folder, data_folder
-from studio.system.session import MINUTE, Session, keep, session, signed
+from studio.system.paths import ASSETS, cache_folder, data_folder, private
+from studio.system.session import MINUTE, Session, end, keep, session, signed
 from studio.system.settings import Theme, clips_folder, load, settings_file
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def serve(
         if not instance.is_first:
             address = instance.other()
             ready()
-            print(f"Neodragon Studio is open already, at {address}")
+            told = _ticket(address, A_DAY) if browser else address
+            print(f"Neodragon Studio is open already, at {told}")
             if browser:
                 show(_ticket(address), data_folder() / "window")
             return
@@ -100,6 +102,8 @@ def _serve(
     if problem:
         print(problem)
     clips = clips_folder()
+    with suppress(OSError):  # others find the previews nowhere
+        private(cache_folder())
     language = system_language() if settings.language == "system" else settings.language
     with (
         tempfile.TemporaryDirectory(
@@ -126,6 +130,7 @@ def _serve(
                     break  # its window was closed, and nothing is being made
         finally:
             blocks.close(verbose=False)
+            end(data_folder())
 
 
 def _ticket(address: str, seconds: float = MINUTE) -> str:
@@ -163,7 +168,7 @@ def launch(
     must know (`Guard`), None for no such rule; mcp: serve the named endpoints as tools too.
     Raises ServerError.
     """
-    known = session(desk.data) if token else Session(secrets.token_urlsafe(32))
+    known = session(desk.data) if token else Session()
     listening = bound(port, known.port)
     number = listening.getsockname()[1]
     try:
@@ -281,6 +286,7 @@ class Server:
             lifespan="on",
             timeout_graceful_shutdown=1,
         )
+        logging.getLogger("uvicorn.error").disabled = False
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=[[listening]], daemon=True)
         self.thread.start()
@@ -291,6 +297,7 @@ class Server:
 
     def close(self) -> None:
         """Answer what was asked, a second at most, and end."""
+        logging.getLogger("uvicorn.error").disabled = True  # what is cut off is no news
         self.server.should_exit = True
         self.thread.join(timeout=5)
 

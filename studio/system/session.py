@@ -1,7 +1,8 @@
 """Who is let in: values that this studio signed, and what of them outlives one launch.
 
-`session.json` in the data folder has the secret that signs the tabs' cookies and the last port, so
-that an open tab finds a studio that was started again. A ticket is signed by the launch's token.
+`session.json` in the data folder has the page's path and port, so that an open tab finds a studio
+that was started again, and the secret that signs the tabs' cookies, which a crash leaves as it is.
+A ticket is signed by the launch's token.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from studio.system.paths import partial
@@ -23,25 +25,25 @@ MINUTE = 60.0  # seconds that a ticket is
 
 @dataclass(frozen=True)
 class Session:
-    """What the launches share: the secret that signs, and the port that the page was on."""
+    """What launches share: the page's own path, the secret that signs, the port it was on.
 
-    secret: str
+    No other page can guess the path, and the cookie is sent nowhere else.
+    """
+
+    path: str = field(default_factory=lambda: f"/{secrets.token_hex(16)}")
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     port: int | None = None
-
-    @property
-    def path(self) -> str:
-        """The page's own path, which no other page can guess: its cookie is sent only there."""
-        return f"/{_mac(self.secret, 'path')[:22]}"
 
 
 def session(data: Path) -> Session:
     """The last launch's, or a new one where there is none that can be read."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads((data / "session.json").read_text(encoding="utf-8"))
-        secret, port = known["secret"], known["port"]
-        if isinstance(secret, str) and len(secret) >= 32 and isinstance(port, int):
-            return Session(secret, port if 0 < port < 65536 else None)
-    return Session(secrets.token_urlsafe(32))
+        found = Session(known["path"], known["secret"], known["port"])
+        whole = re.fullmatch(r"/[0-9a-f]{32}", found.path) and len(found.secret) >= 32
+        if whole and type(found.port) is int and 0 < found.port < 65536:
+            return found
+    return Session()
 
 
 def keep(data: Path, known: Session) -> None:
@@ -50,8 +52,18 @@ def keep(data: Path, known: Session) -> None:
     part = partial(file)
     with suppress(OSError):  # the next launch begins anew
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            json.dump({"secret": known.secret, "port": known.port}, stream)
+            json.dump(asdict(known), stream)
         part.replace(file)
+
+
+def end(data: Path) -> None:
+    """Of a studio that ends as it should no cookie is good any more.
+
+    Whoever has the port then hears them from a tab that was left open.
+    """
+    known = session(data)
+    if known.port:
+        keep(data, Session(known.path, port=known.port))
 
 
 def signed(key: str, seconds: float) -> str:
