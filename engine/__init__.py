@@ -8,11 +8,15 @@ when they are first used, so that importing `engine` costs nothing.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 # ONNX Runtime's official builds report to Microsoft unless told before they are loaded.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# msvc-runtime puts MSVCP140.dll there, where Windows would not look in a virtual environment.
+if sys.platform == "win32":
+    os.add_dll_directory(sys.prefix)
 
 if TYPE_CHECKING:
     from engine.config import Request

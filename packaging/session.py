@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -85,7 +84,7 @@ def main() -> None:
     )
     started = time.monotonic()
     command = [*program, "ui", "--no-browser", "--backend", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as app:
         assert app.stdout is not None
         words = app.stdout.readline()
         if " at " not in words:
@@ -96,7 +95,7 @@ def main() -> None:
         usable = time.monotonic() - started
         if not empty:
             (in_browser if browser else by_api)(address, token)
-        app.send_signal(signal.SIGTERM)
+        subprocess.run([*program, "quit"], check=True, stdout=subprocess.DEVNULL)
         code = app.wait(PATIENCE)
     if empty:
         print(json.dumps({"usable_seconds": round(usable, 2), "code": code}))
