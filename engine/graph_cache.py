@@ -52,7 +52,7 @@ class GraphCache:
         size = _size(pack, component, role, backend)
         self._make_room(size)
         try:
-            opened = open_graphs(pack, component, role, backend, threads)
+            opened = open_graphs(pack, component, role, backend, threads, once=bool(self._idle))
         except BackendError:  # an NPU may have less room than the machine's memory lets one think
             if not self._idle:
                 raise

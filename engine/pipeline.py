@@ -28,7 +28,7 @@ from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import Stage, stage_schedule
-from engine.session import Array, Backend, OrtSession, Session, require
+from engine.session import Array, Backend, OrtSession, Session, owner, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
 
@@ -121,8 +121,11 @@ def generate(
     Raises RequestError (its WithheldError where the checker objects), PackError, BackendError.
     """
     cache = cache or GraphCache(budget=0)
+    owning = ExitStack()
     run = _Run(pack, require(backend), threads, checked, watch, cache)
     try:
+        if backend == "npu":
+            owning.enter_context(owner.held())
         if backend != "cpu" and (pack.pack_hash, backend) not in cache.sound:
             require_sound(pack, backend)
             cache.sound.add((pack.pack_hash, backend))
@@ -134,6 +137,8 @@ def generate(
     except BackendError:
         cache.clear()
         raise
+    finally:
+        owning.close()
 
 
 def prewarm(pack: Pack, backend: Backend, threads: int | None, cache: GraphCache) -> Iterator[str]:

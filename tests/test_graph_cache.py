@@ -36,9 +36,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each role's graphs are loaded."""
     counted: Counter[str] = Counter()
 
-    def counting(pack: Pack, component: str, role: str, *others: Any) -> Any:
+    def counting(pack: Pack, component: str, role: str, *others: Any, **more: Any) -> Any:
         counted[role] += 1
-        return open_graphs(pack, component, role, *others)
+        return open_graphs(pack, component, role, *others, **more)
 
     monkeypatch.setattr(graph_cache, "open_graphs", counting)
     return counted
@@ -140,7 +140,7 @@ def test_where_the_device_is_full_others_make_room(
     cache.give_back(*cache.take(pack, "clip_l", "clip_l", "cpu", 1))
     counting = graph_cache.open_graphs
 
-    def full(*where: Any) -> Any:
+    def full(*where: Any, **more: Any) -> Any:
         if cache._idle:
             raise BackendError("no room")
         return counting(*where)

@@ -30,13 +30,15 @@ class TensorSpec:
 class Context:
     """What a graph was compiled for: Qualcomm's number of the SoC, its Hexagon, the QNN SDK used.
 
-    shared: its weights are those of the other graphs of its variant, in one file.
+    shared: its weights are those of the other graphs of its variant, in one file; driver: the
+    oldest version of the NPU's driver it was seen to load with, "" where nobody has tried.
     """
 
     soc_model: int
     htp_arch: int
     sdk: str
     shared: bool
+    driver: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,8 @@ class TokenizerFile:
 
     file: PackFile
     length: int
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version such as 2.51.0, to compare it; () for ""."""
+    return tuple(int(part) for part in version.split(".") if part)

@@ -21,6 +21,7 @@ FORMAT = 1
 MANIFEST_LIMIT = 4 * 2**20  # bytes
 NAME_LIMIT, TEXT_LIMIT = 100, 2000  # characters
 DB_LIMIT = 1000
+VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,4}")
 DTYPES = ("float32", "float16", "int64", "int32", "uint8")
 
 Section = TypeVar("Section")
@@ -126,13 +127,17 @@ def _context(part: Mapping[str, Any], where: str) -> Context | None:
         return None
     values, here = get(part, "context", dict, where, "a table"), f"{where}context."
     sdk = get(values, "sdk", str, here, "a version")
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){1,4}", sdk):
+    if not VERSION.fullmatch(sdk):
         raise wrong(f"{here}sdk", "a version", sdk)
+    driver = values.get("driver", "")
+    if driver and not (isinstance(driver, str) and VERSION.fullmatch(driver)):
+        raise wrong(f"{here}driver", "a version", driver)
     return Context(
         _number(values, "soc_model", here),
         _number(values, "htp_arch", here),
         sdk,
         get(values, "shared", bool, here, "true or false"),
+        driver or "",
     )
 
 

@@ -17,7 +17,7 @@ from engine.config import (
 from engine.errors import PackError
 from engine.pack.archive import Folder, Source, Zip, sha256_of
 from engine.pack.contract import sizes_of
-from engine.pack.graphs import Component, Graph, PackFile, TokenizerFile
+from engine.pack.graphs import Component, Graph, PackFile, TokenizerFile, version_numbers
 from engine.pack.manifest import (
     component_of,
     load_manifest,
@@ -64,6 +64,29 @@ class Pack:
         named = [tokenizer.file for tokenizer in self.tokenizers.values()]
         named += [file for component in self.components.values() for file in component.files]
         return tuple(dict.fromkeys(named))
+
+    @property
+    def chips(self) -> tuple[int, ...]:
+        """The Hexagon architectures that its compiled graphs are for; empty without any."""
+        graphs = [
+            graph
+            for component in self.components.values()
+            for variant in component.variants.values()
+            for graph in variant.values()
+        ]
+        return tuple(sorted({graph.context.htp_arch for graph in graphs if graph.context}))
+
+    @property
+    def driver(self) -> str:
+        """The least version of the NPU's driver that its compiled graphs say, "" for none."""
+        told = [
+            graph.context.driver
+            for component in self.components.values()
+            for variant in component.variants.values()
+            for graph in variant.values()
+            if graph.context
+        ]
+        return max(told, key=version_numbers, default="")
 
     def has(self, component: str) -> bool:
         """Whether the pack has this component, files and all."""

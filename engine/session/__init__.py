@@ -2,9 +2,13 @@
 
 The only part that imports onnxruntime. Nothing falls back to another processor: a graph that
 cannot run where it was asked to run is a `BackendError`. It knows nothing of prompts, latents or
-frames. `runtime` runs a loaded graph, `qnn` knows the NPU, `placement` chooses and opens.
+frames. `runtime` runs a loaded graph, `qnn` knows the NPU, `chips` the machines that
+have one, `library` where its libraries are, `owner` whose it is, `placement` chooses and opens.
 """
 
+from engine.session.chips import CHIPS, Chip, chip_with, this_chip
+from engine.session.driver import npu_driver
+from engine.session.owner import NpuBusyError
 from engine.session.placement import (
     load_graph,
     open_graphs,
@@ -13,11 +17,20 @@ from engine.session.placement import (
     placements,
     verify_pack,
 )
-from engine.session.qnn import QNN_OPTIONS, add_qnn, available, qnn_options, qnn_sdk, require
+from engine.session.qnn import (
+    QNN_OPTIONS,
+    UNMAPPED,
+    add_qnn,
+    available,
+    qnn_options,
+    qnn_sdk,
+    require,
+)
 from engine.session.runtime import (
     BACKENDS,
     Array,
     Backend,
+    NoBackendError,
     OrtSession,
     Session,
     Stream,
@@ -26,15 +39,22 @@ from engine.session.runtime import (
 
 __all__ = [
     "BACKENDS",
+    "CHIPS",
     "QNN_OPTIONS",
+    "UNMAPPED",
     "Array",
     "Backend",
+    "Chip",
+    "NoBackendError",
+    "NpuBusyError",
     "OrtSession",
     "Session",
     "Stream",
     "add_qnn",
     "available",
+    "chip_with",
     "load_graph",
+    "npu_driver",
     "open_graphs",
     "open_session",
     "placed",
@@ -43,5 +63,6 @@ __all__ = [
     "qnn_sdk",
     "require",
     "session_options",
+    "this_chip",
     "verify_pack",
 ]

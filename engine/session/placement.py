@@ -3,23 +3,66 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 
 import onnxruntime as ort
 
-from engine.errors import BackendError, PackError, first_line
+from engine.errors import BackendError, Message, PackError, first_line
 from engine.pack import GET_AGAIN, Graph, Pack
-from engine.session.qnn import QNN_OPTIONS, add_qnn, qnn_sdk
+from engine.pack.graphs import version_numbers
+from engine.session import owner
+from engine.session.chips import chip_with, this_chip
+from engine.session.qnn import UNMAPPED, add_qnn, qnn_sdk
 from engine.session.runtime import (
     ORT_ERRORS,
     Backend,
+    NoBackendError,
     OrtSession,
     check_graph,
     session_options,
 )
 
+NONE: Mapping[str, str] = MappingProxyType({})
+UNSHARED = (
+    "{component} does not load on the NPU with shared weights ({reason}); its graphs with weights"
+    " of their own are tried."
+)
+FROM_MEMORY = (
+    "{component} does not load on the NPU ({reason}); it is tried without mapping its files into"
+    " memory."
+)
+COMPILED_HERE = (
+    "{component} does not load on the NPU as it was compiled ({reason}); it is compiled on this"
+    " machine, which takes a while."
+)
+ON_CPU = (
+    "{component} does not load on the NPU ({reason}); it runs on the CPU, which is slower. Update"
+    " the NPU's driver."
+)
 CONTEXT_LIMIT = 2**20  # bytes of the small file that names a context's binary
+
+
+@dataclass(frozen=True)
+class Step:
+    """A way to load a component's graphs: where, which, and with which of QNN's options on top.
+
+    template: the sentence that says, with {component} and {reason}, that it is tried next.
+    """
+
+    place: Backend
+    graphs: Mapping[str, Graph]
+    options: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the graphs share their weights."""
+        return any(graph.context and graph.context.shared for graph in self.graphs.values())
 
 
 def open_session(
@@ -29,16 +72,18 @@ def open_session(
     threads: int | None = None,
     *,
     last: bool = True,
+    options: Mapping[str, str] = NONE,
 ) -> OrtSession:
     """Load a graph of a pack after verifying its files.
 
-    threads: of the CPU, None for one per core; last: of those that share a context. Raises
-    PackError where a file is damaged or the graph is not as the manifest says, BackendError where
-    the backend cannot load it.
+    threads: of the CPU, None for one per core; last: of those that share a context; options: of
+    QNN, on top. Raises PackError where a file is damaged or the graph is not as the manifest says,
+    BackendError where the backend cannot load it.
     """
     for file in graph.data:
         pack.verified(file)
-    return load_graph(graph, pack.verified(graph.file), backend, threads, last=last)
+    path = pack.verified(graph.file)
+    return load_graph(graph, path, backend, threads, last=last, options=options)
 
 
 def load_graph(
@@ -48,69 +93,144 @@ def load_graph(
     threads: int | None = None,
     *,
     last: bool = True,
+    options: Mapping[str, str] = NONE,
 ) -> OrtSession:
-    """Load the graph in the file at `path`, which is trusted; raises as `open_session` does."""
-    misfit = _misfit(graph)
+    """Load the graph in the file at `path`, which is trusted; raises as `open_session` does.
+
+    On the NPU this process owns it until the graph is closed.
+    """
+    misfit = _misfit(graph, backend)
     if misfit:
-        raise BackendError(misfit)
-    options = session_options(threads)
+        raise BackendError(misfit.template, **misfit.values)
     if graph.context is not None:
         _check_context(graph, path)
+
+    def load() -> ort.InferenceSession:
+        return start(graph, path, backend, threads, last, options)
+
+    on_npu = backend == "npu"
+    with ExitStack() as undo:
+        if on_npu:
+            owner.acquire()
+            undo.callback(owner.release)
+        try:
+            session = load()
+        except ORT_ERRORS as error:
+            raise BackendError(
+                "The graph {file} should load on {backend}, but it does not ({reason}); choose"
+                " another backend, or get the pack again or export it anew.",
+                file=graph.file.name,
+                backend=backend,
+                reason=first_line(error),
+            ) from error
+        for key, found in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+            check_graph(graph, key, {tensor.name: tensor for tensor in found})
+        undo.pop_all()
+    again = None if backend == "cpu" else load
+    return OrtSession(graph, session, backend, again, owner.release if on_npu else None)
+
+
+def start(
+    graph: Graph,
+    path: Path,
+    backend: Backend,
+    threads: int | None,
+    last: bool,
+    options: Mapping[str, str],
+) -> ort.InferenceSession:
+    """ONNX Runtime's session of a graph, made here alone; raises its errors and BackendError."""
+    chosen = session_options(threads)
+    chip: dict[str, str] = {}
+    if graph.context is not None:
+        known = chip_with(graph.context.htp_arch)
+        chip = known.options if known else {}
         if graph.context.shared:
-            options.add_session_config_entry("ep.share_ep_contexts", "1")
+            chosen.add_session_config_entry("ep.share_ep_contexts", "1")
             if last:
-                options.add_session_config_entry("ep.stop_share_ep_contexts", "1")
+                chosen.add_session_config_entry("ep.stop_share_ep_contexts", "1")
     for name, size in graph.dimensions.items():
-        options.add_free_dimension_override_by_name(name, size)
-    providers: list[str] = []
-    if backend == "cpu":
-        providers = ["CPUExecutionProvider"]
-    else:
-        add_qnn(options, backend)
-    try:
-        session = ort.InferenceSession(str(path), options, providers=providers or None)
-    except ORT_ERRORS as error:
-        raise BackendError(
-            f"The graph {graph.file.name} should load on {backend}, but it does not"
-            f" ({first_line(error)}); choose another backend or {GET_AGAIN}."
-        ) from error
+        chosen.add_free_dimension_override_by_name(name, size)
+    providers = ["CPUExecutionProvider"] if backend == "cpu" else None
+    if backend != "cpu":
+        add_qnn(chosen, backend, **{**chip, **options})
+    session = ort.InferenceSession(str(path), chosen, providers=providers)
     # Otherwise a failed run on the NPU silently rebuilds the session on the CPU.
     session.disable_fallback()
-    for key, found in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
-        check_graph(graph, key, {tensor.name: tensor for tensor in found})
-    return OrtSession(graph, session, backend)
+    return session
 
 
 def open_graphs(
-    pack: Pack, component: str, role: str, backend: Backend, threads: int | None = None
+    pack: Pack,
+    component: str,
+    role: str,
+    backend: Backend,
+    threads: int | None = None,
+    *,
+    once: bool = False,
 ) -> dict[str, OrtSession]:
     """Load a component's graphs whose names start with `role`, for `backend`.
 
-    Where a device refuses compiled graphs that share their weights, the next form the pack has is
-    taken, and a sentence on stderr says so. Raises as `open_session` does.
+    Where an NPU refuses them, the next step of `ladder` is taken, and a sentence on stderr says
+    so; once: not so. Raises as `open_session` does.
     """
-    choices = placements(pack, component, role, backend)
-    for number, (place, graphs) in enumerate(choices):
-        opened: dict[str, OrtSession] = {}
+    steps = ladder(placements(pack, component, role, backend))
+    for step, following in zip_longest(steps, () if once else steps[1:]):
         try:
-            for name, graph in graphs.items():
-                last = len(opened) == len(graphs) - 1
-                opened[name] = open_session(pack, graph, place, threads, last=last)
+            return _open_all(pack, step, threads)
+        except NoBackendError:
+            raise
         except BackendError as error:
-            for session in opened.values():
-                session.close()
-            shared = any(graph.context and graph.context.shared for graph in graphs.values())
-            if not shared:
-                raise
-            if number == len(choices) - 1:
+            if following is None and all(step.is_shared for step in steps):
                 raise BackendError(
-                    f"{error} If this device takes no graphs that share weights, export the pack"
-                    " with --unshared."
+                    "{problem} If this device takes no graphs that share weights, export the pack"
+                    " with --unshared.",
+                    problem=error,
                 ) from error
-            print(f"{error} Until then it runs from graphs of its own.", file=sys.stderr)
-        else:
-            return opened
+            if following is None:
+                raise
+            reason = first_line(
+                error.__cause__ if isinstance(error.__cause__, Exception) else error
+            )
+            told = Message(following.template, {"component": component, "reason": reason})
+            print(told, file=sys.stderr)
     raise AssertionError("placements are never empty")
+
+
+def ladder(choices: Sequence[tuple[Backend, Mapping[str, Graph]]]) -> list[Step]:
+    """What is tried in turn where an NPU refuses to load: graphs that share their weights, graphs
+    of their own, these without mapping their files, those compiled here, the CPU's.
+
+    In emulation the first alone: a graph that only runs elsewhere was not emulated.
+    """
+    steps: list[Step] = []
+    compiled: list[Step] = []
+    for place, graphs in choices:
+        if place == "cpu":
+            steps.append(Step(place, graphs, template=ON_CPU))
+        elif any(graph.context for graph in graphs.values()):
+            compiled.append(Step(place, graphs, template=UNSHARED))
+        else:
+            steps.append(Step(place, graphs, template=COMPILED_HERE))
+    if compiled:
+        last = compiled[-1]
+        compiled.append(Step(last.place, last.graphs, UNMAPPED, FROM_MEMORY))
+    steps = compiled + steps
+    return steps[:1] if steps[0].place == "npu-emulated" else steps
+
+
+def _open_all(pack: Pack, step: Step, threads: int | None) -> dict[str, OrtSession]:
+    """Every graph of a step, or none."""
+    opened: dict[str, OrtSession] = {}
+    try:
+        for name, graph in step.graphs.items():
+            last = len(opened) == len(step.graphs) - 1
+            more = {"options": step.options} if step.options else {}
+            opened[name] = open_session(pack, graph, step.place, threads, last=last, **more)
+    except BaseException:
+        for session in opened.values():
+            session.close()
+        raise
+    return opened
 
 
 def placed(
@@ -135,18 +255,18 @@ def placements(
     if backend == "npu":
         choices.insert(0, (backend, "context-shared"))
     found: list[tuple[Backend, dict[str, Graph]]] = []
-    problem = ""
+    problem: Message | None = None
     for place, variant in choices:
         graphs = pack.graphs(component, variant)
         named = {name: graph for name, graph in graphs.items() if name.startswith(role)}
-        misfit = next(filter(None, map(_misfit, named.values())), "")
+        misfit = next(filter(None, (_misfit(graph, place) for graph in named.values())), None)
         problem = problem or misfit
         if named and not misfit:
             found.append((place, named))
     if found:
         return found
     if problem:
-        raise BackendError(problem)
+        raise BackendError(problem.template, **problem.values)
     if backend == "npu-emulated" and pack.graphs(component, "context-shared"):
         raise BackendError(
             f"The component {component} of {pack.name} should have graphs for the emulation, but"
@@ -163,27 +283,32 @@ def placements(
     )
 
 
-def _misfit(graph: Graph) -> str:
-    """Why a compiled graph cannot run here, "" where it can."""
-    if graph.context is None:
-        return ""
-    ours = int(QNN_OPTIONS["htp_arch"])
-    if graph.context.htp_arch != ours:
-        return (
-            f"The graph {graph.name} should be compiled for Hexagon v{ours}, but it is for"
-            f" v{graph.context.htp_arch}; use a pack made for this machine."
+def _misfit(graph: Graph, place: Backend) -> Message | None:
+    """Why a compiled graph cannot run here, None where it can."""
+    made_for, mine = graph.context, this_chip()
+    if made_for is None:
+        return None
+    chip = chip_with(made_for.htp_arch)
+    if chip is None:
+        return Message(
+            "The graph {graph} is compiled for Hexagon v{arch}, which this version does not know;"
+            " use a pack made for this machine, or update Neodragon Studio.",
+            {"graph": graph.name, "arch": made_for.htp_arch},
+        )
+    if place == "npu" and mine is not None and mine.htp_arch != made_for.htp_arch:
+        return Message(
+            "The graph {graph} is compiled for {chip}, but this machine has {mine}; use a pack"
+            " made for it.",
+            {"graph": graph.name, "chip": chip.name, "mine": mine.name},
         )
     installed = qnn_sdk()
-    if installed and _numbers(graph.context.sdk) > _numbers(installed):
-        return (
-            f"The graph {graph.name} should be compiled by QNN {installed} or older, but it is by"
-            f" {graph.context.sdk}; update Neodragon Studio."
+    if installed and version_numbers(made_for.sdk) > version_numbers(installed):
+        return Message(
+            "The graph {graph} is compiled by QNN {sdk}, but this version has {installed}; update"
+            " Neodragon Studio.",
+            {"graph": graph.name, "sdk": made_for.sdk, "installed": installed},
         )
-    return ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+    return None
 
 
 def verify_pack(pack: Pack) -> Iterator[str]:

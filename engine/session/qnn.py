@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import platform
+import sys
 from typing import Any
 
 import onnxruntime as ort
 
 from engine.errors import BackendError
-from engine.session.runtime import BACKENDS, ORT_ERRORS, Backend
+from engine.session import library
+from engine.session.chips import ASSUMED, this_chip
+from engine.session.runtime import BACKENDS, ORT_ERRORS, Backend, NoBackendError
 
+LEAST_PYTHON = (3, 12)  # on Windows: 3.11 takes the folder of another processor
 QNN = "QNNExecutionProvider"
-# Snapdragon X Elite. Without these three, compiling off the device assumes a smaller one and fails.
 QNN_OPTIONS = {
-    "soc_model": "60",
-    "htp_arch": "73",
-    "vtcm_mb": "8",
+    **ASSUMED.options,
     "htp_graph_finalization_optimization_mode": "3",
     "offload_graph_io_quantization": "0",
 }
 EMULATING = {("Linux", "x86_64"), ("Windows", "AMD64")}  # onnxruntime-qnn emulates there
 NPU_OPTIONS = {"htp_performance_mode": "burst", "rpc_control_latency": "100"}
+# Windows maps a compiled graph's file into memory; some 16 GB machines refuse (8003, then 1002).
+UNMAPPED = {"disable_file_mapped_weights": "1"}
 # onnxruntime-qnn 2.7 silently accepts names it does not know, so they are checked here.
 QNN_OPTION_NAMES = frozenset(
-    "backend_path device_id enable_block_quant_weight_optimization enable_htp_fp16_precision"
-    " enable_htp_shared_memory_allocator enable_htp_spill_fill_buffer"
+    "backend_path device_id disable_file_mapped_weights enable_block_quant_weight_optimization"
+    " enable_htp_fp16_precision enable_htp_shared_memory_allocator enable_htp_spill_fill_buffer"
+    " enable_vtcm_backup_buffer_sharing htp_share_resource_optimization"
     " htp_arch htp_graph_finalization_optimization_mode htp_performance_mode htp_reused_io_limit_mb"
     " offload_graph_io_quantization profiling_file_path profiling_level qnn_context_priority"
     " rpc_control_latency soc_model vtcm_mb".split()
@@ -35,9 +37,7 @@ QNN_OPTION_NAMES = frozenset(
 
 def qnn_sdk() -> str:
     """The version of the QNN SDK that onnxruntime-qnn carries, "" without it."""
-    if importlib.util.find_spec("onnxruntime_qnn") is None:
-        return ""
-    return str(importlib.import_module("onnxruntime_qnn.build_and_package_info").qnn_version)
+    return library.sdk()
 
 
 def available() -> tuple[Backend, ...]:
@@ -50,30 +50,32 @@ def available() -> tuple[Backend, ...]:
 
 
 def require(backend: str) -> Backend:
-    """`backend` if this machine has it; raises BackendError otherwise."""
+    """`backend` if this machine has it; raises NoBackendError otherwise."""
     for known in BACKENDS:
         if backend == known:
             reason = _unavailable(known)
             if reason is None:
                 return known
-            raise BackendError(
-                f"The backend {known} should be on this machine, but {reason}; use --backend cpu."
+            raise NoBackendError(
+                "The backend {backend} should be on this machine, but {reason}; use --backend cpu.",
+                backend=known,
+                reason=reason,
             )
-    raise BackendError(
-        f"The backend should be one of {', '.join(BACKENDS)}, but it is {backend!r};"
-        " choose one of them."
+    raise NoBackendError(
+        "The backend should be one of {known}, but it is {backend}; choose one of them.",
+        known=", ".join(BACKENDS),
+        backend=repr(backend),
     )
 
 
 def _devices() -> list[Any]:
     """ONNX Runtime's QNN devices; empty where onnxruntime-qnn is not installed."""
-    if importlib.util.find_spec("onnxruntime_qnn") is None:
+    if not library.is_installed():
         return []
     devices = [device for device in ort.get_ep_devices() if device.ep_name == QNN]
     if not devices:
-        library = importlib.import_module("onnxruntime_qnn").get_library_path()
         try:
-            ort.register_execution_provider_library(QNN, library)
+            ort.register_execution_provider_library(QNN, library.libraries()[0])
         except ORT_ERRORS:
             return []
         devices = [device for device in ort.get_ep_devices() if device.ep_name == QNN]
@@ -92,7 +94,9 @@ def _unavailable(backend: Backend) -> str | None:
     machine = platform.system(), platform.machine()
     if backend == "npu-emulated" and machine not in EMULATING:
         return f"it exists for x86-64 Linux and Windows only and this is {' '.join(machine)}"
-    if importlib.util.find_spec("onnxruntime_qnn") is None:
+    if backend == "npu" and sys.platform == "win32" and sys.version_info < LEAST_PYTHON:
+        return "Python 3.11 loads the wrong libraries for it on Windows; install Python 3.12"
+    if not library.is_installed():
         return "onnxruntime-qnn is not installed"
     devices = _devices()
     if not devices:
@@ -104,19 +108,26 @@ def _unavailable(backend: Backend) -> str | None:
 
 def qnn_options(backend: Backend, **extra: str) -> dict[str, str]:
     """The QNN provider's options with `extra` on top; raises BackendError for unknown names."""
-    options = QNN_OPTIONS | (NPU_OPTIONS if backend == "npu" else {}) | extra
+    options = dict(QNN_OPTIONS)
+    if backend == "npu":
+        options |= (this_chip() or ASSUMED).options | NPU_OPTIONS
+    options |= extra
     unknown = sorted(set(options) - QNN_OPTION_NAMES)
     if unknown:
         raise BackendError(
-            f"The QNN options should be known ones, but there is {unknown[0]!r}; correct its name."
+            "The QNN options should be known ones, but there is {name}; correct its name.",
+            name=repr(unknown[0]),
         )
     return options
 
 
-def add_qnn(options: ort.SessionOptions, backend: Backend) -> None:
-    """Let a session run on the NPU or its emulation, and nowhere else; raises BackendError."""
+def add_qnn(options: ort.SessionOptions, backend: Backend, **extra: str) -> None:
+    """Let a session run on the NPU or its emulation, and nowhere else; raises BackendError.
+
+    extra: QNN's options on top, as those of another chip to emulate.
+    """
     require(backend)
     devices = [device for device in _devices() if _is_npu(device) == (backend == "npu")]
-    htp = importlib.import_module("onnxruntime_qnn").get_qnn_htp_path()
-    options.add_provider_for_devices(devices[:1], qnn_options(backend, backend_path=htp))
+    chosen = qnn_options(backend, backend_path=library.libraries()[1], **extra)
+    options.add_provider_for_devices(devices[:1], chosen)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from engine.errors import BackendError, PackError, first_line
+from engine.errors import BackendError, Message, PackError, first_line
 from engine.pack import GET_AGAIN, Graph, TensorSpec
 
 ort.disable_telemetry_events()  # also where the legacy backend does not know the variable
@@ -21,6 +22,9 @@ ort.disable_telemetry_events()  # also where the legacy backend does not know th
 Backend = Literal["cpu", "npu", "npu-emulated"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Array = NDArray[Any]
+Result = TypeVar("Result")
+
+AGAIN = re.compile(r"\b1100\b")  # QNN's code of a failed run that a fresh load may mend
 
 # Of a loaded graph, with and without work. onnxruntime-qnn 2.7 ends the process at other values.
 PACE, BUSY, IDLE = "ep.dynamic.qnn_htp_performance_mode", "burst", "low_power_saver"
@@ -45,6 +49,10 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
 )
+
+
+class NoBackendError(BackendError):
+    """This machine lacks the backend, or another program has it: no other form would help."""
 
 
 class Session(Protocol):
@@ -75,10 +83,18 @@ class Session(Protocol):
 
 
 class OrtSession:
-    """A graph of a pack in ONNX Runtime; use `open_session`."""
+    """A graph of a pack in ONNX Runtime; use `open_session`.
+
+    reload: loads it afresh, to try a failed run once more; release: called once when it is closed.
+    """
 
     def __init__(
-        self, graph: Graph, session: ort.InferenceSession, backend: Backend = "cpu"
+        self,
+        graph: Graph,
+        session: ort.InferenceSession,
+        backend: Backend = "cpu",
+        reload: Callable[[], ort.InferenceSession] | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.backend = backend
         self.name = graph.name
@@ -88,12 +104,12 @@ class OrtSession:
         self.watch: Callable[[str, dict[str, Array], dict[str, Array]], None] | None = None
         self._session: ort.InferenceSession | None = session
         self._output_names = list(graph.outputs)
+        self._reload, self._release = reload, release
 
     def run(self, **inputs: Array) -> dict[str, Array]:
         """The outputs by name; raises BackendError for inputs that do not fit or a failed run."""
         _check_inputs(self.name, self.inputs, inputs)
-        with self.running() as session:
-            outputs = session.run(self._output_names, inputs)
+        outputs = self.work(lambda session: session.run(self._output_names, inputs))
         named = dict(zip(self._output_names, outputs, strict=True))
         if self.watch is not None:
             self.watch(self.name, inputs, named)
@@ -107,23 +123,40 @@ class OrtSession:
         """Ask the NPU for its full speed, or let it rest; raises BackendError where it is gone."""
         if self.backend == "cpu":
             return
-        with self.running() as session:
-            session.set_ep_dynamic_options({PACE: BUSY if is_busy else IDLE})
+        pace = {PACE: BUSY if is_busy else IDLE}
+        self.work(lambda session: session.set_ep_dynamic_options(pace))
 
-    @contextmanager
-    def running(self) -> Iterator[ort.InferenceSession]:
-        """ONNX Runtime's session, what happens in it timed and its errors told in one sentence."""
+    def work(self, do: Callable[[ort.InferenceSession], Result]) -> Result:
+        """What `do` gives for ONNX Runtime's session; timed, its errors told in one sentence.
+
+        A run that ends with QNN's 1100 is tried once more from a fresh load: after many loads
+        some NPUs refuse one. Raises BackendError.
+        """
         if self._session is None:
             raise BackendError(
-                f"The graph {self.name} should be open, but it is closed; open it again."
+                "The graph {graph} should be open, but it is closed; open it again.",
+                graph=self.name,
             )
         started = time.perf_counter()
         try:
-            yield self._session
+            try:
+                return do(self._session)
+            except ORT_ERRORS as error:
+                if self._reload is None or not AGAIN.search(str(error)):
+                    raise
+                told = Message(
+                    "The graph {graph} failed on the NPU ({reason}); it is loaded again.",
+                    {"graph": self.name, "reason": first_line(error)},
+                )
+                print(told, file=sys.stderr)
+                self._session = None  # its memory first
+                self._session = self._reload()
+                return do(self._session)
         except ORT_ERRORS as error:
             raise BackendError(
-                f"The graph {self.name} should run, but it failed ({first_line(error)});"
-                " try another backend."
+                "The graph {graph} should run, but it failed ({reason}); try another backend.",
+                graph=self.name,
+                reason=first_line(error),
             ) from error
         finally:
             self.seconds += time.perf_counter() - started
@@ -131,6 +164,9 @@ class OrtSession:
     def close(self) -> None:
         """Free the graph's memory."""
         self._session = None
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
     def __enter__(self) -> OrtSession:
         return self
@@ -165,7 +201,8 @@ class Stream:
         given = {name: spec for name, spec in graph.inputs.items() if name not in self._now}
         _check_inputs(graph.name, given, inputs)
         told = [name for name in graph.outputs if name.removeprefix("next_") not in self._now]
-        with graph.running() as session:
+
+        def run(session: ort.InferenceSession) -> list[Array]:
             binding = session.io_binding()
             for name, array in inputs.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
@@ -176,7 +213,9 @@ class Stream:
             for name, value in self._next.items():
                 binding.bind_ortvalue_output(f"next_{name}", value)
             session.run_with_iobinding(binding)
-            outputs = [value.numpy() for value in binding.get_outputs()[: len(told)]]
+            return [value.numpy() for value in binding.get_outputs()[: len(told)]]
+
+        outputs = graph.work(run)
         named: dict[str, Array] = dict(zip(told, outputs, strict=True))
         if graph.watch is not None:
             before = {name: np.array(value.numpy()) for name, value in self._now.items()}

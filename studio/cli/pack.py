@@ -55,6 +55,7 @@ def _info(arguments: argparse.Namespace) -> None:
             f"{geometry.width} x {geometry.height}, {geometry.frames} frames at {geometry.fps} fps"
         )
         print(f"modes: {', '.join(pack.schedule.modes)}")
+        print(f"compiled for: {', '.join(_told(pack)['chips']) or 'none, it runs on any chip'}")
         print(f"hash: {pack.pack_hash}")
         for graph in _told(pack)["graphs"]:
             fidelity = "" if graph["db"] is None else f"{graph['db']:8.1f} dB"
@@ -66,6 +67,13 @@ def _info(arguments: argparse.Namespace) -> None:
             print(f"  {name:24} absent (optional)")
 
 
+def _chip_name(htp_arch: int) -> str:
+    from engine.session.chips import chip_with
+
+    chip = chip_with(htp_arch)
+    return f"{chip.name if chip else 'another chip'} (Hexagon v{htp_arch})"
+
+
 def _told(pack: Pack) -> dict[str, Any]:
     return {
         "name": pack.name,
@@ -74,6 +82,8 @@ def _told(pack: Pack) -> dict[str, Any]:
         "licence": pack.licence,
         "provenance": pack.provenance,
         "absent": list(pack.missing),
+        "chips": [_chip_name(arch) for arch in pack.chips],
+        "driver": pack.driver,
         "graphs": [
             {
                 "component": component.name,

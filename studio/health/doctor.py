@@ -25,7 +25,16 @@ from engine.canary import FLOOR_DB, Score, canary, scores
 from engine.errors import NeodragonError
 from engine.measures import LIMIT_DB
 from engine.pack import Pack, open_pack
-from engine.session import Backend, available
+from engine.pack.graphs import version_numbers
+from engine.session import (
+    Backend,
+    NpuBusyError,
+    available,
+    chip_with,
+    npu_driver,
+    owner,
+    this_chip,
+)
 from studio import __version__
 from studio.jobs.table import JobTable
 from studio.library.verify import verify
@@ -38,6 +47,7 @@ State = Literal["ok", "warn", "fail"]
 
 FLOOR = 10**9  # bytes that should be free
 MEMORY = 4 * 10**9  # bytes that the mini pack and a browser are happy with
+LEAST_PYTHON = (3, 12)  # on Windows
 LONGEST = 200  # characters of a folder's path on Windows, whose limit is 260
 GOLDEN = paths.ASSETS / "golden.mp4"  # made by `nds render`, as docs/packaging.md says
 
@@ -74,15 +84,19 @@ def examine(*, golden: bool = True) -> Iterator[Line]:
     yield _settings(problem)
     yield _jobs(data)
     yield _runtime()
+    chip: Line | None = None
     try:
         with open_pack(settings.pack_path()) as pack:
             yield _pack(pack)
             yield _npu(pack)
+            chip = _chip(pack)
     except NeodragonError as error:
         action = "run `nds pack list` and choose another with `nds pack use`"
         yield Line("D12", "fail", str(error), action)
     if golden:
         yield _golden()
+    if chip is not None:
+        yield chip
 
 
 def npu_report(pack: Pack) -> Iterator[str]:
@@ -103,6 +117,9 @@ def report(lines: list[Line]) -> str:
 def _machine() -> Line:
     words = f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}"
     words = f"Neodragon Studio {__version__} on {words}."
+    if sys.platform == "win32" and sys.version_info < LEAST_PYTHON:
+        action = "install Python 3.12 or 3.13; with 3.11 the NPU's libraries are not the right ones"
+        return Line("D01", "warn", words, action)
     if sys.platform == "win32" and platform.machine() != "ARM64":
         action = "use the CPU; the NPU takes a Windows on Arm machine and the Arm build"
         return Line("D01", "warn", words, action)
@@ -225,7 +242,31 @@ def _npu(pack: Pack) -> Line:
             return Line("D13", state, words, action)
         score = canary(pack, "npu-emulated")
         return _judged(score, f"{words} In emulation")
-    return _judged(canary(pack, "npu"), "On the NPU")
+    try:
+        with owner.held(0):
+            return _judged(canary(pack, "npu"), "On the NPU")
+    except NpuBusyError:
+        words = "The NPU is used by another clip, so that it was not checked."
+        return Line("D13", "warn", words, "run the check again when the clip is done")
+
+
+def _chip(pack: Pack) -> Line:
+    """The chip and the NPU's driver, beside those that the pack's compiled graphs are for."""
+    if not pack.chips:
+        return Line("D15", "ok", "The pack is for any chip: none of its graphs is compiled.")
+    mine, driver = this_chip(), npu_driver()
+    known = [chip_with(arch) for arch in pack.chips]
+    names = [c.name if c else f"Hexagon v{a}" for a, c in zip(pack.chips, known, strict=True)]
+    least = pack.driver or "not known"
+    words = (
+        f"The pack is compiled for {', '.join(names)} (least NPU driver: {least}); this machine has"
+        f" {mine.name if mine else 'another chip'} (NPU driver: {driver or 'not found'})."
+    )
+    if mine and mine.htp_arch not in pack.chips:
+        return Line("D15", "fail", words, f"use a pack made for {mine.name}")
+    if driver and version_numbers(driver) < version_numbers(pack.driver):
+        return Line("D15", "warn", words, "update the NPU's driver with Windows Update")
+    return Line("D15", "ok", words)
 
 
 def _judged(score: Score, where: str) -> Line:
