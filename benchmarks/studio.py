@@ -63,7 +63,7 @@ def tab(address: str) -> Iterator[Page]:
 
 def work(**changes: Any) -> Work:
     """A clip as the page asks for it."""
-    own = Work("a red ball jumps on the meadow", 1, 2, str(default_pack()), "cpu")
+    own = Work("a red ball jumps on the meadow", 1, 2, pack=str(default_pack()), backend="cpu")
     return replace(own, **changes)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ SEED_LIMIT = 2**32
 STEP_LIMIT = 100
 LARGEST = 2**24  # of the numbers in a manifest; the full-size model's largest is 1,024
 STAGE_LIMIT = 8
+OLD_NAMES = {"negative": "negative_prompt", "picture": "image"}  # of version 0.2.0
 
 
 def _is_int(value: object) -> bool:
@@ -32,14 +35,16 @@ def is_number(value: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One clip as the user asks for it.
+    """One clip as the user asks for it: the one list of what can be asked for.
 
     prompt: what to show, not blank. look_seed drives the first frame, motion_seed everything after
     it, 0 to 2**32 - 1. steps: network steps per stage for the units after the first, coarse to
     fine, 1 to 100 each, None for the pack's own. negative_prompt: what to avoid, None for the
-    pack's own. image: uint8 [H, W, 3] picture, 0 to 255, to continue instead of a generated first
-    frame. upscale: double the frame size where the pack can. suffix: add the pack's own words.
-    Raises RequestError.
+    pack's own. image: a picture to continue instead of a generated first frame, as pixels, uint8
+    [H, W, 3], or as the path of a file that is still to be read. upscale: double the frame size
+    where the pack can. suffix: add the pack's own words. Raises RequestError.
+
+    `to_dict` and `from_dict` are the only conversion: whatever stores or sends a request uses them.
     """
 
     prompt: str
@@ -48,51 +53,90 @@ class Request:
     mode: Mode = "hybrid"
     steps: tuple[int, int, int] | None = None
     negative_prompt: str | None = None
-    image: NDArray[np.uint8] | None = None
+    image: NDArray[np.uint8] | Path | None = None
     upscale: bool = True
     suffix: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
-            raise RequestError(
-                f"The prompt must be some text, but it is {self.prompt!r}; describe the clip."
-            )
+            raise RequestError("Write a prompt first.")
         for name in ("look_seed", "motion_seed"):
             seed = getattr(self, name)
             if not _is_int(seed) or not 0 <= seed < SEED_LIMIT:
                 raise RequestError(
-                    f"The {name.replace('_', ' ')} must be a whole number from 0 to"
-                    f" {SEED_LIMIT - 1}, but it is {seed!r}; choose one in that range."
+                    "The {name} is {seed!r}; use a whole number from 0 to {limit}.",
+                    name=name.replace("_", " "),
+                    seed=seed,
+                    limit=SEED_LIMIT - 1,
                 )
             object.__setattr__(self, name, int(seed))
         if self.mode not in MODES:
             raise RequestError(
-                f"The mode must be one of {', '.join(MODES)}, but it is {self.mode!r};"
-                " choose one of them."
+                "The mode is {mode!r}; choose one of {modes}.",
+                mode=self.mode,
+                modes=", ".join(MODES),
             )
         if self.steps is not None:
             object.__setattr__(self, "steps", _request_steps(self.steps))
         if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
             raise RequestError(
-                f"The negative prompt must be text, but it is {self.negative_prompt!r};"
-                " describe what to avoid or leave it out."
+                "The negative prompt is {got!r}; write text, or leave it out.",
+                got=self.negative_prompt,
             )
-        if self.image is not None:
+        if self.image is not None and not isinstance(self.image, Path):
             _check_image(self.image)
         for name in ("upscale", "suffix"):
             value = getattr(self, name)
             if not isinstance(value, bool | np.bool_):
                 raise RequestError(
-                    f"{name.capitalize()} must be true or false, but it is {value!r}; choose one."
+                    "{name} is {value!r}; choose true or false.",
+                    name=name.capitalize(),
+                    value=value,
                 )
+            object.__setattr__(self, name, bool(value))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The request that a mapping of plain values describes.
+
+        Names that are no field are ignored and absent ones get their default, so that what other
+        versions wrote can be read. Raises RequestError.
+        """
+        named = {OLD_NAMES.get(name, name): value for name, value in values.items()}
+        known: dict[str, Any] = {
+            field.name: named.get(field.name)
+            for field in fields(cls)
+            if field.name in named or field.default is MISSING
+        }
+        if isinstance(image := known.get("image"), str):
+            known["image"] = Path(image)
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as JSON can hold it; raises TypeError for pixels, which no JSON holds."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.image, np.ndarray):
+            raise TypeError("a request with pixels cannot be written; keep the path of its image")
+        return values | {
+            "image": None if self.image is None else str(self.image),
+            "steps": None if self.steps is None else list(self.steps),
+        }
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image, uint8 [H, W, 3]; raises RequestError where it was not read."""
+        if not isinstance(self.image, np.ndarray):
+            raise RequestError("The image {image} was not read; read its pixels.", image=self.image)
+        return self.image
 
 
 def _request_steps(steps: Any) -> tuple[int, ...]:
     valid = isinstance(steps, tuple | list) and len(steps) == 3
     if not valid or not all(_is_int(n) and 1 <= n <= STEP_LIMIT for n in steps):
         raise RequestError(
-            f"The steps must be three whole numbers from 1 to {STEP_LIMIT}, one per stage,"
-            f" but they are {steps!r}; give three such as 1, 1, 1."
+            "The steps are {steps!r}; use three whole numbers from 1 to {limit}, such as 1, 1, 1.",
+            steps=steps,
+            limit=STEP_LIMIT,
         )
     return tuple(int(n) for n in steps)
 
@@ -103,8 +147,7 @@ def _check_image(image: Any) -> None:
     valid = array and image.dtype == np.uint8 and image.ndim == 3
     if not valid or image.shape[2] != 3 or 0 in image.shape:
         raise RequestError(
-            f"The image must be an RGB picture, uint8 [height, width, 3], but it is {got};"
-            " open it as 8-bit RGB."
+            "The image is {got}; use an RGB picture, uint8 [height, width, 3].", got=got
         )
 
 

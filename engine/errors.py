@@ -20,6 +20,9 @@ class Message:
     template: str
     values: Mapping[str, object] = field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        return bool(self.template)
+
     def __str__(self) -> str:
         return self.template.format(**self.values) if self.values else self.template
 

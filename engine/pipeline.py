@@ -316,7 +316,7 @@ def _first_latent(
     if plan.request.image is None:
         image = yield from _first_frame(run, plan.request, look)
     else:
-        image = vae.fit(plan.request.image, geometry.height, geometry.width)
+        image = vae.fit(plan.request.pixels, geometry.height, geometry.width)
     yield from run.check(image)
     yield FirstFrame(image)
     with run.timed("video_encoder"), ExitStack() as stack:

@@ -60,7 +60,7 @@ def test_a_clip_knows_how_it_was_made(clip: Path, pack: Pack) -> None:
     }
     assert metadata["steps"] == list(pack.schedule.modes["hybrid"].steps)
     assert metadata["upscale"] is True
-    assert {"mode", "negative_prompt", "picture", "backend"} <= set(metadata)
+    assert {"mode", "negative_prompt", "image", "backend"} <= set(metadata)
 
 
 def test_the_same_request_makes_the_same_file(clip: Path, mini_pack: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_picture_begins_the_clip(pack: Pack, capsys: pytest.CaptureFixture[str
     arguments = ["--image", "blue.png", "--no-upscale", "--steps", "1,1,1", "--profile"]
     assert main(["render", "a blue sky", *arguments]) == 0
     metadata = read_metadata(Path("clip.mp4"))
-    assert (metadata["picture"], metadata["steps"]) == ("blue.png", [1, 1, 1])
+    assert (metadata["image"], metadata["steps"]) == ("blue.png", [1, 1, 1])
     said = capsys.readouterr().out
     for stage in ("start", "clip", "video_encoder", "transformer", "video_decoder", "mp4"):
         assert re.search(rf"^  {stage} +\d+\.\d+ s$", said, re.MULTILINE)
@@ -146,8 +146,8 @@ def test_a_damaged_pack_is_not_sound(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["render", ""], "prompt must be some text"),
-        (["render", "  \n"], "prompt must be some text"),
+        (["render", ""], "Write a prompt first"),
+        (["render", "  \n"], "Write a prompt first"),
         (["render", PROMPT, "--look-seed", "-1"], "whole number from 0 to 4294967295"),
         (["render", PROMPT, "--motion-seed", "4294967296"], "whole number from 0 to 4294967295"),
         (["render", PROMPT, "--look-seed", "1.5"], "whole number from 0 to 4294967295"),

@@ -93,7 +93,7 @@ def refused(capsys: Said, *arguments: str) -> str:
 
 
 def test_what_is_made_has_a_sidecar_as_a_job_has(shelf: Path, pack: Pack) -> None:
-    asked = Work(PROMPT, 3, 4, str(pack.path), "cpu", steps=(1, 1, 1), upscale=False)
+    asked = Work(PROMPT, 3, 4, pack=str(pack.path), backend="cpu", steps=(1, 1, 1), upscale=False)
     for name, kind in (("clip.mp4", "clip"), ("frame.png", "frame")):
         said = json.loads((shelf / f"{name}.said").read_bytes())
         beside = json.loads((shelf / name).with_suffix(".json").read_bytes())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import Message
 from engine.pack import Pack
 from studio.cli.main import main
 from studio.jobs.spec import Entry, Job, State, Work, content_key
@@ -35,15 +36,15 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobTable]
 
 def add(table: JobTable, *states: State) -> list[int]:
     """Jobs that came to be so, without an engine."""
-    work = Work("a ball", 1, 2, "pack", "cpu")
+    work = Work("a ball", 1, 2, pack="pack", backend="cpu")
     ids = []
     for seed, state in enumerate(states):
         ids += table.add([Entry(replace(work, look_seed=seed), f"{seed}", seed)])
         if state != "waiting":
-            with table.lease():
+            with table.lease(), table.attended():
                 table.claim()
                 if state == "failed":
-                    table.fail(ids[-1], "It went wrong.")
+                    table.fail(ids[-1], Message("It went wrong."))
     return ids
 
 
@@ -63,7 +64,7 @@ def test_the_queue_is_listed(table: JobTable, capsys: Said) -> None:
     assert capsys.readouterr().out == "not paused\n"
     failed, running, next_ = add(table, "failed", "running", "waiting")
     table.progress(running, 0.5, "Animating", {})
-    table.pause("The disk is full.")
+    table.pause(Message("The disk is full."))
     assert main(["queue"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         [str(failed), "failed", "clip", "It", "went", "wrong."],
@@ -95,7 +96,7 @@ def test_the_queue_is_arranged(table: JobTable, capsys: Said) -> None:
     assert main(["queue", "retry"]) == 0  # every one that failed
     assert waiting(table) == [c, failed]
     assert main(["queue", "pause"]) == 0 and table.queue().paused
-    with table.lease():  # somebody is at work
+    with table.lease(), table.attended():  # somebody is at work
         assert main(["queue", "resume"]) == 0
     assert not table.queue().paused and waiting(table) == [c, failed]
     assert capsys.readouterr().err == ""
@@ -104,9 +105,9 @@ def test_the_queue_is_arranged(table: JobTable, capsys: Said) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["remove", "99"], "Job 99 should be in the table"),
-        (["move", "99", "1"], "Job 99 should be in the table"),
-        (["retry", "1"], "Job 1 should be failed or interrupted"),
+        (["remove", "99"], "Job 99 is not in the queue"),
+        (["move", "99", "1"], "Job 99 is not in the queue"),
+        (["retry", "1"], "Job 1 is waiting and cannot be retried"),
         (["move", "1", "0"], "whole number from 1"),
         (["remove", "x"], "whole number from 1"),
         (["remove", "9" * 30], "whole number from 1"),
@@ -132,7 +133,9 @@ def test_a_mistake_is_one_sentence(
 def test_another_terminal_stops_what_runs(
     table: JobTable, pack: Pack, tmp_path: Path, capsys: Said
 ) -> None:
-    slow = Work("a ball", 1, 2, str(pack.path), "cpu", steps=(100, 100, 100), upscale=False)
+    slow = Work(
+        "a ball", 1, 2, pack=str(pack.path), backend="cpu", steps=(100, 100, 100), upscale=False
+    )
     works = [slow, replace(slow, look_seed=9), replace(slow, kind="frame")]
     folder = str(tmp_path / "clips")
     first, second, third = table.add(

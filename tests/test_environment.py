@@ -240,7 +240,8 @@ def test_what_comes_from_a_file_cannot_command_the_terminal(
     manifest["provenance"] = f"made{EVIL}up"
     (pack / "pack.json").write_text(json.dumps(manifest), encoding="utf-8")
     with JobTable(paths.jobs_file()) as table:
-        table.add([Entry(Work(f"a{EVIL}b".replace("\0", ""), 1, 2, "pack", "cpu"), "key")])
+        work = Work(f"a{EVIL}b".replace("\0", ""), 1, 2, pack="pack", backend="cpu")
+        table.add([Entry(work, "key")])
     clips = data.parent / "clips"
     clips.mkdir()
     assert main(["frame", f"c{EVIL}d".replace("\0", ""), "-o", str(clips / "a.png")]) == 0

@@ -171,9 +171,9 @@ def test_marks_survive_a_new_index(library: Library, folder: Path) -> None:
     kept = library.search()
 
     library.close()
-    for file in library.database.parent.iterdir():
+    for file in library.path.parent.iterdir():
         file.unlink()
-    with Library(library.database, folder) as again:
+    with Library(library.path, folder) as again:
         assert again.search() == []
         assert again.scan() == 2
         assert again.search() == kept
@@ -190,14 +190,14 @@ def test_marks_survive_a_new_index(library: Library, folder: Path) -> None:
 def test_the_index_lives_beside_the_jobs(library: Library, folder: Path) -> None:
     make(folder / "a.mp4", recorded())
     library.scan()
-    with JobFile(library.database) as jobs:
+    with JobFile(library.path) as jobs:
         assert jobs.jobs() == []
-    with Library(library.database, folder) as again:
+    with Library(library.path, folder) as again:
         assert names(again) == ["a.mp4"]  # not rebuilt
-    with sqlite3.connect(library.database) as db:
+    with sqlite3.connect(library.path) as db:
         db.execute("UPDATE library_version SET version = 99")
     db.close()
-    with Library(library.database, folder) as again:
+    with Library(library.path, folder) as again:
         assert names(again) == [] and again.scan() == 1
 
 
@@ -209,7 +209,7 @@ def test_another_process_sees_the_marks(library: Library, folder: Path) -> None:
         "    for stars in range(20):\n"
         "        library.mark(Path(sys.argv[3]), **{sys.argv[4]: eval(sys.argv[5])})\n"
     )
-    arguments = [sys.executable, "-c", script, str(library.database), str(folder), str(path)]
+    arguments = [sys.executable, "-c", script, str(library.path), str(folder), str(path)]
     both = [
         subprocess.Popen([*arguments, *mark])
         for mark in (("note", "f'note {stars}'"), ("stars", "stars % 6"))
@@ -421,7 +421,11 @@ def test_a_clip_gives_every_control_back(made: Made, pack: Pack, tmp_path: Path)
         assert vars(origin.request) == vars(
             replace(made.request, negative_prompt=pack.prompt.negative)
         )
-        assert (origin.pack_hash, origin.backend, origin.picture) == (pack.pack_hash, "cpu", None)
+        assert (origin.pack_hash, origin.backend, origin.request.image) == (
+            pack.pack_hash,
+            "cpu",
+            None,
+        )
         assert (origin.pack_name, origin.pack_version) == (pack.name, pack.version)
         assert origin.pack_note(pack.name, pack.version, pack.pack_hash) == ""
         assert origin.pack_note("other", "2", "ff" * 32).count(".") >= 1
@@ -438,7 +442,7 @@ def test_the_sidecar_gives_the_same_back(library: Library, folder: Path) -> None
     content = json.loads(beside.read_text("utf-8"))
     path.unlink()
     origin = restore(beside)
-    assert origin.request.steps == (1, 1, 1) and origin.picture == "mine.png"
+    assert origin.request.steps == (1, 1, 1) and origin.request.image == Path("mine.png")
     assert origin.key == content["key"] and origin.marks == {"stars": 3}
 
 
@@ -453,7 +457,7 @@ def test_the_sidecar_gives_the_same_back(library: Library, folder: Path) -> None
 def test_what_was_changed_is_one_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
     beside = tmp_path / "a.json"
     beside.write_text(json.dumps(recorded() | {"kind": "clip"} | changes))
-    with pytest.raises(RestoreError, match=r"^a\.json should [^\n]*\.$"):
+    with pytest.raises(RestoreError, match=r"^a\.json [^\n]*\.$"):
         restore(beside)
 
 
@@ -514,15 +518,15 @@ def test_a_picture_is_asked_for_and_known_again(made: Made, pack: Pack, tmp_path
     picture, other = tmp_path / "mine.png", tmp_path / "other.png"
     Image.new("RGB", (pack.geometry.width, pack.geometry.height), "red").save(picture)
     Image.new("RGB", (30, 20), "blue").save(other)
-    work = Work("a red ball", 3, 4, str(pack.path), "cpu", kind="frame", picture=str(picture))
+    work = Work("a red ball", 3, 4, pack=str(pack.path), backend="cpu", kind="frame", image=picture)
     red = np.full((pack.geometry.height, pack.geometry.width, 3), (255, 0, 0), np.uint8)
-    metadata = record(pack, work.request(), "cpu", "mine.png")
+    metadata = record(pack, work, "cpu")
     metadata |= {"kind": "frame", "key": content_key(work, pack)}
     path = write_png(tmp_path / "frame.png", red, metadata)
     with pytest.raises(VerifyError, match=r"begins with the picture mine\.png"):
         verify(path, pack)
-    assert verify(path, pack, picture=picture, threads=1).notes == ()
-    wrong = verify(path, pack, picture=other, threads=1)
+    assert verify(path, pack, image=picture, threads=1).notes == ()
+    wrong = verify(path, pack, image=other, threads=1)
     assert wrong.notes == ("The picture other.png is not the one that it began with.",)
     assert wrong.outcome == "different"
 

@@ -175,7 +175,9 @@ def test_the_ruler_shows_what_no_encoder_reads(page: Page) -> None:
 
 def test_a_clip_can_be_stopped_and_the_worker_goes_on(page: Page, desk: Desk, clips: Path) -> None:
     before = made(clips)
-    slow = Work("a purple mushroom", 1, 2, str(desk.pack.path), "cpu", steps=(100, 100, 100))
+    slow = Work(
+        "a purple mushroom", 1, 2, pack=str(desk.pack.path), backend="cpu", steps=(100, 100, 100)
+    )
     (number,) = desk.ask([slow])
     page.locator(f"#strip [data-do=show][data-id='{number}']").click()
     page.locator("#progress .doing").wait_for(timeout=MINUTE)
@@ -188,7 +190,7 @@ def test_a_clip_can_be_stopped_and_the_worker_goes_on(page: Page, desk: Desk, cl
 
 
 def test_what_waits_is_taken_back_and_edited(page: Page, desk: Desk) -> None:
-    slow = Work("a red ball", 1, 2, str(desk.pack.path), "cpu", steps=(100, 100, 100))
+    slow = Work("a red ball", 1, 2, pack=str(desk.pack.path), backend="cpu", steps=(100, 100, 100))
     waits = replace(slow, prompt="an orange fish", look_seed=77, steps=None, upscale=False)
     first, second = desk.table.add([Entry(slow, "slow"), Entry(waits, "waits")])
     page.locator(f"#strip [data-do=edit][data-id='{second}']").click()
@@ -312,7 +314,7 @@ def test_an_app_that_was_killed_goes_on_where_it_was(browser: Browser, tmp_path:
     data.mkdir()
     change(data / "settings.json", clips=str(tmp_path / "clips"), awake=False, notify=False)
     env = os.environ | {"NEODRAGON_DATA": str(data)}
-    own = Work("a red ball", 1, 2, str(default_pack()), "cpu", upscale=False)
+    own = Work("a red ball", 1, 2, pack=str(default_pack()), backend="cpu", upscale=False)
     with JobTable(data / "jobs.sqlite") as table:
         with started(env) as (process, _):
             table.add([Entry(replace(own, look_seed=n), str(n)) for n in range(4)])
@@ -413,7 +415,9 @@ def test_the_library_is_searched_and_culled_by_keyboard(page: Page, clips: Path)
 
 def test_clips_are_compared_in_step_and_taken_along(page: Page, desk: Desk, clips: Path) -> None:
     pack = str(desk.pack.path)
-    ids = desk.ask([Work("a blue star", seed, 2, pack, "cpu", upscale=False) for seed in (1, 2)])
+    ids = desk.ask(
+        [Work("a blue star", seed, 2, pack=pack, backend="cpu", upscale=False) for seed in (1, 2)]
+    )
     deadline = time.monotonic() + MINUTE / 100
     while any(job.state != "done" for job in desk.jobs(ids)) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -495,7 +499,7 @@ def test_next_seed() -> None:
 def test_words_of_the_user_are_escaped(tmp_path: Path) -> None:
     evil = '"><script>alert(1)</script>'
     say = partial(words, language="en")
-    work = Work(evil, 1, 2, "pack", "cpu", negative=evil)
+    work = Work(evil, 1, 2, pack="pack", backend="cpu", negative_prompt=evil)
     with JobTable(tmp_path / "jobs.sqlite") as table:
         number = table.add([Entry(work, "key")])[0]
         job = replace(table.job(number), error=evil, state="failed", notice=evil)

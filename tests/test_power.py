@@ -62,10 +62,10 @@ def mounts(tmp_path: Path) -> None:
     ("percent", "plugged", "paused"), [(12, False, True), (12, True, False), (60, False, False)]
 )
 def test_low_battery(tmp_path: Path, percent: int, plugged: bool, paused: bool) -> None:
-    program = "from studio.system.power import low_battery; print(low_battery(20))"
+    program = "from studio.system.power import low_battery; print(low_battery(20) or '')"
     done = on(battery(tmp_path, percent, plugged), sys.executable, "-c", program)
     assert done.returncode == 0, done.stderr
-    assert (f"{percent} % is left; plug it in" in done.stdout) == paused
+    assert (f"{percent} % left, less than 20 %; plug" in done.stdout) == paused
     assert bool(done.stdout.strip()) == paused
 
 
@@ -75,13 +75,13 @@ def test_a_worker_on_a_low_battery_pauses_the_queue_and_loses_nothing(
 ) -> None:
     monkeypatch.setenv("NEODRAGON_DATA", str(tmp_path / "data"))
     with JobTable(tmp_path / "jobs.sqlite") as table:
-        work = Work("a red ball bounces", 3, 4, str(pack.path), "cpu", kind="frame")
+        work = Work("a red ball bounces", 3, 4, pack=str(pack.path), backend="cpu", kind="frame")
         table.add([Entry(work, content_key(work, pack))])
         worker = [sys.executable, "-m", "studio.jobs.worker", "--drain", "--jobs", str(table.path)]
         worker += ["--clips", str(tmp_path / "clips"), "--cache", str(tmp_path / "cache")]
         done = on(battery(tmp_path, 12, False), *worker)
         assert done.returncode == 0, done.stderr
-        assert table.queue().paused and "12 % is left" in table.queue().reason
+        assert table.queue().paused and "12 % left" in str(table.queue().reason)
         assert [job.state for job in table.jobs()] == ["waiting"]
         change(settings_file(), battery=10)
         table.resume()
@@ -105,7 +105,7 @@ def test_one_word_when_the_queue_is_done(
     change(settings_file(), notify=notify)
     with JobTable(tmp_path / "jobs.sqlite") as table:
         works = [
-            Work("a red ball bounces", seed, 4, str(pack.path), "cpu", kind="frame")
+            Work("a red ball bounces", seed, 4, pack=str(pack.path), backend="cpu", kind="frame")
             for seed in (3, 4)
         ]
         table.add(Entry(work, content_key(work, pack)) for work in works)

@@ -109,5 +109,5 @@ def _news(row: Row, jobs: Mapping[str, Job]) -> Cells:
         "file": "; ".join(str(job.result) for job in done),
         "seeds": "; ".join(pairs),
         "seconds": f"{sum(job.seconds or 0 for job in done):.1f}" if done else "",
-        "error": " ".join(dict.fromkeys(job.error for job in found if job and job.error)),
+        "error": " ".join(dict.fromkeys(str(job.error) for job in found if job and job.error)),
     }

@@ -237,7 +237,7 @@ def enqueue(prompts: PromptList, table: JobTable, folder: Path | None = None) ->
     """
     batch = f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(3)}"
     home = None if folder is None else str(folder.absolute())
-    table.add([replace(entry, folder=home) for entry in plan(prompts, table).new], batch)
+    table.ensure([replace(entry, folder=home) for entry in prompts.entries], batch)
     return batch
 
 
@@ -259,10 +259,10 @@ def settings_of(work: Work) -> str:
     told += [work.mode]
     if work.steps:
         told += [f"steps {', '.join(map(str, work.steps))}"]
-    if work.negative is not None:
-        told += [f"negative prompt {work.negative}"]
-    if work.picture is not None:
-        told += [f"image {Path(work.picture).name}"]
+    if work.negative_prompt is not None:
+        told += [f"negative prompt {work.negative_prompt}"]
+    if isinstance(work.image, Path):
+        told += [f"image {work.image.name}"]
     told += ["not upscaled"] if not work.upscale else []
     told += ["without the pack's suffix"] if not work.suffix else []
     return ", ".join(told)
@@ -271,8 +271,8 @@ def settings_of(work: Work) -> str:
 def _cost(works: Sequence[Work], table: JobTable) -> tuple[float | None, int | None]:
     """Seconds and bytes of so much work, None where nothing like it was ever made."""
     seconds, size = 0.0, 0
-    alike = Counter(tuple(work.settings.items()) for work in works)
-    one = {tuple(work.settings.items()): work for work in works}
+    alike = Counter(work.settings for work in works)
+    one = {work.settings: work for work in works}
     for settings, count in alike.items():
         estimate = table.estimate(one[settings])
         if estimate.seconds is None or estimate.size is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from engine.config import SEED_LIMIT
+from engine.config import OLD_NAMES, SEED_LIMIT
 from engine.errors import Message, RequestError
 from engine.pack import Pack
 from studio.batch import values
@@ -86,7 +86,14 @@ class Rows:
         self._count(len(prompts) * len(seeds))
         rest = self._rest(cells)
         works = (
-            Work(self._resolved(prompt, look), look, motion, **rest)
+            Work.from_dict(
+                {
+                    **rest,
+                    "prompt": self._resolved(prompt, look),
+                    "look_seed": look,
+                    "motion_seed": motion,
+                }
+            )
             for look, motion in seeds
             for prompt in prompts
         )
@@ -121,7 +128,7 @@ class Rows:
                 rest[name] = values.choice(name, self._at(name), cells[name], known)
         if "negative_prompt" in cells:
             at = self._at("negative_prompt")
-            rest["negative"] = values.words("negative prompt", at, cells["negative_prompt"])
+            rest["negative_prompt"] = values.words("negative prompt", at, cells["negative_prompt"])
         if "steps" in cells:
             rest["steps"] = values.steps(self._at("steps"), cells["steps"])
         for name in ("upscale", "suffix"):
@@ -129,7 +136,7 @@ class Rows:
                 rest[name] = values.truth(name, self._at(name), cells[name])
         if "image" in cells:
             name = values.words("picture", self._at("image"), cells["image"])
-            rest["picture"] = str(_inside(self.pictures, "picture", name))
+            rest["image"] = _inside(self.pictures, "picture", name)
         return rest
 
     def _count(self, jobs: int) -> None:
@@ -172,7 +179,12 @@ class Rows:
         """What draws a row's seeds: in a list with a name, the same ones every time."""
         if self.name is None:
             return self.draw
-        told = {name: cells[name] for name in COLUMNS if name in cells and name not in GRID}
+        old = {new: old for old, new in OLD_NAMES.items()}  # seeds stay what they were
+        told = {
+            old.get(name, name): cells[name]
+            for name in COLUMNS
+            if name in cells and name not in GRID
+        }
         words = json.dumps([self.name, told], sort_keys=True)
         self.alike[words] += 1
         start = f"{words} {self.alike[words]}"

@@ -64,7 +64,9 @@ def library_arguments(parser: argparse.ArgumentParser) -> None:
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of `nds verify`."""
     parser.add_argument("clip", type=Path, nargs="+", metavar="CLIP", help="or a first frame")
-    parser.add_argument("--picture", type=Path, help="the one of yours that it began with")
+    parser.add_argument(
+        "--image", "--picture", type=Path, help="the picture of yours that it began with"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
     engine_arguments(parser)
     parser.set_defaults(command=_verify)
@@ -160,6 +162,7 @@ def _line(item: dict[str, object]) -> str:
 def _verify(arguments: argparse.Namespace) -> int:
     from engine.pack import open_pack
     from studio.jobs.render import Meter
+    from studio.language.catalogue import words
     from studio.library.verify import verify
     from studio.system import settings
 
@@ -170,11 +173,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
         def watch(event: Event) -> None:
             if meter.update(event):
-                bar.draw(meter.words, meter.fraction, clip.name)
+                bar.draw(words(f"doing.{meter.stage}", "en"), meter.fraction, clip.name)
 
         try:
             result = verify(
-                clip, pack, backend=arguments.backend, picture=arguments.picture, watch=watch
+                clip, pack, backend=arguments.backend, image=arguments.image, watch=watch
             )
         finally:
             bar.clear()

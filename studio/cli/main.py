@@ -98,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument(
         "--image", type=Path, help="picture to begin with instead of a generated one"
     )
-    render.add_argument("--no-upscale", action="store_true", help="keep the model's own frame size")
+    render.add_argument(
+        *("--no-upscale",),
+        dest="upscale",
+        action="store_false",
+        help="keep the model's own frame size",
+    )
     render.set_defaults(command=_render)
 
     frame = commands.add_parser("frame", help="make only the first frame of a prompt")
@@ -153,9 +158,12 @@ def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
     parser.add_argument(
         "--steps", type=_steps, metavar="A,B,C", help="network steps per stage, coarse to fine"
     )
-    parser.add_argument("--negative", metavar="TEXT", help="what to avoid")
+    parser.add_argument("--negative-prompt", "--negative", metavar="TEXT", help="what to avoid")
     parser.add_argument(
-        "--no-suffix", action="store_true", help="without the words the pack adds to every prompt"
+        *("--no-suffix",),
+        dest="suffix",
+        action="store_false",
+        help="without the words the pack adds to every prompt",
     )
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
     parser.add_argument("--json", action="store_true", help="what was made, as JSON on stdout")
@@ -178,19 +186,18 @@ def _render(arguments: argparse.Namespace) -> None:
     from engine.pipeline import UnitFrames
     from studio.jobs import render
     from studio.media import sidecars, video
-    from studio.media.pictures import read_picture
     from studio.system import paths
 
-    image = None if arguments.image is None else read_picture(arguments.image)
-    request = _request(arguments, image=image, upscale=not arguments.no_upscale)
+    request = _request(arguments)
+    pixels = render.with_pixels(request)
     output = paths.prepare(arguments.output, ".mp4")
     with opened(arguments) as (pack, backend):
-        metadata = _metadata(pack, request, backend, "clip", arguments.image)
+        metadata = _metadata(pack, request, backend, "clip")
         if not arguments.json:
             print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
-        with closing(_watched(pack, request, backend, render.Meter(), times)) as events:
+        with closing(_watched(pack, pixels, backend, render.Meter(), times)) as events:
             frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
         encoding = time.perf_counter()
         path = video.write_mp4(
@@ -238,25 +245,14 @@ def _frame(arguments: argparse.Namespace) -> None:
     )
 
 
-def _metadata(
-    pack: Pack, request: Request, backend: Backend, kind: Kind, picture: Path | None = None
-) -> dict[str, Any]:
+def _metadata(pack: Pack, request: Request, backend: Backend, kind: Kind) -> dict[str, Any]:
     """What goes into the file, as the worker puts it there."""
     from studio.jobs.render import record
     from studio.jobs.spec import Work, content_key
 
-    work = Work(
-        *(request.prompt, request.look_seed, request.motion_seed, str(pack.path), backend),
-        kind=kind,
-        mode=request.mode,
-        steps=request.steps,
-        negative=request.negative_prompt,
-        picture=None if picture is None else str(picture.absolute()),
-        upscale=request.upscale,
-        suffix=request.suffix,
-    )
-    metadata = record(pack, request, backend, None if picture is None else picture.name)
-    return metadata | {"key": content_key(work, pack), "kind": kind}
+    made_by = {"pack": str(pack.path), "backend": backend, "kind": kind}
+    work = Work.from_dict(request.to_dict() | made_by)
+    return record(pack, request, backend) | {"key": content_key(work, pack), "kind": kind}
 
 
 def _made(
@@ -299,6 +295,7 @@ def _watched(
     """The events of a generation as they are drawn; the seconds of each stage go into `times`."""
     from engine.pipeline import Finished, StageDone, Truncated, generate
     from studio.jobs.render import unread
+    from studio.language.catalogue import words
     from studio.system.settings import load, settings_file
 
     checked = load(settings_file())[0].safety
@@ -317,7 +314,7 @@ def _watched(
                     print(unread(event), file=sys.stderr)
                 if meter.update(event):
                     spent = time.perf_counter() - started
-                    bar.draw(meter.words, meter.fraction, f"{spent:5.1f} s")
+                    bar.draw(words(f"doing.{meter.stage}", "en"), meter.fraction, f"{spent:5.1f} s")
                 yield event
     finally:
         bar.clear()
@@ -344,20 +341,15 @@ def _quit(arguments: argparse.Namespace) -> None:
     print("Neodragon Studio has ended." if ended else "Neodragon Studio is not open.")
 
 
-def _request(arguments: argparse.Namespace, **rest: object) -> Request:
+def _request(arguments: argparse.Namespace) -> Request:
+    """The request that the arguments name, seeds that they do not being random."""
     from engine.config import SEED_LIMIT, Request
 
-    look, motion = arguments.look_seed, getattr(arguments, "motion_seed", 0)
-    return Request(
-        prompt=arguments.prompt,
-        look_seed=secrets.randbelow(SEED_LIMIT) if look is None else look,
-        motion_seed=secrets.randbelow(SEED_LIMIT) if motion is None else motion,
-        mode=arguments.mode,
-        steps=arguments.steps,
-        negative_prompt=arguments.negative,
-        suffix=not arguments.no_suffix,
-        **rest,  # type: ignore[arg-type]
-    )
+    values = vars(arguments) | {"motion_seed": getattr(arguments, "motion_seed", 0)}
+    for name in ("look_seed", "motion_seed"):
+        if values[name] is None:
+            values[name] = secrets.randbelow(SEED_LIMIT)
+    return Request.from_dict(values)
 
 
 def _print_times(times: dict[str, float]) -> None:

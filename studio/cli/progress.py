@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
+from engine.errors import Message
 from studio.cli.console import Bar, shown
 from studio.jobs.database import JobsError
 from studio.jobs.spec import PENDING, RUNNING, Job
 from studio.jobs.supervisor import Keeper
 from studio.jobs.table import JobTable
+from studio.language.catalogue import words
 from studio.system import paths
 from studio.system.settings import clips_folder
 
 LOOK = 0.2  # seconds between looks at the table
-STOPPED = "You stopped the run; resume the queue or run the list again to go on."
+STOPPED = Message("You stopped the run; resume the queue or run the list again to go on.")
 
 
 def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool) -> None:
@@ -47,7 +49,7 @@ def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool) -> None:
             bar.clear()
     left = [job for job in table.jobs(PENDING) if job.id in ids]
     if left and not quiet:
-        print(f"{len(left)} are still waiting: {table.queue().reason or 'paused'}")
+        print(f"{len(left)} are still waiting: {str(table.queue().reason) or 'paused'}")
 
 
 def _watched(table: JobTable, keeper: Keeper, ids: Mapping[int, str], bar: Bar) -> Iterator[Job]:
@@ -78,7 +80,7 @@ def _watched(table: JobTable, keeper: Keeper, ids: Mapping[int, str], bar: Bar) 
             bar.draw(
                 f"{min(done + 1, len(ids))} of {len(ids)}",
                 (done + (job.fraction if job.id in open_ else 0)) / len(ids),
-                f"{job.words}{time_left}",
+                f"{words(f'doing.{job.stage}', 'en') if job.stage else ''}{time_left}",
             )
         time.sleep(LOOK)
 
@@ -86,7 +88,7 @@ def _watched(table: JobTable, keeper: Keeper, ids: Mapping[int, str], bar: Bar) 
 def became(job: Job) -> str:
     """What became of a job, in a line."""
     if job.state == "done" and job.result is not None:
-        return f"{shown(job.result)} ({job.seconds or 0:.1f} s){' ' * bool(job.notice)}{job.notice}"
+        return " ".join([f"{shown(job.result)} ({job.seconds or 0:.1f} s)", *map(str, job.notices)])
     return f"{job.state}{'. ' * bool(job.error)}{job.error}"
 
 

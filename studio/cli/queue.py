@@ -61,7 +61,7 @@ def _list(arguments: argparse.Namespace, table: JobTable) -> None:
 def _print(arguments: argparse.Namespace, table: JobTable) -> None:
     for job in _shown(arguments, table):
         of = f"{job.fraction:4.0%}" if job.state == "running" else ""
-        words = job.error or job.work.prompt[:WORDS_SHOWN]
+        words = str(job.error) or job.work.prompt[:WORDS_SHOWN]
         print(f"{job.id:6}  {job.state:11} {of:5} {job.work.kind:5}  {words}")
     queue = table.queue()
     print(f"paused. {queue.reason}".strip() if queue.paused else "not paused")
@@ -78,7 +78,7 @@ def _print_json(arguments: argparse.Namespace, table: JobTable) -> None:
 
     queue = table.queue()
     jobs = [as_json(job) for job in _shown(arguments, table)]
-    content = {"paused": queue.paused, "reason": queue.reason, "jobs": jobs}
+    content = {"paused": queue.paused, "reason": str(queue.reason), "jobs": jobs}
     print_json(content)
 
 
@@ -86,11 +86,11 @@ def _resume(arguments: argparse.Namespace, table: JobTable) -> int | None:
     from studio.cli.progress import work_off
     from studio.jobs.spec import PENDING, RUNNING
 
-    if table.has_worker():
-        table.resume()
-        return None
-    ids = {job.id: f"job {job.id}" for job in table.jobs((*RUNNING, *PENDING))}
-    table.resume()
+    with table.deserted() as alone:
+        if not alone:  # an open app sees to it
+            table.resume()
+            return None
+    ids = {number: f"job {number}" for number in table.ids((*RUNNING, *PENDING))}
     work_off(table, ids, quiet=arguments.json)
     whole = all(job.state == "done" for job in table.jobs() if job.id in ids)
     return None if whole else SOME_FAILED
@@ -103,8 +103,8 @@ def _pause(arguments: argparse.Namespace, table: JobTable) -> None:
 def _skip(arguments: argparse.Namespace, table: JobTable) -> None:
     from studio.jobs.spec import RUNNING
 
-    for job in table.jobs(RUNNING):
-        table.skip(job.id)
+    for number in table.ids(RUNNING):
+        table.skip(number)
 
 
 def _stop(arguments: argparse.Namespace, table: JobTable) -> None:
@@ -122,6 +122,6 @@ def _remove(arguments: argparse.Namespace, table: JobTable) -> None:
 def _move(arguments: argparse.Namespace, table: JobTable) -> None:
     from studio.jobs.spec import PENDING
 
-    others = [job.id for job in table.jobs(PENDING) if job.id != arguments.id]
+    others = [other for other in table.ids(PENDING) if other != arguments.id]
     before = others[arguments.place - 1 : arguments.place]
     table.move([arguments.id], before[0] if before else None)

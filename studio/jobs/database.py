@@ -1,16 +1,15 @@
-"""The SQLite file of the job table: made when absent, shared by threads and processes, and read."""
+"""The SQLite file of the job table: made when absent, brought up to date, and read."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import statistics
-import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any
 
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError, RequestError
 from studio.jobs.spec import (
     PENDING,
     RUNNING,
@@ -20,26 +19,25 @@ from studio.jobs.spec import (
     Queue,
     State,
     Work,
+    as_columns,
     as_job,
+    as_text,
     is_finished,
+    messages,
 )
-from studio.system.paths import private_file
+from studio.system.sqlite import Database
 
 HISTORY = 31  # jobs a median is taken of
-BUSY = 30.0  # seconds to wait for another process's transaction
-VERSION = 2
+VERSION = 3
 SCHEMA = """
 CREATE TABLE jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL, prompt TEXT NOT NULL, negative TEXT,
-    look_seed INTEGER NOT NULL, motion_seed INTEGER NOT NULL, mode TEXT NOT NULL, steps TEXT,
-    upscale INTEGER NOT NULL, suffix INTEGER NOT NULL, picture TEXT,
-    backend TEXT NOT NULL, pack TEXT NOT NULL,
+    work TEXT NOT NULL, settings TEXT NOT NULL, engine TEXT NOT NULL,
     key TEXT NOT NULL, position INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0,
     created REAL NOT NULL, started REAL, finished REAL, stages TEXT NOT NULL DEFAULT '{}',
-    fraction REAL NOT NULL DEFAULT 0, words TEXT NOT NULL DEFAULT '',
-    notice TEXT NOT NULL DEFAULT '', units INTEGER NOT NULL DEFAULT 0,
+    fraction REAL NOT NULL DEFAULT 0, stage TEXT NOT NULL DEFAULT '',
+    notices TEXT NOT NULL DEFAULT '', units INTEGER NOT NULL DEFAULT 0,
     result TEXT, size INTEGER, error TEXT NOT NULL DEFAULT '', stop TEXT NOT NULL DEFAULT '',
     batch TEXT, row INTEGER, folder TEXT
 );
@@ -48,63 +46,53 @@ CREATE INDEX jobs_by_key ON jobs (key);
 CREATE TABLE queue (paused INTEGER NOT NULL, reason TEXT NOT NULL);
 INSERT INTO queue VALUES (0, '');
 """
-STEPS = {1: "ALTER TABLE jobs ADD COLUMN suffix INTEGER NOT NULL DEFAULT 1"}  # from that version on
+INDEXES = """
+CREATE INDEX IF NOT EXISTS jobs_by_settings ON jobs (settings, state, finished);
+CREATE INDEX IF NOT EXISTS jobs_by_engine ON jobs (engine, state, finished);
+CREATE TABLE IF NOT EXISTS damaged_jobs (row TEXT NOT NULL);
+"""
+# What versions 1 and 2 of the table had for each field of a request, and for what a job is at.
+OLD_WORK = (
+    "kind prompt negative look_seed motion_seed mode steps upscale suffix picture backend pack"
+).split()
+OLD_STAGES = {
+    "Reading the prompt": "clip",
+    "Drawing the first frame": "first_frame",
+    "Reading the first frame": "video_encoder",
+    "Animating": "transformer",
+}
 
 
 class JobsError(NeodragonError):
     """The job table cannot do what was asked of it."""
 
 
-class JobFile:
+class JobFile(Database):
     """The file at `path`, of which a transaction is all or nothing.
 
     Close it or use it as a context manager. Raises JobsError where the file fails it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.RLock()
-        with self._sentences():
-            private_file(path)
-            self._db = sqlite3.connect(
-                path, timeout=BUSY, isolation_level=None, check_same_thread=False
+    failure = JobsError
+    subject = "The job table"
+
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Make the tables, or bring those of an older version up."""
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            _run(db, SCHEMA)
+        elif version in (1, 2):
+            _to_version_3(db)
+        elif version != VERSION:
+            raise JobsError(
+                "The job table {path} has the version {version}, which this studio does not know;"
+                " use the Neodragon Studio that made it, or move the file away.",
+                path=str(self.path),
+                version=version,
             )
-            self._db.row_factory = sqlite3.Row
-        try:
-            self._prepare()
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _prepare(self) -> None:
-        with self._sentences():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            elif version in STEPS:
-                for number in range(version, VERSION):
-                    db.execute(STEPS[number])
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise JobsError(
-                    f"The job table {self.path} should have the version {VERSION}, but it has"
-                    f" {version}; use the Neodragon Studio that made it or move the file away."
-                )
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+        _run(db, INDEXES)
+        if version != VERSION:
+            db.execute(f"PRAGMA user_version = {VERSION}")
 
     def jobs(
         self,
@@ -112,51 +100,98 @@ class JobFile:
         *,
         batch: str | None = None,
         newest: int | None = None,
+        next_: int | None = None,
     ) -> list[Job]:
-        """Jobs in those states in the queue's order; newest: only that many, from its end."""
+        """Jobs in those states in the queue's order.
+
+        newest: only that many, from its end; next_: only that many, from its beginning.
+        """
         of_batch, parameters = ("", []) if batch is None else (" AND batch = ?", [batch])
+        order = "" if newest is None else " DESC"
+        limit = next_ if newest is None else newest
         rows = self._rows(
             f"SELECT * FROM jobs WHERE state IN ({marks(states)}){of_batch}"
-            " ORDER BY position DESC, id DESC LIMIT ?",
-            [*states, *parameters, -1 if newest is None else newest],
+            f" ORDER BY position{order}, id{order} LIMIT ?",
+            *(*states, *parameters, -1 if limit is None else limit),
         )
-        return [as_job(row) for row in reversed(rows)]
+        return self._jobs(rows if newest is None else reversed(rows))
+
+    def count(self, states: Collection[State] = STATES) -> int:
+        """How many jobs are in those states."""
+        (row,) = self._rows(
+            f"SELECT count(*) AS count FROM jobs WHERE state IN ({marks(states)})", *states
+        )
+        count: int = row["count"]
+        return count
+
+    def ids(self, states: Collection[State]) -> list[int]:
+        """The jobs in those states, in the queue's order."""
+        sql = f"SELECT id FROM jobs WHERE state IN ({marks(states)}) ORDER BY position, id"
+        return [row["id"] for row in self._rows(sql, *states)]
 
     def job(self, job_id: int) -> Job:
         """One job."""
-        rows = self._rows("SELECT * FROM jobs WHERE id = ?", [job_id])
+        rows = self._rows("SELECT * FROM jobs WHERE id = ?", job_id)
         if not rows:
             raise self._unknown([job_id])
-        return as_job(rows[0])
+        return self._jobs(rows)[0]
 
     def queue(self) -> Queue:
         """Whether it is paused, and why."""
         (row,) = self._rows("SELECT * FROM queue")
-        return Queue(bool(row["paused"]), row["reason"])
+        return Queue(bool(row["paused"]), next(iter(messages(row["reason"])), Message("")))
+
+    def _jobs(self, rows: Iterable[sqlite3.Row]) -> list[Job]:
+        """The jobs of rows; raises JobsError after setting damaged ones aside."""
+        jobs, damaged = [], []
+        for row in rows:
+            try:
+                jobs.append(as_job(row))
+            except (ValueError, TypeError, AttributeError, RequestError):
+                damaged.append(row)
+        if damaged:
+            with self._transaction() as db:
+                for row in damaged:
+                    _set_aside(db, row)
+            raise JobsError(
+                "Job {ids} in the job table was damaged and cannot be made; its row is kept apart"
+                " in the same file. Everything else is as it was: look at the queue again.",
+                ids=", ".join(str(row["id"]) for row in damaged),
+            )
+        return jobs
 
     def by_key(self, keys: Iterable[str]) -> dict[str, Job]:
         """Of each content key its best job: done with its file there, else the latest one."""
         found: dict[str, Job] = {}
-        wanted = list(dict.fromkeys(keys))
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
+        for part in _parts(keys):
             sql = f"SELECT * FROM jobs WHERE key IN ({marks(part)}) ORDER BY id"
-            for job in map(as_job, self._rows(sql, part)):
+            for job in self._jobs(self._rows(sql, *part)):
                 if job.key not in found or not is_finished(found[job.key]) or is_finished(job):
                     found[job.key] = job
         return found
 
+    def _known(self, keys: Iterable[str]) -> dict[str, int]:
+        """Of each content key the job that is queued, or done with its file there, if any."""
+        found: dict[str, int] = {}
+        for part in _parts(keys):
+            sql = f"SELECT key, id, state, result FROM jobs WHERE key IN ({marks(part)})"
+            for row in self._rows(f"{sql} ORDER BY id", *part):
+                made = row["state"] == "done" and row["result"] and Path(row["result"]).is_file()
+                if made or row["state"] in (*PENDING, *RUNNING):
+                    found[row["key"]] = row["id"]
+        return found
+
     def estimate(self, work: Work) -> Estimate:
         """Medians of the last jobs with the same settings, else of the same kind on this pack."""
-        settings = work.settings
-        common = {name: settings[name] for name in ("kind", "backend", "pack")}
+        return self._estimate(work.settings, work.engine)
+
+    def _estimate(self, settings: str, engine: str) -> Estimate:
         rows: list[sqlite3.Row] = []
-        for alike in (settings, common):
-            where = " AND ".join(f"{name} IS ?" for name in alike)
-            sql = f"SELECT * FROM jobs WHERE state = 'done' AND {where} ORDER BY finished DESC"
-            rows = rows or self._rows(f"{sql} LIMIT {HISTORY}", list(alike.values()))
+        for column, value in (("settings", settings), ("engine", engine)):
+            sql = f"SELECT * FROM jobs WHERE state = 'done' AND {column} = ?"
+            rows = rows or self._rows(f"{sql} ORDER BY finished DESC LIMIT ?", value, HISTORY)
         stages: dict[str, list[float]] = {}
-        jobs = [as_job(row) for row in rows]
+        jobs = self._jobs(rows)
         for job in jobs:
             for stage, seconds in job.stages.items():
                 stages.setdefault(stage, []).append(seconds)
@@ -170,10 +205,10 @@ class JobFile:
 
     def seconds_left(self, jobs: Iterable[Job] | None = None) -> float | None:
         """Until those jobs (all of the queue) are done, None where one is unlike any before."""
-        known: dict[tuple[object, ...], float | None] = {}
+        known: dict[str, float | None] = {}
         total = 0.0
         for job in self.jobs((*RUNNING, *PENDING)) if jobs is None else jobs:
-            settings = tuple(job.work.settings.values())
+            settings = job.work.settings
             if settings not in known:
                 known[settings] = self.estimate(job.work).seconds
             seconds = known[settings]
@@ -182,39 +217,69 @@ class JobFile:
             total += seconds * (1 - job.fraction if job.state == "running" else 1)
         return total
 
-    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
-        with self._lock, self._sentences():
-            return self._db.execute(sql, parameters).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._sentences():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.rollback()
-                raise
-            self._db.commit()
-
-    @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """Turn what SQLite and the file system raise into JobsError."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise JobsError(
-                f"The job table {self.path} should be readable and writable, but it is not"
-                f" ({error}); free some space, or move the file away if it is damaged."
-            ) from error
-
     def _unknown(self, ids: Collection[int]) -> JobsError:
         return JobsError(
-            f"Job {', '.join(map(str, ids))} should be in the table, but it is not;"
-            " look at the queue again."
+            "Job {ids} is not in the queue any more; look at it again.",
+            ids=", ".join(map(str, ids)),
         )
 
 
 def marks(values: Collection[object]) -> str:
     """A question mark for each value."""
     return ", ".join("?" * len(values))
+
+
+def _parts(keys: Iterable[str]) -> Iterator[list[str]]:
+    """Each key once, in lists short enough for one query."""
+    wanted = list(dict.fromkeys(keys))
+    for start in range(0, len(wanted), 500):
+        yield wanted[start : start + 500]
+
+
+def _run(db: sqlite3.Connection, script: str) -> None:
+    for statement in script.split(";"):
+        db.execute(statement)
+
+
+def _set_aside(db: sqlite3.Connection, row: sqlite3.Row) -> None:
+    """Keep a row that cannot be read in a table of its own."""
+    text = json.dumps(dict(row), default=repr)
+    db.execute("INSERT INTO damaged_jobs VALUES (?)", [text])
+    db.execute("DELETE FROM jobs WHERE id = ?", [row["id"]])
+
+
+def _to_version_3(db: sqlite3.Connection) -> None:
+    """The request in one column, in the words of `engine.config.Request`; ids for sentences."""
+    _run(db, INDEXES[INDEXES.index("CREATE TABLE") :])
+    rows = db.execute("SELECT * FROM jobs").fetchall()
+    for name in ("work", "settings", "engine"):
+        db.execute(f"ALTER TABLE jobs ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE jobs RENAME COLUMN words TO stage")
+    db.execute("ALTER TABLE jobs RENAME COLUMN notice TO notices")
+    for row in rows:
+        try:
+            values = as_columns(_old_work(row)) | {
+                "stage": OLD_STAGES.get(row["words"], ""),
+                "notices": as_text(Message(row["notice"])),
+                "error": as_text(Message(row["error"])),
+            }
+        except (ValueError, TypeError, RequestError):
+            _set_aside(db, row)
+            continue
+        names = ", ".join(f"{name} = ?" for name in values)
+        db.execute(f"UPDATE jobs SET {names} WHERE id = ?", [*values.values(), row["id"]])
+    there = {column["name"] for column in db.execute("PRAGMA table_info(jobs)")}
+    for name in OLD_WORK:
+        if name in there:
+            db.execute(f"ALTER TABLE jobs DROP COLUMN {name}")
+    for row in db.execute("SELECT reason FROM queue").fetchall():
+        db.execute("UPDATE queue SET reason = ?", [as_text(Message(row["reason"]))])
+
+
+def _old_work(row: sqlite3.Row) -> Work:
+    values: Mapping[str, Any] = {name: row[name] for name in OLD_WORK if name in row.keys()}
+    steps = values["steps"]
+    flags = {name: bool(values.get(name, 1)) for name in ("upscale", "suffix")}
+    return Work.from_dict(
+        {**values, **flags, "steps": None if steps is None else json.loads(steps)}
+    )

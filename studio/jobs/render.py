@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from engine.config import Request
+from engine.errors import Message
 from engine.pack import Pack
 from engine.pipeline import Event, Progress, StageDone, Truncated
 from studio import __version__
+from studio.media.pictures import read_picture
 
-# How much of a clip is done when a stage ends, and what to call it while it runs.
+# How much of a clip is done when a stage of the engine ends.
 STAGES = {
-    "clip": (0.02, "Reading the prompt"),
-    "first_frame": (0.2, "Drawing the first frame"),
-    "video_encoder": (0.21, "Reading the first frame"),
-    "text": (0.23, "Reading the prompt"),
-    "transformer": (0.97, "Animating"),
+    "clip": 0.02,
+    "first_frame": 0.2,
+    "video_encoder": 0.21,
+    "text": 0.23,
+    "transformer": 0.97,
 }
 
 
@@ -28,10 +32,10 @@ class Meter:
     """
 
     def __init__(self, end: str = "transformer") -> None:
-        self.words = STAGES["clip"][1]
-        self._end = STAGES[end][0]
+        self.stage = "clip"  # what is being done
+        self._end = STAGES[end]
         self._done = 0.0
-        self._stage, self._begun = "", 0.0
+        self._begun: dict[str, float] = {}  # what was done when a stage began
 
     @property
     def fraction(self) -> float:
@@ -41,41 +45,43 @@ class Meter:
     def update(self, event: Event) -> bool:
         """Take an event in; returns whether there is something new to show."""
         if isinstance(event, StageDone) and event.stage in STAGES:
-            self._done = max(self._done, STAGES[event.stage][0])
+            self._done = max(self._done, STAGES[event.stage])
         elif isinstance(event, Progress) and event.stage in STAGES:
-            end, self.words = STAGES[event.stage]
-            if self._stage != event.stage:
-                self._stage, self._begun = event.stage, self._done
-            self._done = self._begun + (end - self._begun) * event.done / event.total
+            self.stage = event.stage
+            begun = self._begun.setdefault(event.stage, self._done)
+            self._done = begun + (STAGES[event.stage] - begun) * event.done / event.total
         else:
             return False
         return True
 
 
-def unread(event: Truncated) -> str:
+def unread(event: Truncated) -> Message:
     """What to tell the user of a prompt's end that was too long to read."""
-    return f"The prompt is too long for {event.encoder}, which did not read: {event.text!r}."
+    return Message(
+        "The prompt is too long for {encoder}, which did not read: {text!r}.",
+        {"encoder": event.encoder, "text": event.text},
+    )
 
 
-def record(
-    pack: Pack, request: Request, backend: str, picture: str | None = None
-) -> dict[str, Any]:
-    """All it takes to make a clip again, for the inside of its file.
+def with_pixels(request: Request) -> Request:
+    """The request with its image read from its file; raises RequestError."""
+    values = {field.name: getattr(request, field.name) for field in fields(Request)}
+    if isinstance(request.image, Path):
+        values["image"] = read_picture(request.image)
+    return Request(**values)
 
-    picture: the name of the user's own picture, where it began with one.
-    """
-    negative = request.negative_prompt
+
+def record(pack: Pack, request: Request, backend: str) -> dict[str, Any]:
+    """All it takes to make a clip again, for the inside of its file; of an image its name."""
+    values = {field.name: getattr(request, field.name) for field in fields(Request)}
+    if request.negative_prompt is None:
+        values["negative_prompt"] = pack.prompt.negative
     return {
         "software": f"Neodragon Studio {__version__}",
-        "prompt": request.prompt,
-        "negative_prompt": pack.prompt.negative if negative is None else negative,
-        "look_seed": request.look_seed,
-        "motion_seed": request.motion_seed,
-        "mode": request.mode,
+        **values,
         "steps": request.steps or pack.schedule.modes[request.mode].steps,
         "upscale": request.upscale and pack.has("upscaler"),
-        "suffix": bool(request.suffix),
-        "picture": picture,
+        "image": request.image.name if isinstance(request.image, Path) else None,
         "pack": {"name": pack.name, "version": pack.version, "hash": pack.pack_hash},
         "backend": backend,
     }

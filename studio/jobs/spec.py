@@ -8,17 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from engine.config import Mode, Request
-from engine.errors import RequestError
+from engine.config import OLD_NAMES, Request
+from engine.errors import Message, RequestError
 from engine.pack import Pack
 from studio.media.sidecars import Kind
 
@@ -28,69 +25,66 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 STATES: tuple[State, ...] = get_args(State)
 PENDING: tuple[State, ...] = ("waiting", "interrupted")  # what a worker will take
 RUNNING: tuple[State, ...] = ("running",)
+MOVING = ("motion_seed", "steps", "upscale")  # what a first frame does not depend on
+LATER = ("suffix",)  # fields that version 0.2.0's keys have only where they are not the default
+NUMBERS: dict[str, Any] = {  # types of a row's cells
+    **dict.fromkeys(("id", "position", "attempts", "units"), int),
+    **dict.fromkeys(("created", "fraction"), int | float),
+    **dict.fromkeys(("started", "finished"), int | float | None),
+    **dict.fromkeys(("size", "row"), int | None),
+    **dict.fromkeys(("key", "stages", "work", "stage", "notices", "error"), str),
+    **dict.fromkeys(("result", "batch", "folder"), str | None),
+}
 RETRIED: tuple[State, ...] = ("failed", "interrupted", "cancelled", "skipped")
 
 
-@dataclass(frozen=True)
-class Work:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work(Request):
     """What a job makes, every choice made: the same work gives the same frames.
 
-    kind: a whole clip or its first frame only. The fields of `engine.config.Request` as there;
-    negative: None for the pack's own; picture: path of a picture to begin with; backend and pack
-    (a path) as strings. Raises RequestError.
+    A request whose image, if any, is the path of a file; kind: a whole clip or its first frame
+    only; pack (a path) and backend: what makes it, as strings. Raises RequestError.
     """
 
-    prompt: str
-    look_seed: int
-    motion_seed: int
     pack: str
     backend: str
     kind: Kind = "clip"
-    mode: Mode = "hybrid"
-    steps: tuple[int, int, int] | None = None
-    negative: str | None = None
-    picture: str | None = None
-    upscale: bool = True
-    suffix: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind not in KINDS:
             raise RequestError(
-                f"The kind should be {' or '.join(KINDS)}, but it is {self.kind!r};"
-                " choose one of them."
+                "The kind is {kind!r}; choose one of {kinds}.",
+                kind=self.kind,
+                kinds=", ".join(KINDS),
             )
-        request = self.request()
-        for name in ("look_seed", "motion_seed", "steps"):
-            object.__setattr__(self, name, getattr(request, name))
-        for text in (self.prompt, self.negative, self.picture, self.backend, self.pack):
-            if text is not None and text.encode("utf-8", "replace").decode() != text:
+        for name, value in self.to_dict().items():
+            if isinstance(value, str) and value.encode("utf-8", "replace").decode() != value:
                 raise RequestError(
-                    f"The words should be Unicode, but {ascii(text)[:40]} has half a character;"
-                    " type them again."
+                    "The {name} has half a character in {text}; type it again.",
+                    name=name.replace("_", " "),
+                    text=ascii(value)[:40],
                 )
 
-    def request(self, image: NDArray[np.uint8] | None = None) -> Request:
-        """The engine's request, `image` (uint8 [H, W, 3]) being the picture's pixels."""
-        return Request(
-            prompt=self.prompt,
-            look_seed=self.look_seed,
-            motion_seed=self.motion_seed,
-            mode=self.mode,
-            steps=self.steps,
-            negative_prompt=self.negative,
-            image=image,
-            upscale=self.upscale,
-            suffix=self.suffix,
-        )
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Work) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict()))
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> str:
         """What decides how long it takes and how large it gets, as the table stores it."""
-        row = as_columns(self)
-        return {name: row[name] for name in ("kind", "backend", "pack", "mode", "steps", "upscale")}
+        return self._part(("kind", "backend", "pack", "mode", "steps", "upscale"))
 
+    @property
+    def engine(self) -> str:
+        """The part of the settings that any two jobs must share to be compared at all."""
+        return self._part(("kind", "backend", "pack"))
 
-WORK = tuple(field.name for field in fields(Work))
+    def _part(self, names: Sequence[str]) -> str:
+        values = self.to_dict()
+        return json.dumps([values[name] for name in names])
 
 
 @dataclass(frozen=True)
@@ -110,9 +104,10 @@ class Entry:
 class Job:
     """A row of the table.
 
-    Times are seconds since 1970; stages: seconds of each that is done; fraction: 0 to 1, words:
-    what it is doing; notice: something to know about a result; units: how many previews there are;
-    result: the file, which of a running job is yet to come; size: its bytes; error: one sentence.
+    Times are seconds since 1970; stages: seconds of each that is done; fraction: 0 to 1, stage:
+    the engine's name of what it is doing, or ""; notices: what to know about a result; error: why
+    it failed, or an empty message; units: how many previews there are;
+    result: the file, which of a running job is yet to come; size: its bytes.
     """
 
     id: int
@@ -126,12 +121,12 @@ class Job:
     finished: float | None
     stages: Mapping[str, float]
     fraction: float
-    words: str
-    notice: str
+    stage: str
+    notices: tuple[Message, ...]
     units: int
     result: Path | None
     size: int | None
-    error: str
+    error: Message
     batch: str | None
     row: int | None
     folder: str | None
@@ -146,10 +141,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Queue:
-    """Whether the worker waits although there is work, and the sentence that says why."""
+    """Whether the worker waits although there is work, and why, or an empty message."""
 
     paused: bool
-    reason: str
+    reason: Message
 
 
 @dataclass(frozen=True)
@@ -165,31 +160,36 @@ def content_key(work: Work, pack: Pack) -> str:
     """SHA-256 in hex of everything that decides the frames; `pack` is the one at `work.pack`.
 
     A first frame does not depend on what only moves it. Raises RequestError where there is no
-    picture at `work.picture` or the pack has no such mode.
+    picture at `work.image` or the pack has no such mode.
     """
     if work.mode not in pack.schedule.modes:
         raise RequestError(
-            f"The mode should be one that {pack.name} has ({', '.join(pack.schedule.modes)}), but"
-            f" it is {work.mode}; choose one of them."
+            "{pack} has no mode {mode}; choose one of {modes}.",
+            pack=pack.name,
+            mode=work.mode,
+            modes=", ".join(pack.schedule.modes),
         )
-    parts = {
-        "kind": work.kind,
-        "prompt": work.prompt,
-        "negative": pack.prompt.negative if work.negative is None else work.negative,
-        "look_seed": work.look_seed,
-        "mode": work.mode,
-        "picture": None if work.picture is None else _digest(work.picture),
-        "backend": work.backend,
+    values = work.to_dict() | {
         "pack": pack.pack_hash,
+        "image": None if work.image is None else _digest(str(work.image)),
+        "upscale": work.upscale and pack.has("upscaler"),
+        "suffix": work.suffix or not pack.prompt.suffix,
     }
-    if pack.prompt.suffix and not work.suffix:
-        parts["suffix"] = False
-    if work.kind == "clip":
-        parts |= {
-            "motion_seed": work.motion_seed,
-            "steps": work.steps or pack.schedule.modes[work.mode].steps,
-            "upscale": bool(work.upscale) and pack.has("upscaler"),
-        }
+    if work.negative_prompt is None:
+        values["negative_prompt"] = pack.prompt.negative
+    if work.steps is None:
+        values["steps"] = pack.schedule.modes[work.mode].steps
+    if work.kind == "frame":
+        for name in MOVING:
+            del values[name]
+    # Keys stay what they were: old names, and nothing of fields that came later and were not used.
+    defaults = {field.name: field.default for field in fields(work)}
+    old = {new: old for old, new in OLD_NAMES.items()}
+    parts = {
+        old.get(name, name): value
+        for name, value in values.items()
+        if name not in LATER or value != defaults[name]
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -217,25 +217,68 @@ def is_finished(job: Job) -> bool:
 
 def as_columns(work: Work) -> dict[str, Any]:
     """The work as the table stores it."""
-    values = {name: getattr(work, name) for name in WORK}
-    return values | {
-        "steps": None if work.steps is None else json.dumps(work.steps),
-        "upscale": int(work.upscale),
-        "suffix": int(work.suffix),
-    }
+    text = json.dumps(work.to_dict(), ensure_ascii=False)
+    return {"work": text, "settings": work.settings, "engine": work.engine}
 
 
 def as_job(row: sqlite3.Row) -> Job:
-    """The job that a row of the table stores."""
+    """The job that a row of the table stores; raises ValueError where a cell of it is damaged."""
     values = dict(row)
-    work = {name: values.pop(name) for name in WORK}
-    steps = work["steps"]
-    work["steps"] = None if steps is None else tuple(json.loads(steps))
-    work |= {name: bool(work[name]) for name in ("upscale", "suffix")}
-    values["stages"] = json.loads(values["stages"])
-    values["result"] = None if values["result"] is None else Path(values["result"])
-    del values["stop"]
-    return Job(work=Work(**work), **values)
+    for name in ("settings", "engine", "stop"):
+        del values[name]
+    for name, types in NUMBERS.items():
+        if not isinstance(values[name], types):
+            raise ValueError(f"{name} is {values[name]!r}")
+    if values["state"] not in STATES:
+        raise ValueError(f"state is {values['state']!r}")
+    stages, work = json.loads(values["stages"]), json.loads(values["work"])
+    if not all(isinstance(seconds, int | float) for seconds in stages.values()):
+        raise ValueError(f"stages are {stages!r}")
+    values |= {
+        "work": Work.from_dict(work),
+        "stages": stages,
+        "notices": messages(values["notices"]),
+        "error": next(iter(messages(values["error"])), Message("")),
+        "result": None if values["result"] is None else Path(values["result"]),
+    }
+    return Job(**values)
+
+
+def as_text(*messages: Message) -> str:
+    """Messages as the table stores them; without one an empty text."""
+    return json.dumps([_plain(message) for message in messages]) if any(messages) else ""
+
+
+def messages(text: str) -> tuple[Message, ...]:
+    """Messages from the table; a text that is none, as older tables have it, is one itself."""
+    if not text:
+        return ()
+    try:
+        return tuple(_message(value) for value in json.loads(text))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return (Message(text),)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    values = {
+        name: _plain(value)
+        if isinstance(value, Message)
+        else value
+        if isinstance(value, int | float | str)
+        else str(value)
+        for name, value in message.values.items()
+    }
+    return {"template": message.template, "values": values}
+
+
+def _message(value: Mapping[str, Any]) -> Message:
+    values = {
+        name: _message(inner) if isinstance(inner, dict) else inner
+        for name, inner in value["values"].items()
+    }
+    message = Message(value["template"], values)
+    str(message)  # every place has its value
+    return message
 
 
 def as_json(job: Job) -> dict[str, object]:
@@ -243,16 +286,13 @@ def as_json(job: Job) -> dict[str, object]:
     return {
         "id": job.id,
         "state": job.state,
-        "kind": job.work.kind,
-        "prompt": job.work.prompt,
-        "look_seed": job.work.look_seed,
-        "motion_seed": job.work.motion_seed,
+        **job.work.to_dict(),
         "fraction": job.fraction,
         "attempts": job.attempts,
         "file": None if job.result is None else str(job.result),
         "seconds": job.seconds,
-        "notice": job.notice,
-        "error": job.error,
+        "notice": " ".join(map(str, job.notices)),
+        "error": str(job.error),
         "batch": job.batch,
         "row": job.row,
     }

@@ -6,12 +6,15 @@ The page and the commands that run a queue hold one each; of several open apps, 
 from __future__ import annotations
 
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from studio.jobs import worker
-from studio.jobs.spec import PENDING, RUNNING
+from studio.jobs.spec import RUNNING
 from studio.jobs.table import ATTEMPTS, JobTable
+
+LEFT = Message("The queue was left by an app that is gone; resume it to go on.")
 
 
 class WorkerError(NeodragonError):
@@ -40,22 +43,28 @@ class Keeper:
         self.threads = threads
         self._process: subprocess.Popen[bytes] | None = None
         self._idle_ends = 0
-        left = not table.has_worker() and table.jobs((*RUNNING, *PENDING))
-        if left and not table.queue().paused:
-            table.pause("The queue was left by an app that is gone; resume it to go on.")
+        if not table.has_worker():
+            worker.pause_if_deserted(table, LEFT)
+        self._attending = ExitStack()
+        self._attending.enter_context(table.attended())
 
     def look(self) -> None:
         """Start a worker where there is none; raises WorkerError where none stays."""
         if self.is_ours or self.table.has_worker():
             return
-        if self._process is not None and not self.table.jobs(RUNNING):
+        if self._process is not None and not self.table.count(RUNNING):
             self._idle_ends += 1  # in the middle of a job, it is the job that counts its attempts
             if self._idle_ends > ATTEMPTS:
+                code = self._process.returncode
+                self._end()
+                self._process, self._idle_ends = None, ATTEMPTS  # the next look tries once more
                 raise WorkerError(
-                    "The worker should stay at the queue, but it ended with code"
-                    f" {self._process.returncode}; its last words are in {self.table.path}.log."
+                    "The worker ended {count} times with code {code}; its last words are in {log}.",
+                    count=ATTEMPTS + 1,
+                    code=code,
+                    log=f"{self.table.path}.log",
                 )
-        self.close()
+        self._end()
         try:
             self._process = worker.start(
                 self.table.path,
@@ -67,8 +76,8 @@ class Keeper:
             )
         except OSError as error:
             raise WorkerError(
-                f"The worker should be started, but it is not ({error.strerror});"
-                " close other programs and try again."
+                "The worker cannot be started ({reason}); close other programs and try again.",
+                reason=error.strerror or str(error),
             ) from error
 
     @property
@@ -76,14 +85,18 @@ class Keeper:
         """Whether the worker is this keeper's, and alive."""
         return self._process is not None and self._process.poll() is None
 
-    def interrupt(self, reason: str) -> bool:
+    def interrupt(self, reason: Message) -> bool:
         """Pause, and let the running job wait again; whether the worker is ours to stop."""
         if self.is_ours:
             self.table.interrupt(reason)
         return self.is_ours
 
     def close(self) -> None:
-        """Let the worker end after the job it is at."""
+        """Let the worker end after the job it is at; another app may take over at once."""
+        self._attending.close()
+        self._end()
+
+    def _end(self) -> None:
         if self._process is None:
             return
         assert self._process.stdin is not None

@@ -14,10 +14,11 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from engine.errors import Message
 from studio.jobs.database import JobFile, JobsError, marks
 from studio.jobs.spec import (
     PENDING,
@@ -32,11 +33,13 @@ from studio.jobs.spec import (
     Stop,
     Work,
     as_columns,
-    as_job,
+    as_text,
     content_key,
     is_finished,
+    messages,
 )
 from studio.media.sidecars import Kind
+from studio.system.sqlite import BUSY, lock
 
 __all__ = [  # the table and its words
     "ATTEMPTS",
@@ -58,10 +61,11 @@ __all__ = [  # the table and its words
     "is_finished",
 ]
 
+NOTHING = Message("")
+PROBED = 0.5  # seconds in which others look whether a lock is free
 ATTEMPTS = 2  # a job that took two workers down does not get a third
-LEASE_POLL = 0.1  # seconds
 CLEAN = (  # what a row says before an attempt
-    "finished = NULL, stages = '{}', fraction = 0, words = '', notice = '', units = 0,"
+    "finished = NULL, stages = '{}', fraction = 0, stage = '', notices = '', units = 0,"
     " result = NULL, size = NULL, error = '', stop = ''"
 )
 FRESH = f"state = 'waiting', attempts = 0, started = NULL, {CLEAN}"
@@ -76,26 +80,45 @@ class JobTable(JobFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._lease: sqlite3.Connection | None = None
+        self._has_lease = False
 
     # Arranging the queue
 
     def add(self, entries: Iterable[Entry], batch: str | None = None) -> list[int]:
         """Put jobs at the end of the queue, all or none; their ids."""
+        entries = list(entries)
         with self._transaction() as db:
             (last,) = db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
-            ids = []
-            for position, entry in enumerate(entries, last + 1):
-                values = as_columns(entry.work) | {
-                    "key": entry.key,
-                    "position": position,
-                    "created": time.time(),
-                    "batch": batch,
-                    "row": entry.row,
-                    "folder": entry.folder,
-                }
-                ids.append(_insert(db, values))
-            return ids
+            return _insert(db, entries, last + 1, batch)
+
+    def ensure(
+        self, entries: Iterable[Entry], batch: str | None = None, *, ahead: bool = False
+    ) -> list[int]:
+        """Put jobs into the queue unless they are made or queued already; an id for each entry.
+
+        Of the same work asked for at the same time, in whatever process, there is one job. ahead:
+        before what waits, else at the end.
+        """
+        entries = list(entries)
+        with self._transaction() as db:
+            ids = self._known([entry.key for entry in entries])
+            new = list({entry.key: entry for entry in entries if entry.key not in ids}.values())
+            (last,) = db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
+            at = last + 1
+            if ahead and new:
+                where = f"state IN ({marks(PENDING)})"
+                (first,) = db.execute(
+                    f"SELECT min(position) FROM jobs WHERE {where}", PENDING
+                ).fetchone()
+                if first is not None:
+                    at = first
+                    db.execute(
+                        f"UPDATE jobs SET position = position + ? WHERE {where}",
+                        [len(new), *PENDING],
+                    )
+            made = _insert(db, new, at, batch)
+            ids |= {entry.key: number for entry, number in zip(new, made, strict=True)}
+        return [ids[entry.key] for entry in entries]
 
     def edit(self, job_id: int, work: Work, key: str) -> None:
         """Let a waiting job make something else."""
@@ -151,10 +174,10 @@ class JobTable(JobFile):
 
     # Stopping and going on
 
-    def pause(self, reason: str = "") -> None:
-        """Start no further job (*Stop after this*); reason: a sentence for the user."""
+    def pause(self, reason: Message = NOTHING) -> None:
+        """Start no further job (*Stop after this*); reason: for the user."""
         with self._transaction() as db:
-            db.execute("UPDATE queue SET paused = 1, reason = ?", [reason])
+            db.execute("UPDATE queue SET paused = 1, reason = ?", [as_text(reason)])
 
     def resume(self) -> None:
         """Let the worker go on."""
@@ -173,54 +196,61 @@ class JobTable(JobFile):
             db.execute("UPDATE queue SET paused = 1, reason = ''")
             db.execute("UPDATE jobs SET stop = 'cancel' WHERE state = 'running'")
 
-    def interrupt(self, reason: str) -> None:
+    def interrupt(self, reason: Message) -> None:
         """Pause, and ask the worker to put the running job back, which is interrupted then."""
         with self._transaction() as db:
-            db.execute("UPDATE queue SET paused = 1, reason = ?", [reason])
+            db.execute("UPDATE queue SET paused = 1, reason = ?", [as_text(reason)])
             db.execute("UPDATE jobs SET stop = 'interrupt' WHERE state = 'running'")
 
     # The worker's side
 
     @contextmanager
-    def lease(self, wait: float = 0, give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def lease(self, wait: float = 0, give_up: Callable[[], bool] = bool) -> Iterator[None]:
         """Be the one worker meanwhile, waiting at most so many seconds for another to end.
 
         The operating system takes the lease back from a process that dies. Raises JobsError where
         another has it, or `give_up` says so.
         """
-        path = self._lease_path
-        with self._sentences():
-            lease = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        deadline = time.monotonic() + wait
-        try:
-            while True:
-                try:
-                    lease.execute("BEGIN EXCLUSIVE")
-                    break
-                except sqlite3.OperationalError as error:
-                    if time.monotonic() >= deadline or give_up():
-                        raise JobsError(
-                            f"The worker of {self.path} should be the only one, but another has"
-                            f" {path.name} ({error}); let that one work."
-                        ) from error
-                time.sleep(LEASE_POLL)
-            self._lease = lease
-            yield
-        finally:
-            self._lease = None
-            lease.close()
+        with self._locked("worker", max(wait, PROBED), give_up=give_up) as taken:
+            if not taken:
+                raise JobsError(
+                    "Another worker has the job table {path}; let that one work.",
+                    path=str(self.path),
+                )
+            self._has_lease = True
+            try:
+                yield
+            finally:
+                self._has_lease = False
 
     def has_worker(self) -> bool:
         """Whether a living process, this one or another, holds the lease."""
-        with self._sentences():
-            probe = sqlite3.connect(self._lease_path, timeout=0)
-            try:
-                probe.execute("SELECT 1 FROM sqlite_master")
-            except sqlite3.OperationalError:
-                return True
-            finally:
-                probe.close()
-            return False
+        with self._locked("worker", shared=True) as free:
+            return not free
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """Be an app that sees to the queue meanwhile, as any number of processes may.
+
+        While there is one, no worker pauses the queue because its own app is gone.
+        """
+        with self._locked("apps", BUSY, shared=True):
+            yield
+
+    @contextmanager
+    def deserted(self) -> Iterator[bool]:
+        """Whether no app sees to the queue; if so, none begins to meanwhile."""
+        with self._locked("apps") as alone:
+            yield alone
+
+    @contextmanager
+    def _locked(self, what: str, wait: float = 0, **options: Any) -> Iterator[bool]:
+        """Hold a lock beside the table meanwhile; whether it was to be had; raises JobsError."""
+        with ExitStack() as stack:
+            with self._sentences():
+                path = self.path.with_name(f"{self.path.name}-{what}")
+                taken = stack.enter_context(lock(path, wait, **options))
+            yield taken
 
     def recover(
         self, whole: Callable[[Job], bool] = lambda job: False, *, pause: bool = True
@@ -230,22 +260,27 @@ class JobTable(JobFile):
         A job whose file is `whole` is done; the others are interrupted, or failed after their
         second attempt. Returns them as they were. Needs the lease.
         """
-        assert self._lease, "only the worker recovers"
+        assert self._has_lease, "only the worker recovers"
         dead = self.jobs(RUNNING)
         for job in dead:
             if whole(job):
                 assert job.result is not None, "a whole file has a path"
                 self.finish(job.id, job.result, job.stages, at=job.result.stat().st_mtime)
             elif job.attempts < ATTEMPTS:
-                self._end(job.id, "interrupted", "")
+                self._end(job.id, "interrupted")
             else:
                 self.fail(
                     job.id,
-                    f"The job should survive its worker, but {ATTEMPTS} of them ended in the"
-                    " middle of it; change something about it or retry it.",
+                    Message(
+                        "{attempts} workers ended in the middle of this job; change something"
+                        " about it, or retry it.",
+                        {"attempts": ATTEMPTS},
+                    ),
                 )
         if dead and pause:
-            self.pause("The last run ended in the middle of a job; resume the queue to go on.")
+            self.pause(
+                Message("The last run ended in the middle of a job; resume the queue to go on.")
+            )
         return dead
 
     def claim(self) -> Job | None:
@@ -253,37 +288,37 @@ class JobTable(JobFile):
 
         Needs the lease.
         """
-        assert self._lease, "only the worker claims"
+        assert self._has_lease, "only the worker claims"
         with self._transaction() as db:
-            row = db.execute(
+            rows = db.execute(
                 f"UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ?, {CLEAN}"
                 f" WHERE id = (SELECT id FROM jobs WHERE state IN ({marks(PENDING)})"
                 " ORDER BY position, id LIMIT 1) AND NOT (SELECT paused FROM queue) RETURNING *",
                 [time.time(), *PENDING],
-            ).fetchone()
-        return None if row is None else as_job(row)
+            ).fetchall()
+        return next(iter(self._jobs(rows)), None)
 
     def progress(
-        self, job_id: int, fraction: float, words: str, stages: Mapping[str, float], units: int = 0
+        self, job_id: int, fraction: float, stage: str, stages: Mapping[str, float], units: int = 0
     ) -> Stop:
         """Report on the running job; what was asked of it meanwhile."""
         with self._transaction() as db:
             row = db.execute(
-                "UPDATE jobs SET fraction = ?, words = ?, stages = ?, units = ? WHERE id = ?"
+                "UPDATE jobs SET fraction = ?, stage = ?, stages = ?, units = ? WHERE id = ?"
                 " RETURNING stop",
-                [fraction, words, json.dumps(dict(stages)), units, job_id],
+                [fraction, stage, json.dumps(dict(stages)), units, job_id],
             ).fetchone()
         if row is None:
             raise self._unknown([job_id])
         stop: Stop = row["stop"]
         return stop
 
-    def note(self, job_id: int, sentence: str) -> None:
+    def note(self, job_id: int, notice: Message) -> None:
         """Add to what the user should know of a result."""
         with self._transaction() as db:
-            db.execute(
-                "UPDATE jobs SET notice = trim(notice || ' ' || ?) WHERE id = ?", [sentence, job_id]
-            )
+            for row in db.execute("SELECT notices FROM jobs WHERE id = ?", [job_id]).fetchall():
+                text = as_text(*messages(row["notices"]), notice)
+                db.execute("UPDATE jobs SET notices = ? WHERE id = ?", [text, job_id])
 
     def announce(self, job_id: int, result: Path, key: str) -> None:
         """Say which file the running job is about to make, and what decides its frames."""
@@ -299,23 +334,23 @@ class JobTable(JobFile):
         with self._transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = 'done', finished = ?, result = ?, size = ?, stages = ?,"
-                " fraction = 1, words = '', error = '', stop = '' WHERE id = ?",
+                " fraction = 1, stage = '', error = '', stop = '' WHERE id = ?",
                 [
                     *(at or time.time(), str(result), result.stat().st_size),
                     *(json.dumps(dict(stages)), job_id),
                 ],
             )
 
-    def fail(self, job_id: int, sentence: str) -> None:
+    def fail(self, job_id: int, error: Message) -> None:
         """The running job failed."""
-        self._end(job_id, "failed", sentence)
+        self._end(job_id, "failed", error)
 
     def stopped(self, job_id: int, stop: Stop) -> None:
         """The running job was given up as asked; an interruption counts as no attempt."""
         if stop == "interrupt":
             self.release(job_id, "interrupted")
         else:
-            self._end(job_id, "skipped" if stop == "skip" else "cancelled", "")
+            self._end(job_id, "skipped" if stop == "skip" else "cancelled")
 
     def release(self, job_id: int, state: State = "waiting") -> None:
         """Let the running job wait again where it was, as if it had not been claimed."""
@@ -326,19 +361,15 @@ class JobTable(JobFile):
                 [state, job_id],
             )
 
-    def _end(self, job_id: int, state: State, error: str) -> None:
+    def _end(self, job_id: int, state: State, error: Message = NOTHING) -> None:
         with self._transaction() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, error = ?, finished = ?, result = NULL, words = '',"
+                "UPDATE jobs SET state = ?, error = ?, finished = ?, result = NULL, stage = '',"
                 " stop = '' WHERE id = ?",
-                [state, error, time.time(), job_id],
+                [state, as_text(error), time.time(), job_id],
             )
 
     # The file
-
-    @property
-    def _lease_path(self) -> Path:
-        return self.path.with_name(f"{self.path.name}-worker")
 
     def _require(
         self, db: sqlite3.Connection, ids: Collection[int], states: Collection[State], verb: str
@@ -350,14 +381,31 @@ class JobTable(JobFile):
                 raise self._unknown([job_id])
             if row["state"] not in states:
                 raise JobsError(
-                    f"Job {job_id} should be {' or '.join(states)} to be {verb}, but it is"
-                    f" {row['state']}; look at the queue again."
+                    "Job {id} is {state} and cannot be {verb}; look at the queue again.",
+                    id=job_id,
+                    state=row["state"],
+                    verb=verb,
                 )
 
 
-def _insert(db: sqlite3.Connection, values: Mapping[str, Any]) -> int:
-    cursor = db.execute(
-        f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks(values)})", list(values.values())
-    )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
+def _insert(
+    db: sqlite3.Connection, entries: Iterable[Entry], position: int, batch: str | None
+) -> list[int]:
+    """Add rows from that position on; their ids."""
+    ids = []
+    for place, entry in enumerate(entries, position):
+        values = as_columns(entry.work) | {
+            "key": entry.key,
+            "position": place,
+            "created": time.time(),
+            "batch": batch,
+            "row": entry.row,
+            "folder": entry.folder,
+        }
+        cursor = db.execute(
+            f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks(values)})",
+            list(values.values()),
+        )
+        assert cursor.lastrowid is not None
+        ids.append(cursor.lastrowid)
+    return ids

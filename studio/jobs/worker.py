@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.config import Request
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from engine.graph_cache import GraphCache
 from engine.pack import Pack, open_pack
 from engine.pipeline import (
@@ -47,11 +47,11 @@ from engine.pipeline import (
 )
 from engine.session import require
 from studio.jobs.database import JobsError
-from studio.jobs.render import Meter, record, sidecar, unread
+from studio.jobs.render import Meter, record, sidecar, unread, with_pixels
 from studio.jobs.spec import PENDING, RUNNING, Job, Stop, content_key
 from studio.jobs.table import JobTable
 from studio.media import sidecars
-from studio.media.pictures import read_picture, write_png
+from studio.media.pictures import write_png
 from studio.media.video import read_metadata, write_mp4
 from studio.system.files import OutputError, open_regular, partial, prepare, unwritten
 from studio.system.paths import APPLICATION, clip_name, own_worker, private_file
@@ -70,6 +70,7 @@ FLOOR = 10**9  # bytes that stay free on the disk of the clips
 DAY = 86_400.0  # seconds after which a part of a file is nobody's any more
 PREVIEW_WIDTH = 512  # pixels, at most
 PREVIEWS = 50  # jobs whose previews stay
+CLOSED = Message("The studio was closed while jobs were waiting; resume the queue to go on.")
 SUFFIXES = {"clip": ".mp4", "frame": ".png"}
 # What a mistake of ours may raise in one job: its row says so, and the next job is made.
 FAULTS = (
@@ -195,7 +196,7 @@ class Worker:
         """Let the machine sleep, and say once that the queue is done."""
         self._awake.release()
         ended, self._ended = self._ended, 0
-        if ended and not self.table.jobs(PENDING) and load(settings_file())[0].notify:
+        if ended and not self.table.count(PENDING) and load(settings_file())[0].notify:
             tell(APPLICATION, f"The queue is done: {ended} {'job' if ended == 1 else 'jobs'}.")
 
     def _do(self, job: Job) -> None:
@@ -212,8 +213,11 @@ class Worker:
             if not self._has_room(folder):
                 self.table.release(job.id)
                 self.table.pause(
-                    f"The disk of {folder} should have {self.floor / 1e9:.1f} GB free, but it"
-                    " has less; free some space and resume the queue."
+                    Message(
+                        "The disk of {folder} has less than {size:.1f} GB free; free some space"
+                        " and resume the queue.",
+                        {"folder": str(folder), "size": self.floor / 1e9},
+                    )
                 )
                 return
             self._ended += 1
@@ -223,17 +227,19 @@ class Worker:
         except JobsError:
             raise  # nothing can be said in a table that cannot be written
         except OutputError as error:  # the next one would fail alike
-            self.table.pause(str(error))
+            self.table.pause(error.message)
             self.table.release(job.id, "interrupted")
         except NeodragonError as error:
-            self.table.fail(job.id, str(error))
+            self.table.fail(job.id, error.message)
         except FAULTS as error:
             traceback.print_exc()
             self.table.fail(
                 job.id,
-                f"The job should become a {job.work.kind}, but the studio made a mistake"
-                f" ({type(error).__name__}: {str(error)[:200]}); retry it, and report it if it"
-                " happens again.",
+                Message(
+                    "The studio made a mistake ({error}: {text}); retry the job, and report it if"
+                    " it happens again.",
+                    {"error": type(error).__name__, "text": str(error)[:200]},
+                ),
             )
         except BaseException:
             self.table.release(job.id)
@@ -244,13 +250,10 @@ class Worker:
     def _make(self, job: Job) -> None:
         work = job.work
         begun = time.perf_counter()
-        image = None if work.picture is None else read_picture(Path(work.picture))
-        request = work.request(image)
+        request = with_pixels(work)
         pack = self._opened(work.pack)
         stages: dict[str, float] = {}
-        metadata = record(
-            pack, request, require(work.backend), work.picture and Path(work.picture).name
-        )
+        metadata = record(pack, work, require(work.backend))
         metadata |= {"key": content_key(work, pack), "kind": work.kind}
         shutil.rmtree(self._folder(job), ignore_errors=True)
         first: Bytes | None = None
@@ -285,8 +288,8 @@ class Worker:
         try:
             _write_sidecar(target, metadata, time.perf_counter() - begun)
         except OutputError as error:  # what it was made by is in the file, too
-            self.table.note(job.id, str(error))
-            self.table.pause(str(error))
+            self.table.note(job.id, error.message)
+            self.table.pause(error.message)
         self.table.finish(job.id, target, stages)
 
     def _events(
@@ -310,7 +313,7 @@ class Worker:
                 elif isinstance(event, UnitFrames):
                     self._preview(job, event)
                     units += 1
-                stop = self.table.progress(job.id, meter.fraction, meter.words, stages, units)
+                stop = self.table.progress(job.id, meter.fraction, meter.stage, stages, units)
                 if stop:
                     raise _Stopped(stop)
                 yield event
@@ -468,7 +471,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        with JobTable(arguments.jobs) as table:
+        with JobTable(arguments.jobs) as table, ExitStack() as stack:
             worker = Worker(
                 table, arguments.clips, arguments.cache, arguments.threads, arguments.floor
             )
@@ -476,18 +479,25 @@ def main(argv: list[str] | None = None) -> int:
                 for name in {"SIGINT", "SIGBREAK"} & set(dir(signal)):  # meant for who started it
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
                 threading.Thread(target=_watch, args=[worker], daemon=True).start()
+            else:
+                stack.enter_context(table.attended())
             wait = STANDBY if arguments.attached else 0
             worker.run(drain=arguments.drain, wait=wait, kept=arguments.kept, warm=arguments.warm)
-            if worker.leaving.is_set() and table.jobs(PENDING) and not table.queue().paused:
-                table.pause(
-                    "The studio was closed while jobs were waiting; resume the queue to go on."
-                )
+            if worker.leaving.is_set():
+                pause_if_deserted(table, CLOSED)
     except NeodragonError as error:
         print(f"worker: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
+
+
+def pause_if_deserted(table: JobTable, reason: Message) -> None:
+    """Pause what waits, unless an app is open that sees to it."""
+    with table.deserted() as alone:
+        if alone and table.count((*RUNNING, *PENDING)) and not table.queue().paused:
+            table.pause(reason)
 
 
 def _watch(worker: Worker) -> None:

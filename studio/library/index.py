@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from engine.config import SEED_LIMIT
 from engine.errors import NeodragonError
 from studio.media.sidecars import Kind
-from studio.system.paths import private_file
+from studio.system.sqlite import Database
 
 Verdict = Literal["", "keep", "reject"]
 
-BUSY = 30.0  # seconds to wait for another process's transaction
 DAY = timedelta(days=1)
 VERSION = 1
 TABLES = ("library", "library_version")
@@ -75,54 +72,32 @@ class Item:
         return recorded
 
 
-class LibraryIndex:
+class LibraryIndex(Database):
     """The index, in the SQLite file `database`, of the items in `folder`.
 
     Safe from threads and processes. Close it or use it as a context manager. Raises LibraryError
     where the file fails it.
     """
 
+    failure = LibraryError
+    subject = "The library's index"
+
     def __init__(self, database: Path, folder: Path) -> None:
-        self.database = database
         self.folder = folder.absolute()
-        self._lock = threading.RLock()
-        with self._sentences():
-            private_file(database)
-            self._db = sqlite3.connect(
-                database, timeout=BUSY, isolation_level=None, check_same_thread=False
-            )
-            self._db.row_factory = sqlite3.Row
-        try:
-            self._prepare()
-        except BaseException:
-            self._db.close()
-            raise
+        super().__init__(database)
 
-    def _prepare(self) -> None:
-        with self._sentences():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction() as db:
-            there = db.execute("SELECT name FROM sqlite_master WHERE name IN (?, ?)", TABLES)
-            if len(there.fetchall()) == len(TABLES):
-                versions = db.execute("SELECT version FROM library_version").fetchall()
-                if [row["version"] for row in versions] == [VERSION]:
-                    return
-            for table in TABLES:
-                db.execute(f"DROP TABLE IF EXISTS {table}")
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute("INSERT INTO library_version VALUES (?)", [VERSION])
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Make the tables anew unless they are there in this version."""
+        there = db.execute("SELECT name FROM sqlite_master WHERE name IN (?, ?)", TABLES)
+        if len(there.fetchall()) == len(TABLES):
+            versions = db.execute("SELECT version FROM library_version").fetchall()
+            if [row["version"] for row in versions] == [VERSION]:
+                return
+        for table in TABLES:
+            db.execute(f"DROP TABLE IF EXISTS {table}")
+        for statement in SCHEMA.split(";"):
+            db.execute(statement)
+        db.execute("INSERT INTO library_version VALUES (?)", [VERSION])
 
     def search(
         self,
@@ -165,10 +140,6 @@ class LibraryIndex:
         )
         return [self._item(row) for row in rows]
 
-    def _rows(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
-        with self._lock, self._sentences():
-            return self._db.execute(sql, parameters).fetchall()
-
     def _put(self, row: Mapping[str, Any]) -> None:
         names = ", ".join(row)
         marks = ", ".join("?" * len(row))
@@ -195,37 +166,13 @@ class LibraryIndex:
             content=row["recorded"],
         )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing; inside another it is part of that."""
-        with self._lock, self._sentences():
-            if self._db.in_transaction:
-                yield self._db
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.rollback()
-                raise
-            self._db.commit()
-
-    @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """Turn what SQLite and the file system raise into LibraryError."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise LibraryError(
-                f"The library's index {self.database} should be readable and writable, but it is"
-                f" not ({error}); free some space, or move the file away if it is damaged."
-            ) from error
-        except OSError as error:
-            raise LibraryError(
-                f"The files in {self.folder} should be readable and writable, but"
-                f" {Path(error.filename2 or error.filename or self.folder).name} is not"
-                f" ({error.strerror or error}); close it elsewhere or free some space."
-            ) from error
+    def _refused(self, error: OSError) -> NeodragonError:
+        return LibraryError(
+            "{name} in {folder} cannot be used ({reason}); close it elsewhere, or free some space.",
+            name=Path(error.filename2 or error.filename or self.folder).name,
+            folder=str(self.folder),
+            reason=error.strerror or str(error),
+        )
 
 
 def _midnight(day: date) -> float:

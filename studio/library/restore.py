@@ -22,14 +22,13 @@ class RestoreError(NeodragonError):
 class Origin:
     """What a clip or a first frame was made by.
 
-    request: without the picture's pixels; picture: the name of the user's picture it began with;
-    key: its content key (`studio.jobs.spec.content_key`), where it was a job; backend and pack as
-    recorded; marks: the user's.
+    request: its image only the name of the user's picture that it began with; key: its content
+    key (`studio.jobs.spec.content_key`), where it was a job; backend and pack as recorded;
+    marks: the user's.
     """
 
     kind: Kind
     request: Request
-    picture: str | None
     backend: str
     pack_name: str
     pack_version: str
@@ -59,27 +58,17 @@ def restore(path: Path) -> Origin:
     kind = content.get("kind", "clip")
     if kind not in KINDS:
         raise _wrong(path, f"{' or '.join(KINDS)} as its kind", kind)
-    steps = content.get("steps")
     try:
-        request = Request(
-            prompt=content.get("prompt", ""),
-            look_seed=content.get("look_seed", -1),
-            motion_seed=content.get("motion_seed", -1),
-            mode=content.get("mode", "hybrid"),
-            steps=steps,
-            negative_prompt=content.get("negative_prompt"),
-            upscale=content.get("upscale", True),
-            suffix=content.get("suffix", True),
-        )
+        request = Request.from_dict(content)
     except RequestError as error:
         raise RestoreError(
-            f"{path.name} should say what it was made by, but something in it was changed:"
-            f" {str(error)[0].lower()}{str(error)[1:]}"
+            "{name} was changed, or does not say what it was made by: {reason}",
+            name=path.name,
+            reason=error.message,
         ) from error
     return Origin(
         kind=kind,
         request=request,
-        picture=_optional(path, content, "picture"),
         backend=_optional(path, content, "backend") or "cpu",
         pack_name=_optional(path, pack, "name") or "?",
         pack_version=_optional(path, pack, "version") or "?",

@@ -12,11 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.config import Request
 from engine.errors import NeodragonError
 from engine.measures import psnr
 from engine.pack import Pack
 from engine.pipeline import Event, FirstFrame, UnitFrames, generate
 from engine.session import Backend, require
+from studio.jobs.render import with_pixels
 from studio.jobs.spec import Work, content_key
 from studio.library.restore import Origin, restore
 from studio.media import sidecars
@@ -56,13 +58,13 @@ def verify(
     pack: Pack,
     *,
     backend: Backend | None = None,
-    picture: Path | None = None,
+    image: Path | None = None,
     threads: int | None = None,
     watch: Callable[[Event], None] = lambda event: None,
 ) -> Verification:
     """Render a clip or first frame again and compare every pixel; nothing is kept of it.
 
-    backend: None for the one it was made on; picture: the user's own that it began with; watch:
+    backend: None for the one it was made on; image: the user's own that it began with; watch:
     gets the engine's events, and may raise to cancel. A clip is compared as its file shows it.
     Raises VerifyError, and what `restore` and `generate` do.
     """
@@ -73,22 +75,21 @@ def verify(
             f"{path.name} should be a clip as it was made, but it is an export of one; verify the"
             " original."
         )
-    if origin.picture is not None and picture is None:
+    if origin.request.image is not None and image is None:
         raise VerifyError(
-            f"{path.name} begins with the picture {origin.picture}, which should be given too, but"
-            " is not; choose it."
+            "{name} begins with the picture {image}; choose that too.",
+            name=path.name,
+            image=str(origin.request.image),
         )
     backend = require(origin.backend) if backend is None else backend
     notes = [origin.pack_note(pack.name, pack.version, pack.pack_hash)]
     if backend != origin.backend:
         notes.append(f"It was made on {origin.backend}, but compared on {backend}.")
-    if picture is not None:
-        notes.append(_picture_note(origin, pack, picture))
-    image = None if picture is None else read_picture(picture)
+    request = replace(origin.request, image=image)
+    if image is not None:
+        notes.append(_image_note(origin, pack, request))
     frames: list[Bytes] = []
-    with closing(
-        generate(pack, replace(origin.request, image=image), backend, threads, checked=False)
-    ) as events:
+    with closing(generate(pack, with_pixels(request), backend, threads, checked=False)) as events:
         for event in events:
             watch(event)
             if isinstance(event, FirstFrame) and origin.kind == "frame":
@@ -118,21 +119,12 @@ def _compared(before: Bytes, again: Bytes, notes: tuple[str, ...]) -> Verificati
     return Verification("close" if decibels >= CLOSE else "different", decibels, notes)
 
 
-def _picture_note(origin: Origin, pack: Pack, picture: Path) -> str:
-    """A sentence where the key it was made under tells that the picture is another, else ""."""
+def _image_note(origin: Origin, pack: Pack, request: Request) -> str:
+    """A sentence where the key it was made under tells that the image is another, else ""."""
     if origin.key is None or pack.pack_hash != origin.pack_hash:
         return ""
-    request = origin.request
-    work = Work(
-        *(request.prompt, request.look_seed, request.motion_seed, str(pack.path), origin.backend),
-        kind=origin.kind,
-        mode=request.mode,
-        steps=request.steps,
-        negative=request.negative_prompt,
-        picture=str(picture),
-        upscale=request.upscale,
-        suffix=request.suffix,
-    )
+    made_by = {"pack": str(pack.path), "backend": origin.backend, "kind": origin.kind}
+    work = Work.from_dict(request.to_dict() | made_by)
     if content_key(work, pack) == origin.key:
         return ""
-    return f"The picture {picture.name} is not the one that it began with."
+    return f"The picture {Path(str(request.image)).name} is not the one that it began with."

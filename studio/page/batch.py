@@ -158,8 +158,8 @@ class BatchView:
         seeds = {"look": work.look_seed, "motion": work.motion_seed}
         told = [self.say("batch.told.seeds" if work.kind == "clip" else "batch.told.seed", **seeds)]
         told += [work.mode] if work.mode != "hybrid" else []
-        told += [work.negative] if work.negative else []
-        told += [Path(work.picture).name] if work.picture else []
+        told += [work.negative_prompt] if work.negative_prompt else []
+        told += [work.image.name] if isinstance(work.image, Path) else []
         told += [self.say("batch.told.more", count=count - 1)] if count > 1 else []
         return " · ".join(told)
 

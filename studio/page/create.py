@@ -113,13 +113,13 @@ class Create(Controls):
         return {
             "prompt": asked[self.prompt] or "",
             "style": styles().get(asked[self.style], ""),
-            "negative": asked[self.negative] if self._guided(asked[self.mode]) else None,
+            "negative_prompt": asked[self.negative] if self._guided(asked[self.mode]) else None,
             "mode": asked[self.mode],
             "upscale": bool(asked[self.upscale]),
             "suffix": bool(asked[self.suffix]),
-            "picture": asked[self.picture],
-            "look": asked[self.look],
-            "motion": asked[self.motion],
+            "image": asked[self.picture],
+            "look_seed": asked[self.look],
+            "motion_seed": asked[self.motion],
         }
 
     def _draw(self, asked: Update) -> Update:
@@ -156,7 +156,8 @@ class Create(Controls):
             "motion": asked[self.used].get("motion"),
         }
         try:
-            given = self._asked(asked) | {"look": look, "motion": 0 if motion is None else motion}
+            given = self._asked(asked)
+            given |= {"look_seed": look, "motion_seed": 0 if motion is None else motion}
             work = self.desk.work(given, "clip" if what == "clip" else "frame")
             picks = [
                 job for job in self.desk.jobs(asked[self.picked]) if job.id in asked[self.watching]
@@ -259,10 +260,10 @@ class Create(Controls):
             self.prompt: work.prompt,
             self.style: "",
             self.mode: work.mode,
-            self.negative: work.negative or "",
+            self.negative: work.negative_prompt or "",
             self.upscale: work.upscale,
             self.suffix: work.suffix,
-            self.picture: work.picture,
+            self.picture: None if work.image is None else str(work.image),
             self.look: str(work.look_seed),
             self.motion: str(work.motion_seed),
             self.used: {},
@@ -279,9 +280,9 @@ class Create(Controls):
             job = known.get(origin.key or "")
             pack = self.desk.pack
             notes = [origin.pack_note(pack.name, pack.version, pack.pack_hash)]
-            picture = job.work.picture if job else None
-            if origin.picture and not picture:
-                notes.append(self.say("restore.picture", name=origin.picture))
+            picture = str(job.work.image) if job and job.work.image else None
+            if request.image and not picture:
+                notes.append(self.say("restore.picture", name=str(request.image)))
         except NeodragonError as error:
             return {self.message: html.failure(self.say.error(error))}
         sentence = " ".join(note for note in notes if note)

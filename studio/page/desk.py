@@ -7,7 +7,9 @@ reloaded or opened twice at any moment. A thread sees to the worker process.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,22 +21,24 @@ from typing import Any
 from PIL import Image
 
 from engine.config import SEED_LIMIT
-from engine.errors import NeodragonError, RequestError
+from engine.errors import Message, NeodragonError, RequestError
 from engine.pack import Pack
 from engine.session import Backend
 from engine.text import PromptTokenizers
 from engine.vae import fit
 from studio.jobs.database import JobsError
 from studio.jobs.spec import PENDING, RUNNING, Entry, Job, Work, content_key, is_finished
-from studio.jobs.supervisor import Keeper
+from studio.jobs.supervisor import Keeper, WorkerError
 from studio.jobs.table import JobTable
+from studio.jobs.worker import FAULTS
 from studio.media.pictures import read_picture
 from studio.media.sidecars import Kind
 from studio.media.video import read_mp4
 from studio.system.packs import Installation
-from studio.system.paths import partial
+from studio.system.paths import OutputError, partial
 
 LOOK = 0.5  # seconds between looks at the worker
+RETRY = 10.0  # the same after a worker that does not stay
 CAST = 9
 TAKES = 200  # ended jobs among which takes are looked for
 PROMPTS = 50  # that are remembered
@@ -69,7 +73,7 @@ class Desk:
     ) -> None:
         self.pack, self.backend = pack, backend
         self.clips, self.data, self.cache = clips, data, cache
-        self.trouble = ""  # why no worker stays
+        self.trouble: Message | None = None  # why no worker stays
         self.table = JobTable(data / "jobs.sqlite")
         self._tokenize = PromptTokenizers(pack)
         # On the CPU the mini's graphs load in no time, and the full-size ones fill the memory.
@@ -86,23 +90,31 @@ class Desk:
         while not self._closing.is_set():
             try:
                 self._keeper.look()
+                self.trouble = None
+            except WorkerError as error:
+                self.trouble = error.message
+                self._closing.wait(RETRY)
             except NeodragonError as error:
-                self.trouble = str(error)
-                return
+                self.trouble = error.message
+            except FAULTS as error:  # of ours; the next look may go well
+                self.trouble = Message(
+                    "The worker cannot be looked after ({error}: {text}); start the studio again.",
+                    {"error": type(error).__name__, "text": str(error)[:200]},
+                )
             self._closing.wait(LOOK)
 
     @property
     def is_busy(self) -> bool:
         """Whether something is being made, or about to be."""
-        waits = self.table.jobs(PENDING) and not self.table.queue().paused
-        return bool(waits or self.table.jobs(RUNNING))
+        waits = self.table.count(PENDING) and not self.table.queue().paused
+        return bool(waits or self.table.count(RUNNING))
 
     def close(self) -> None:
         """Let the worker end: the job it is at waits again, the queue is paused."""
         self._closing.set()
         self._thread.join()
-        if self.table.jobs(RUNNING):
-            self._keeper.interrupt("The studio was closed; resume the queue to go on.")
+        if self.table.count(RUNNING):
+            self._keeper.interrupt(Message("The studio was closed; resume the queue to go on."))
         self._keeper.close()
         self.table.close()
 
@@ -150,19 +162,15 @@ class Desk:
         """The work that the page's controls describe; raises RequestError."""
         prompt = asked["prompt"].strip()
         style = (asked.get("style") or "").strip()
-        picture = asked.get("picture")
-        return Work(
-            prompt=f"{prompt}, {style}" if prompt and style else prompt,
-            look_seed=asked["look"],
-            motion_seed=asked["motion"],
-            pack=str(self.pack.path),
-            backend=self.backend,
-            kind=kind,
-            mode=asked["mode"],
-            negative=asked.get("negative") or None,
-            picture=picture,
-            upscale=asked["upscale"],
-            suffix=asked.get("suffix", True),
+        return Work.from_dict(
+            {
+                **asked,
+                "prompt": f"{prompt}, {style}" if prompt and style else prompt,
+                "negative_prompt": asked.get("negative_prompt") or None,
+                "pack": str(self.pack.path),
+                "backend": self.backend,
+                "kind": kind,
+            }
         )
 
     def ask(self, works: Sequence[Work]) -> list[int]:
@@ -170,21 +178,32 @@ class Desk:
 
         A paused queue with nothing else in it goes on. Raises NeodragonError.
         """
-        waiting = self.table.jobs(PENDING)
+        waiting = self.table.count(PENDING)
+        works = [self._with_own_image(work) for work in works]
         entries = [Entry(work, content_key(work, self.pack)) for work in works]
-        known = self.table.by_key(entry.key for entry in entries)
-        ids: dict[str, int] = {
-            key: job.id for key, job in known.items() if is_finished(job) or job.state in CALM
-        }
-        new = list({entry.key: entry for entry in entries if entry.key not in ids}.values())
-        made = self.table.add(new)
-        ids |= {entry.key: number for entry, number in zip(new, made, strict=True)}
-        if waiting and made:
-            with suppress(JobsError):  # the first one was just claimed
-                self.table.move(made, before=waiting[0].id)
-        elif self.table.queue().paused:
+        ids = self.table.ensure(entries, ahead=True)
+        if not waiting and self.table.queue().paused:
             self.table.resume()
-        return [ids[entry.key] for entry in entries]
+        return ids
+
+    def _with_own_image(self, work: Work) -> Work:
+        """The work with its image in the studio's own folder, where nobody removes it."""
+        folder = self.data / "pictures"
+        if work.image is None or not isinstance(work.image, Path):
+            return work
+        try:
+            if work.image.parent == folder:
+                return work
+            content = work.image.read_bytes()
+            name = hashlib.sha256(content).hexdigest()[:24]
+            return replace(work, image=self._stored(f"{name}{work.image.suffix}", content))
+        except (OSError, ValueError) as error:
+            raise RequestError(
+                "The picture {image} cannot be read or kept ({reason}); choose another, or free"
+                " some space.",
+                image=str(work.image),
+                reason=getattr(error, "strerror", None) or str(error),
+            ) from error
 
     def cast(self, work: Work) -> list[int]:
         """Nine takes to choose among: the work's own seed and eight others.
@@ -193,7 +212,7 @@ class Desk:
         seed changes, clips with other motion seeds.
         """
         others = [secrets.randbelow(SEED_LIMIT) for _ in range(CAST - 1)]
-        if work.picture is not None:
+        if work.image is not None:
             seeds = [work.motion_seed, *others]
             return self.ask([replace(work, kind="clip", motion_seed=seed) for seed in seeds])
         seeds = [work.look_seed, *others]
@@ -255,13 +274,32 @@ class Desk:
 
     def _kept(self, image: Any) -> Path:
         """A picture as a file that stays, since clips are made again from it."""
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, format="PNG")
         name = hashlib.sha256(image.tobytes()).hexdigest()[:24]
-        path = self.data / "pictures" / f"{name}.png"
+        try:
+            return self._stored(f"{name}.png", stream.getvalue())
+        except OSError as error:
+            raise OutputError(
+                "The picture cannot be kept in {folder} ({reason}); free some space.",
+                folder=str(self.data / "pictures"),
+                reason=error.strerror or str(error),
+            ) from error
+
+    def _stored(self, name: str, content: bytes) -> Path:
+        """A file of that name with that content among the pictures; raises OSError."""
+        path = self.data / "pictures" / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = partial(path)
-            Image.fromarray(image).save(part, format="PNG")
-            part.replace(path)
+            try:
+                with part.open("wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())  # a row will rely on it
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
         return path
 
     # Looking

@@ -31,8 +31,10 @@ def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
                 "The kind should be clip or frame, but it is {kind!r}; choose one of them.",
                 kind=kind,
             )
-        asked = {"prompt": prompt, "look": look_seed, "motion": motion_seed, "mode": mode}
-        made = desk.work(asked | {"upscale": upscale}, "frame" if kind == "frame" else "clip")
+        asked = {"prompt": prompt, "look_seed": look_seed, "motion_seed": motion_seed}
+        made = desk.work(
+            asked | {"mode": mode, "upscale": upscale}, "frame" if kind == "frame" else "clip"
+        )
         content_key(made, desk.pack)  # the pack has such a mode
         return made
 

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from engine.errors import Message
 from studio.jobs.spec import PENDING, Job, Queue, is_finished
 from studio.language.catalogue import Speaker
 from studio.page.desk import Ruler
@@ -131,7 +132,7 @@ def progress(job: Job | None, seconds: float | None, say: Speaker) -> str:
     if job is None:
         return ""
     percent = round(100 * job.fraction)
-    words = say(f"doing.{job.words.lower().replace(' ', '_')}") if job.words else ""
+    words = say(f"doing.{job.stage}") if job.stage else ""
     left = "" if seconds is None else say("doing.left", seconds=max(1, round(seconds)))
     return (
         f'<div class="progress" role="progressbar" aria-valuenow="{percent}"'
@@ -153,7 +154,8 @@ def caption(job: Job, say: Speaker, *, takes: bool = False) -> str:
     facts = "".join(
         f"<li><span>{escape(name)}</span>{escape(value)}</li>" for name, value in chips.items()
     )
-    verbs, words = [], job.error or job.notice
+    verbs: list[str] = []
+    words = " ".join(map(say.message, [job.error] if job.error else job.notices))
     if is_finished(job) and job.result is not None:
         verbs = ["similar", "remix"] if job.work.kind == "frame" else ["extend", "remix"]
         verbs = ["takes"] * takes + verbs
@@ -216,7 +218,7 @@ def strip(
         tiles.append(
             f'<li class="{job.state}{" shown" if on else ""}{" takes" if len(takes) > 1 else ""}">'
             f'<button class="film" data-do="{verb}" data-id="{job.id}"'
-            f' title="{escape(job.error or job.work.prompt)}">{inside}'
+            f' title="{escape(say.message(job.error) or job.work.prompt)}">{inside}'
             f"<span>{escape(state)}</span></button>{buttons}</li>"
         )
     return f'<ul class="strip">{"".join(tiles)}</ul>'
@@ -232,13 +234,13 @@ def grid(rows: Sequence[Sequence[Job]], cache: Path, say: Speaker) -> str:
     )
 
 
-def banner(queue: Queue, waiting: int, trouble: str, say: Speaker) -> str:
+def banner(queue: Queue, waiting: int, trouble: Message | None, say: Speaker) -> str:
     """Why nothing goes on, with the button that lets it."""
     if trouble:
-        return failure(trouble)
+        return failure(say.message(trouble))
     if not queue.paused or not waiting:
         return ""
-    words = f"{say('queue.paused', count=waiting)} {queue.reason}".strip()
+    words = f"{say('queue.paused', count=waiting)} {say.message(queue.reason)}".strip()
     resume = button("resume", 0, say("verb.resume"))
     return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{resume}</div>'
 

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import textwrap
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -65,7 +66,10 @@ def private_file(path: Path) -> None:
     """Make a file of the studio's own, or an older one, this user's alone; raises OSError."""
     if not path.parent.exists():
         private(path.parent)
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
+    with suppress(FileExistsError):
+        # Only a new one is opened: closing one that is open elsewhere in this process would drop
+        # the locks that SQLite has on it.
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
     if os.name == "posix" and path.stat().st_uid == os.geteuid():
         path.chmod(0o600)
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from engine.errors import Message
+
 TOAST = """
 [void][Windows.UI.Notifications.ToastNotificationManager,Windows.UI.Notifications,ContentType=WindowsRuntime]
 $xml = [Windows.UI.Notifications.ToastNotificationManager]::GetTemplateContent(1)
@@ -53,17 +55,18 @@ class Awake:
             self._mode = None
 
 
-def low_battery(percent: int) -> str:
-    """A sentence where the machine runs on its battery and less than `percent` is left, else ""."""
+def low_battery(percent: int) -> Message | None:
+    """What to say where the machine runs on its battery and less than `percent` is left."""
     try:
         battery = psutil.sensors_battery()
     except (AttributeError, OSError):  # a system without one, or that does not say
         battery = None
     if battery is None or battery.power_plugged or battery.percent >= percent:
-        return ""
-    return (
-        f"The battery should hold {percent} % or the power be plugged in, but {battery.percent:.0f}"
-        " % is left; plug it in and resume the queue."
+        return None
+    return Message(
+        "The battery has {left:.0f} % left, less than {percent} %; plug the machine in and resume"
+        " the queue.",
+        {"left": battery.percent, "percent": percent},
     )
 
 
