@@ -31,7 +31,7 @@ def text(width: int, out: int) -> T5EncoderWithProjection:
             num_heads=2,
             dropout_rate=0.0,
             project_in_dim=width,
-            project_out_dim=out,
+            out_dim=out,
         )
     )
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from reference import load, official, weights
+from safetensors import safe_open
 from torch import Tensor
 
 from engine.tokens import transformer_inputs
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import PyramidMMDiT, patchify, unpatchify
 
+MINI = Path(__file__).parents[1] / "checkpoints" / "mini"
 CASES = sorted(name[:-2] for name in load("mmdit")[0] if name.endswith("_x"))
 
 
@@ -186,8 +189,20 @@ def test_t5_states_are_the_published_ones(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
     again = T5EncoderWithProjection.from_pretrained(tmp_path).eval()
-    assert again.config.project_out_dim == model.config.project_out_dim
+    assert again.config.out_dim == model.config.out_dim
     assert_close(again(arrays["ids"], arrays["mask"]), arrays["y"], 1e-4)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert {"project_in_dim", "out_dim"} <= saved.keys()  # which the published class reads
+    saved["project_out_dim"] = saved.pop("out_dim")  # as ours was called
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert T5EncoderWithProjection.from_pretrained(tmp_path).config.out_dim == model.config.out_dim
+
+
+def test_the_minis_t5_is_what_the_published_class_reads() -> None:
+    config = json.loads((MINI / "text_encoder_3" / "config.json").read_text())
+    with safe_open(MINI / "text_encoder_3" / "model.safetensors", "pt") as tensors:
+        shape = tensors.get_slice("final_projection.0.weight").get_shape()
+    assert [config["out_dim"], config["project_in_dim"]] == shape
 
 
 def test_untrained_t5_projection_keeps_its_scale() -> None:
@@ -212,7 +227,7 @@ def test_t5_full_size_names_and_shapes() -> None:
         num_heads=heads,
         feed_forward_proj="gated-gelu",
         project_in_dim=expected["final_projection.0.weight"][1],
-        project_out_dim=expected["final_projection.0.weight"][0],
+        out_dim=expected["final_projection.0.weight"][0],
     )
     with torch.device("meta"):
         model = T5EncoderWithProjection(config)

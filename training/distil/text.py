@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
     def __init__(self, text: T5EncoderWithProjection) -> None:
         super().__init__()
         self.text = text
-        self.head = nn.Linear(text.config.project_out_dim, text.config.vocab_size)
+        self.head = nn.Linear(text.config.out_dim, text.config.vocab_size)
 
 
 def hide(ids: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,14 @@ from transformers import initialization as init
 class T5ProjectionConfig(T5Config):  # type: ignore[no-untyped-call]
     """T5 configuration with the sides of the projection.
 
-    project_in_dim is d_model; project_out_dim is the width of the states that are imitated.
+    project_in_dim is d_model; out_dim, `project_out_dim` in older checkpoints of ours, is the width
+    of the states that are imitated.
     """
 
+    attribute_map = {**T5Config.attribute_map, "project_out_dim": "out_dim"}
+
     project_in_dim: int = 768
-    project_out_dim: int = 4096
+    out_dim: int = 4096
 
 
 class T5EncoderWithProjection(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -34,10 +37,10 @@ class T5EncoderWithProjection(PreTrainedModel):  # type: ignore[no-untyped-call]
         super().__init__(config)
         self.encoder = T5EncoderModel(config)
         self.final_projection = nn.Sequential(
-            nn.Linear(config.project_in_dim, config.project_out_dim, bias=False),
+            nn.Linear(config.project_in_dim, config.out_dim, bias=False),
             nn.ReLU(),
             nn.Dropout(config.dropout_rate),
-            nn.Linear(config.project_out_dim, config.project_out_dim, bias=False),
+            nn.Linear(config.out_dim, config.out_dim, bias=False),
         )
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -47,6 +50,6 @@ class T5EncoderWithProjection(PreTrainedModel):  # type: ignore[no-untyped-call]
             init.xavier_uniform_(module.weight)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Token states [B, N, project_out_dim] of ids [B, N]; mask [B, N], 1 for real tokens."""
+        """Token states [B, N, out_dim] of ids [B, N]; mask [B, N], 1 for real tokens."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return cast(Tensor, self.final_projection(states))

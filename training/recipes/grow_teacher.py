@@ -30,7 +30,7 @@ T5: dict[str, Any] = {
     "feed_forward_proj": "gated-gelu",
     "dropout_rate": 0.0,
     "project_in_dim": 256,
-    "project_out_dim": 512,
+    "out_dim": 512,
 }
 EVERY = 3  # blocks between two copies
 GATES = (2, 5)  # rows of AdaLN that scale what attention and MLP add
@@ -72,7 +72,7 @@ def main() -> None:
     words = Tokenizer.from_file(str(options.student / "tokenizer_3" / "tokenizer.json"))
     text = T5EncoderWithProjection(T5ProjectionConfig(vocab_size=words.get_vocab_size(), **T5))
     embedder = ContextAdapter(
-        T5["project_out_dim"], model.config["caption_projection_dim"], layer_depths=[], skips=[]
+        T5["out_dim"], model.config["caption_projection_dim"], layer_depths=[], skips=[]
     )
     text.save_pretrained(options.out / "text_encoder_3")
     embedder.save_pretrained(options.out / "context_adapter")

@@ -42,7 +42,7 @@ class TextTowers(nn.Module):
         super().__init__()
         self.clip_l, self.clip_g, self.t5 = clip_l, clip_g, t5
         hidden, pooled = clip_l.config.hidden_size, clip_l.config.projection_dim
-        widths = (hidden, pooled, hidden, pooled, t5.config.project_out_dim)
+        widths = (hidden, pooled, hidden, pooled, t5.config.out_dim)
         self.heads = nn.ModuleList(nn.Linear(width, facts) for width in widths)
 
     def forward(self, ids_l: Tensor, ids_g: Tensor, ids_t5: Tensor, mask: Tensor) -> list[Tensor]:
