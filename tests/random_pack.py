@@ -21,9 +21,10 @@ from training.random_checkpoint import save
 from training.recipes.settings import SETTINGS as MINI_SETTINGS
 
 LAYERS = 3
+CLIP = {"hidden_size": 32, "intermediate_size": 128, "projection_dim": 32}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "text_encoder": {"hidden_size": 32},
-    "text_encoder_2": {"hidden_size": 32},
+    "text_encoder": CLIP,
+    "text_encoder_2": CLIP,
     "text_encoder_3": {"num_layers": 2},
     "diffusion_transformer_320p": {"num_layers": LAYERS, "pooled_projection_dim": 64},
     "ssd_1b_unet": {

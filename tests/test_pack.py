@@ -340,6 +340,26 @@ def test_a_link_is_refused(pack: Path, tmp_path: Path) -> None:
     assert "is a link" in one_sentence(error)
 
 
+def test_licences_are_part_of_the_pack(pack: Path, tmp_path: Path) -> None:
+    text = b"Responsible AI License"
+    (pack / "licences").mkdir()
+    (pack / "licences" / "LICENSE").write_bytes(text)
+    digest = hashlib.sha256(text).hexdigest()
+    entry = {"file": "licences/LICENSE", "size": len(text), "sha256": digest}
+    rewrite(pack, lambda manifest: manifest.update(licences=[entry]))
+    with open_pack(pack) as opened:
+        (licence,) = opened.licences
+        assert licence in opened.files and opened.verified(licence).read_bytes() == text
+    (pack / "licences" / "LICENSE").unlink()
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "licences/LICENSE should be in the pack" in one_sentence(error)
+    rewrite(pack, lambda manifest: manifest.update(licences={"file": "x"}))
+    with pytest.raises(PackError) as error:
+        open_pack(pack)
+    assert "licences in pack.json" in one_sentence(error)
+
+
 def test_a_missing_file(pack: Path) -> None:
     (pack / "portable" / "video_decoder.onnx").unlink()
     with pytest.raises(PackError) as error:

@@ -185,6 +185,14 @@ def tokenizers_of(manifest: Mapping[str, Any]) -> dict[str, TokenizerFile]:
     return built
 
 
+def licences_of(manifest: Mapping[str, Any]) -> tuple[PackFile, ...]:
+    """The files of licences that came with the weights, maybe none; raises PackError."""
+    listed = manifest.get("licences", [])
+    if not isinstance(listed, list) or not all(isinstance(file, dict) for file in listed):
+        raise wrong("licences", "a list of files", listed)
+    return tuple(_file(file, "licences.") for file in listed)
+
+
 def load_manifest(source: Source) -> tuple[dict[str, Any], str]:
     """The parsed manifest and its SHA-256; raises PackError where this engine cannot read it."""
     size = source.size(MANIFEST)

@@ -20,6 +20,7 @@ from engine.pack.contract import sizes_of
 from engine.pack.graphs import Component, Graph, PackFile, TokenizerFile, version_numbers
 from engine.pack.manifest import (
     component_of,
+    licences_of,
     load_manifest,
     schedule_of,
     section,
@@ -37,7 +38,8 @@ class Pack:
     """An open pack; close it, or use it as a context manager, to let go of a .zip.
 
     pack_hash: SHA-256 of `pack.json` in hex, which through the hashes in it names every file.
-    missing: optional components whose files are not there; they are not in `components`.
+    missing: optional components whose files are not there; they are not in `components`; licences:
+    the texts that came with the weights.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class Pack:
     tokenizers: Mapping[str, TokenizerFile]
     components: Mapping[str, Component]
     missing: tuple[str, ...]
+    licences: tuple[PackFile, ...]
     _source: Source = field(repr=False)
     _verified: set[PackFile] = field(default_factory=set, repr=False)
 
@@ -62,6 +65,7 @@ class Pack:
     def files(self) -> tuple[PackFile, ...]:
         """Every file the pack uses, each once."""
         named = [tokenizer.file for tokenizer in self.tokenizers.values()]
+        named += self.licences
         named += [file for component in self.components.values() for file in component.files]
         return tuple(dict.fromkeys(named))
 
@@ -188,9 +192,11 @@ def _read(path: Path, source: Source) -> Pack:
     sizes = sizes_of(geometry, transformer, tokenizers)
     listed = get(manifest, "components", dict, "", "a table")
     components = {name: component_of(name, values, sizes) for name, values in listed.items()}
-    _check_files([t.file for t in tokenizers.values()], components.values())
-    for tokenizer in tokenizers.values():
-        source.check(tokenizer.file.name, tokenizer.file.size)
+    licences = licences_of(manifest)
+    alone = [*(tokenizer.file for tokenizer in tokenizers.values()), *licences]
+    _check_files(alone, components.values())
+    for file in alone:
+        source.check(file.name, file.size)
     missing = []
     for name, component in components.items():
         if component.optional and any(source.size(file.name) is None for file in component.files):
@@ -217,5 +223,6 @@ def _read(path: Path, source: Source) -> Pack:
         tokenizers=tokenizers,
         components={k: v for k, v in components.items() if k not in missing},
         missing=tuple(missing),
+        licences=licences,
         _source=source,
     )

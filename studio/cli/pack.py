@@ -51,6 +51,8 @@ def _info(arguments: argparse.Namespace) -> None:
         size = sum(file.size for file in pack.files) / MEGABYTE
         print(f"{pack.name} {pack.version} ({size:.1f} MB, {pack.licence})")
         print(pack.provenance)
+        for licence in pack.licences:
+            print(f"licence: {licence.name}")
         print(
             f"{geometry.width} x {geometry.height}, {geometry.frames} frames at {geometry.fps} fps"
         )
@@ -81,6 +83,7 @@ def _told(pack: Pack) -> dict[str, Any]:
         "hash": pack.pack_hash,
         "licence": pack.licence,
         "provenance": pack.provenance,
+        "licences": [file.name for file in pack.licences],
         "absent": list(pack.missing),
         "chips": [_chip_name(arch) for arch in pack.chips],
         "driver": pack.driver,
