@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from random_pack import exported
 
-from engine import pipeline
+from engine import pipeline, vae
 from engine.config import Request
 from engine.errors import BackendError
 from engine.measures import snr_db
@@ -57,14 +57,14 @@ class Clip:
                     clip.calls.append((inputs, where, flow))
                 return flow
 
-        class RecordedDecoder(pipeline.vae.VideoDecoder):
+        class RecordedDecoder(vae.VideoDecoder):
             def __init__(self, decoder: Any, config: Any) -> None:
                 super().__init__(decoder, config)
                 decoder.watch = lambda _, inputs, outputs: clip.decoded.append((inputs, outputs))
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "Transformer", Recorded)
-            patch.setattr(pipeline.vae, "VideoDecoder", RecordedDecoder)
+            patch.setattr(vae, "VideoDecoder", RecordedDecoder)
             request = Request("a red kite drifts over a green meadow", 1, 2, steps=(1, 1, 1))
             running = generate(pack, request)
             for event in running:

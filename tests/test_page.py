@@ -168,7 +168,7 @@ def test_a_mistake_is_one_sentence(page: Page) -> None:
 
 def test_the_ruler_shows_what_no_encoder_reads(page: Page) -> None:
     page.fill("#prompt textarea", "a red ball " * 20 + "zebra")
-    expect(page.locator(".ruler .over s").first).to_contain_text("zebra")
+    expect(page.locator(".ruler .over s").first).to_have_attribute("title", re.compile("zebra"))
     page.fill("#prompt textarea", "a red ball")
     expect(page.locator(".ruler .over")).to_have_count(0)
 
@@ -208,7 +208,7 @@ def test_before_and_after_the_upscaler(page: Page) -> None:
     page.click("#animate")
     page.locator(".stage > video").wait_for(timeout=MINUTE)
     page.locator(".stage > canvas.before").wait_for(state="attached")
-    page.locator(".stage > .compare").fill("40")
+    page.locator(".stage .compare").fill("40")
     page.wait_for_function(
         "document.querySelector('canvas.before').style.clipPath.includes('60%')"
         " && document.querySelector('canvas.before').width * 2"
