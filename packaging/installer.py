@@ -91,6 +91,10 @@ VIAddVersionKey "LegalCopyright" "BSD-3-Clause-Clear"
 
 !macro Refuse words
   MessageBox MB_OK|MB_ICONSTOP "${{words}}" /SD IDOK
+  !ifndef UNINSTALLER
+    RMDir /r "${{NEW}}"
+    RMDir "$INSTDIR"
+  !endif
   SetErrorLevel 2
   Quit
 !macroend

@@ -20,7 +20,9 @@ carries what follows; the texts are in `LICENCES.txt` beside it. Written by
 **The ffmpeg program that imageio-ffmpeg brings is built with `--enable-gpl --enable-version3`
 (x264, x265): it is under the GNU General Public License, version 3.** It is a program of its own,
 started by the studio; its source is at ffmpeg.org, the build's at the imageio-ffmpeg project. The
-`onnxruntime-qnn` package carries Qualcomm's QNN runtime under Qualcomm's own terms.
+`onnxruntime-qnn` package carries Qualcomm's QNN runtime under Qualcomm's own terms. On Windows
+`msvc-runtime` carries Microsoft's Visual C++ runtime, which programs may bring along under
+Microsoft's terms.
 
 | package | version | licence |
 |---|---|---|
