@@ -1,11 +1,10 @@
 """The studio on Windows, tried on Wine: `python packaging/wine/check.py [--all] [--only STAGE]`.
 
-Sets the box up (packaging/wine/box.py), runs a part of the test suite there (all of it with
-`--all`), freezes the program, packs the installer here, lives an installation through
-(packaging/wine/life.py), and reads what is for Arm. The clip that comes out is made again on Linux
-and compared pixel by pixel; with `--all` also one of the emulated NPU. Prints each stage with its
-seconds. Exit code 0 where all is well or the box cannot be had, which is said; 1 where a stage
-failed.
+Sets the box up (packaging/wine/box.py); then in it: a clip, made again on Linux and compared pixel
+by pixel; a part of the test suite; the installer with a small program (packaging/wine/life.py);
+what is for Arm. `--all` takes the whole suite, freezes the studio, lives its installation through
+and makes a clip on the emulated NPU. Prints each stage with its seconds. Exit code 0 where all is
+well or the box cannot be had, which is said; 1 where a stage failed.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,15 +23,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import box as boxes
-from life import arm64, lived
+from life import Life, arm64, lived, packed, stand_in
 from suite import QUICK, tested
 
-sys.path.insert(0, str(boxes.ROOT))
 sys.path.insert(0, str(boxes.ROOT / "packaging"))
 import windows_files  # noqa: E402
 
-from studio import __version__  # noqa: E402
-
+# Read, not imported: the studio takes other programs' variables out of the environment.
+VERSION = re.findall(
+    r'__version__ = "(.*)"', (boxes.ROOT / "studio" / "__init__.py").read_text(encoding="utf-8")
+)[0]
 NAMESPACE = "NEODRAGON_WINE_NAMESPACE"  # set: mounts made here end with this process
 SOURCE = {boxes.PATHS: r"Z:\w\source;Z:\w\freezer"}
 REQUEST = ["render", "a red ball jumps on the meadow", "--look-seed", "3", "--motion-seed", "4"]
@@ -48,14 +49,6 @@ def frozen(box: boxes.Box) -> Path:
     return folder
 
 
-def packed(folder: Path) -> Path:
-    """The installer, made here as for a release but for the compression."""
-    setup = folder.with_name("studio-setup.exe")
-    command = [sys.executable, str(boxes.ROOT / "packaging" / "installer.py"), str(folder)]
-    subprocess.run([*command, __version__, str(setup), "--quick"], check=True)
-    return setup
-
-
 def identical(clip: Path) -> None:
     """The clip that Windows made, made again on Linux: every pixel of every frame the same."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -64,7 +57,7 @@ def identical(clip: Path) -> None:
         command = [sys.executable, "-m", "studio.cli", "verify", str(here), "--json"]
         done = subprocess.run(command, capture_output=True, cwd=boxes.ROOT, timeout=900)
         (found,) = json.loads(done.stdout)
-    assert done.returncode == 0 and found["verdict"] == "identical", found
+    assert done.returncode == 0 and found["outcome"] == "identical", found
 
 
 def emulated(box: boxes.Box) -> None:
@@ -76,27 +69,52 @@ def emulated(box: boxes.Box) -> None:
     identical(box.folder / box.prefix[1:] / "drive_c/npu/clip.mp4")
 
 
+def rendered(box: boxes.Box) -> str:
+    """A clip by the source program on the CPU."""
+    words = ["/w/cp312/python.exe", "-m", "studio.cli", *REQUEST, "--backend", "cpu"]
+    box.run("wine", *words, "--overwrite", "-o", r"C:\source\clip.mp4", timeout=900, **SOURCE)
+    identical(box.folder / box.prefix[1:] / "drive_c/source/clip.mp4")
+    return "the clip's frames are those of Linux"
+
+
+def through(life: Life) -> str:
+    """The life of an installation, step by step."""
+    begun = time.monotonic()
+    for name, found in lived(life):
+        print(
+            f"  {name}: {time.monotonic() - begun:.0f} s: {found or 'as it should be'}", flush=True
+        )
+        begun = time.monotonic()
+        if isinstance(found, Path):
+            identical(found)
+    return "as it should be"
+
+
 def stages(options: argparse.Namespace, box: boxes.Box) -> dict[str, Callable[[], object]]:
     """What to do, by name, in turn."""
-    folder, setup = box.work / "out" / "neodragon-studio", box.work / "out" / "studio-setup.exe"
 
-    def life() -> object:
-        clip = ""
-        for name, found in lived(box, folder, setup, __version__):
-            clip = found["clip"] if isinstance(found, dict) and "clip" in found else clip
-            print(f"  {name}: {found or 'as it should be'}", flush=True)
-        identical(Path(clip))
-        return "the clip's frames are those of Linux"
+    def installer() -> str:
+        folder = stand_in(box)
+        setup = packed(folder, VERSION)
+        return through(Life(box, folder, setup, VERSION, is_studio=False))
+
+    def life() -> str:
+        folder = box.work / "out" / "neodragon-studio"
+        return through(Life(box, folder, packed(folder, VERSION), VERSION))
 
     found: dict[str, Callable[[], object]] = {
+        "clip": lambda: rendered(box),
         "tests": lambda: tested(box, None if options.all else QUICK),
-        "freeze": lambda: frozen(box),
-        "installer": lambda: packed(folder),
-        "life": life,
+        "installer": installer,
         "arm64": lambda: arm64(box),
     }
-    if options.all:
-        found["npu-emulated"] = lambda: emulated(box)
+    longer: dict[str, Callable[[], object]] = {
+        "freeze": lambda: frozen(box),
+        "life": life,
+        "npu-emulated": lambda: emulated(box),
+    }
+    if options.all or options.only in longer:
+        found |= longer
     return {name: do for name, do in found.items() if options.only in (None, name)}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -36,10 +35,16 @@ PATIENCE = 180.0  # seconds
 
 
 class Life:
-    """An installation of `frozen`, a folder, by `setup`, both on this machine."""
+    """An installation of `frozen`, a folder, by `setup`, both on this machine.
 
-    def __init__(self, box: boxes.Box, frozen: Path, setup: Path, version: str) -> None:
+    is_studio: it is the studio, and no stand-in (`stand_in`) for the installer's sake.
+    """
+
+    def __init__(
+        self, box: boxes.Box, frozen: Path, setup: Path, version: str, is_studio: bool = True
+    ) -> None:
         self.box, self.frozen, self.setup, self.version = box, frozen, setup, version
+        self.is_studio = is_studio
         self.home = self.here(rf"C:\users\{boxes.USER}")
         self.data = self.home / "AppData/Local/Neodragon Studio"
         self.clips = self.home / "Videos/Neodragon Studio"
@@ -91,7 +96,8 @@ class Life:
 
     def registered(self) -> str:
         """What Windows' list of programs says, "" where it does not list this one."""
-        return self.wine("reg", "query", KEY).stdout.decode(errors="replace")
+        asked = self.wine("reg", "query", KEY)
+        return asked.stdout.decode(errors="replace") if asked.returncode == 0 else ""
 
     def processes(self) -> list[str]:
         """Command lines of what runs from the installation."""
@@ -113,7 +119,9 @@ class Life:
         return page, token
 
     def answers(self) -> bool:
-        """Whether the open studio serves its page."""
+        """Whether the open studio serves its page; of a stand-in whether it runs."""
+        if not self.is_studio:
+            return bool(self.processes())
         page, token = self.address()
         asked = httpx.get(page, headers={"X-Token": token}, timeout=60, trust_env=False)
         return asked.status_code == 200
@@ -175,8 +183,11 @@ def used(life: Life, browser: bool) -> dict[str, Any]:
     link = life.shortcut.read_bytes()  # Wine's own `start` reads its code page's name, of ??
     for word in (*PureWindowsPath(FOLDER).parts[1:], "neodragon-studio.exe"):
         assert word.encode("utf-16-le") in link, word
-    command = life.box.command("wine", rf"{FOLDER}\neodragon-studio.exe")
+    arguments = [] if life.is_studio else ["-c", "import time; time.sleep(900)"]
+    command = life.box.command("wine", rf"{FOLDER}\neodragon-studio.exe", *arguments)
     life.started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if not life.is_studio:
+        return {"seconds": round(until(life.answers, "the program runs"), 1)}
     seconds = until((life.data / "studio.json").is_file, "the studio is open")
     page, token = life.address()
     (session.in_browser if browser else session.by_api)(page, token)
@@ -196,16 +207,21 @@ def left_alone_while_open(life: Life) -> None:
 
 
 def closed(life: Life) -> None:
-    assert "has ended" in life.nds("quit")
+    """By `nds quit`, which waits for it; a stand-in is ended."""
+    assert life.started is not None
+    if not life.is_studio:
+        life.box.kill()
+    else:
+        assert "has ended" in life.nds("quit")
+        assert life.started.wait(PATIENCE) == 0
+        assert not (life.data / "studio.json").exists()
     until(lambda: not life.processes(), "every process of the studio has ended")
-    assert not (life.data / "studio.json").exists()
-    assert life.started is not None and life.started.wait(PATIENCE) == 0
 
 
 def repaired(life: Life) -> None:
     """A library gone, a program cut off: installing again makes it whole."""
     wanted = life.wanted()
-    (life.folder / "_internal" / "python312.dll").unlink()
+    next(life.folder.rglob("python312.dll")).unlink()
     (life.folder / "nds.exe").write_bytes(b"MZ")
     assert life.install() == 0
     assert life.files() == wanted
@@ -213,11 +229,14 @@ def repaired(life: Life) -> None:
 
 def on_full_disks(life: Life) -> None:
     """Too little room, and room that ends in the middle; the older version there stays whole."""
-    for number, options in enumerate(["size=200m", "size=4g,nr_inodes=400"]):
+    files = installer.files_of(life.frozen)
+    megabytes = sum((life.frozen / file).stat().st_size for file in files) // 2**20
+    little = f"size={megabytes + 30}m"  # the installer asks for 50 more than the files
+    for number, options in enumerate([little, f"size=4g,nr_inodes={20 + len(files) // 2}"]):
         windows = rf"C:\disk{number}"
         with small_disk(life.here(windows), options) as disk:
             assert life.install(folder=rf"{windows}\new") == OPEN
-            assert list(disk.rglob("*")) == []
+            assert not (left := list(disk.rglob("*"))), left
             assert life.install(older(life), rf"{windows}\old") == 0
             before = life.files(disk)
             assert life.install(folder=rf"{windows}\old") == OPEN
@@ -237,17 +256,38 @@ def removed(life: Life) -> None:
     assert life.wine(rf"{FOLDER}\uninstall.exe", "/S").returncode == 0
     until(lambda: life.files().keys() == {"my clip.mp4"}, "only the user's clip is left")
     assert not life.registered() and not life.shortcut.exists()
-    assert life.files(life.clips) == clips and (life.data / "jobs.sqlite").is_file()
+    assert life.files(life.clips) == clips
+    assert not life.is_studio or (life.data / "jobs.sqlite").is_file()
 
 
-def made_without_runtime(life: Life) -> str:
-    """A clip where Wine's own Visual C++ runtime is switched off; its path on this machine."""
+def made_without_runtime(life: Life) -> Path:
+    """A clip where Wine's own Visual C++ runtime is switched off."""
     environment = {"WINEDLLOVERRIDES": "msvcp140,msvcp140_1=n"}
     words = ["render", "红色的球 jumps on the meadow", "--look-seed", "7", "--motion-seed", "7"]
     words += ["--backend", "cpu", "--json", "-o", r"C:\clips é 片\clip.mp4"]
     made = json.loads(life.nds(*words, **environment))
     assert made["prompt"].startswith("红色的球"), made["prompt"]
-    return str(life.here(made["file"]))
+    return life.here(made["file"])
+
+
+def stand_in(box: boxes.Box) -> Path:
+    """A program for the installer's sake where there is no frozen one: Windows' own Python."""
+    folder = box.work / "stand-in"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(box.work / "cp312", folder, ignore=shutil.ignore_patterns("Lib"))
+    for name in ("neodragon-studio.exe", "nds.exe"):
+        shutil.copy(folder / "python.exe", folder / name)
+    (folder / "_internal" / "a folder é").mkdir(parents=True)
+    (folder / "_internal" / "a folder é" / "文件.txt").write_text("text")
+    return folder
+
+
+def packed(folder: Path, version: str) -> Path:
+    """The installer of a folder, made here as for a release but for the compression."""
+    setup = folder.with_name(f"{folder.name}-setup.exe")
+    command = [sys.executable, str(boxes.ROOT / "packaging" / "installer.py"), str(folder)]
+    subprocess.run([*command, version, str(setup), "--quick"], check=True)
+    return setup
 
 
 def arm64(box: boxes.Box) -> str:
@@ -270,10 +310,7 @@ def arm64(box: boxes.Box) -> str:
     shutil.copytree(wheels / "onnxruntime_qnn", frozen / "_internal" / "onnxruntime_qnn")
     shutil.copy(loaders / "runw.exe", frozen / "neodragon-studio.exe")
     shutil.copy(loaders / "run.exe", frozen / "nds.exe")
-    setup = box.work / "arm64-setup.exe"
-    command = [sys.executable, str(boxes.ROOT / "packaging" / "installer.py"), str(frozen)]
-    subprocess.run([*command, "1.2.3", str(setup), "--quick"], check=True)
-    life = Life(box, frozen, setup, "1.2.3")
+    life = Life(box, frozen, packed(frozen, "1.2.3"), "1.2.3", is_studio=False)
     assert life.install(folder=r"C:\arm 64") == 0
     place = life.here(r"C:\arm 64")
     installed = life.files(place)
@@ -284,24 +321,20 @@ def arm64(box: boxes.Box) -> str:
     return f"{count} programs and libraries are for Arm and find what they import"
 
 
-def lived(
-    box: boxes.Box, frozen: Path, setup: Path, version: str, browser: bool = True
-) -> Iterator[tuple[str, object]]:
+def lived(life: Life, browser: bool = True) -> Iterator[tuple[str, object]]:
     """The steps one by one, each with what it found."""
-    life = Life(box, frozen, setup, version)
-    steps: list[Callable[[], object]] = [
-        lambda: upgraded(life),
-        lambda: used(life, browser),
-        lambda: left_alone_while_open(life),
-        lambda: closed(life),
-        lambda: repaired(life),
-        lambda: on_full_disks(life),
-        lambda: refused_where_not_allowed(life),
-        lambda: life.install(folder=FOLDER),  # the registry names the last place
-        lambda: {"clip": made_without_runtime(life)},
-        lambda: removed(life),
-    ]
-    names = "upgrade use open close repair disks rights again runtime remove".split()
-    for name, step in zip(names, steps, strict=True):
-        yield name, step()
-    os.sync()
+    steps: dict[str, Callable[[Life], object]] = {
+        "upgraded": upgraded,
+        "used": lambda life: used(life, browser),
+        "left alone while open": left_alone_while_open,
+        "closed": closed,
+        "repaired": repaired,
+        "refused on full disks": on_full_disks,
+        "refused where not allowed": refused_where_not_allowed,
+        "installed again": lambda life: life.install(folder=FOLDER),
+        "without the VC++ runtime": made_without_runtime,
+        "removed": removed,
+    }
+    for name, step in steps.items():
+        if life.is_studio or step is not made_without_runtime:
+            yield name, step(life)

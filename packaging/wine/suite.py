@@ -14,7 +14,7 @@ import box as boxes
 PACKAGES = r"Z:\w\source;Z:\w\tests"
 PATIENCE = 1800  # seconds that one file may take
 # What differs most between the systems, for CI.
-QUICK = ("test_windows_ways", "test_launcher", "test_settings", "test_cli", "test_strings")
+QUICK = ("test_strings", "test_windows_ways")
 # Files that are about Linux, and why.
 LINUX = {
     "test_architecture": "reads the source, which is the same",
