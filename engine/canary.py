@@ -64,8 +64,12 @@ def require_sound(pack: Pack, backend: Backend) -> None:
         raise BackendError(score.problem)
     if not score.problem and not score.is_sound:
         raise BackendError(
-            f"The graph {score.graph} should come out on {backend} as on {score.beside}, but it"
-            f" is {score.db:.0f} dB from it; update the NPU's driver, or choose the backend cpu."
+            "The graph {graph} should come out on {backend} as on {beside}, but it is"
+            " {db:.0f} dB from it; update the NPU's driver, or choose the backend cpu.",
+            graph=score.graph,
+            backend=backend,
+            beside=score.beside,
+            db=score.db,
         )
 
 

@@ -387,16 +387,22 @@ def _mode(pack: Pack, request: Request) -> ModeConfig:
     modes = pack.schedule.modes
     if request.mode not in modes:
         raise RequestError(
-            f"The mode should be one that {pack.name} has ({', '.join(modes)}), but it is"
-            f" {request.mode}; choose one of them."
+            "The mode should be one that {name} has ({names}), but it is {mode}; choose"
+            " one of them.",
+            name=pack.name,
+            names=", ".join(modes),
+            mode=request.mode,
         )
     mode = modes[request.mode]
     if request.steps is None:
         return mode
     if len(request.steps) != pack.schedule.stages:
         raise RequestError(
-            f"The steps should be {pack.schedule.stages} numbers for {pack.name}, but they are"
-            f" {request.steps}; give one per stage."
+            "The steps should be {stages} numbers for {name}, but they are {steps}; give"
+            " one per stage.",
+            stages=pack.schedule.stages,
+            name=pack.name,
+            steps=request.steps,
         )
     return replace(mode, steps=request.steps)
 

@@ -65,7 +65,9 @@ def _load(pack: Pack, name: str) -> Tokenizer:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises nothing narrower
         raise PackError(
-            f"{file.name} should be a tokenizer, but it cannot be read as one; {GET_AGAIN}."
+            "{name} should be a tokenizer, but it cannot be read as one; {get_again}.",
+            name=file.name,
+            get_again=GET_AGAIN,
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

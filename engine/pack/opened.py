@@ -100,8 +100,10 @@ class Pack:
         """A component's graphs in `variant`, maybe none; PackError without the component."""
         if component not in self.components:
             raise PackError(
-                f"The pack {self.name} should have the component {component}, but it is absent;"
-                " use a pack that has it."
+                "The pack {name} should have the component {component}, but it is absent; use"
+                " a pack that has it.",
+                name=self.name,
+                component=component,
             )
         return self.components[component].variants.get(variant, {})
 
@@ -112,8 +114,11 @@ class Pack:
             got = sha256_of(path, file.name)
             if got != file.sha256:
                 raise PackError(
-                    f"{file.name} should have the SHA-256 {file.sha256[:12]}, but it has"
-                    f" {got[:12]}; {GET_AGAIN}."
+                    "{name} should have the SHA-256 {sha256}, but it has {got}; {get_again}.",
+                    name=file.name,
+                    sha256=file.sha256[:12],
+                    got=got[:12],
+                    get_again=GET_AGAIN,
                 )
             self._verified.add(file)
         return path

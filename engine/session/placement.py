@@ -269,17 +269,25 @@ def placements(
         raise BackendError(problem.template, **problem.values)
     if backend == "npu-emulated" and pack.graphs(component, "context-shared"):
         raise BackendError(
-            f"The component {component} of {pack.name} should have graphs for the emulation, but"
-            " its graphs share their weights; export the pack with --unshared."
+            "The component {component} of {name} should have graphs for the emulation, but"
+            " its graphs share their weights; export the pack with --unshared.",
+            component=component,
+            name=pack.name,
         )
     if backend == "cpu" and pack.graphs(component, "context"):
         raise BackendError(
-            f"The component {component} of {pack.name} should have graphs for the CPU, but it is"
-            " compiled for the NPU alone; choose the backend npu, or another pack."
+            "The component {component} of {name} should have graphs for the CPU, but it is"
+            " compiled for the NPU alone; choose the backend npu, or another pack.",
+            component=component,
+            name=pack.name,
         )
     raise PackError(
-        f"The component {component} of {pack.name} should have a graph {role}, but it has none;"
-        f" {GET_AGAIN}."
+        "The component {component} of {name} should have a graph {role}, but it has"
+        " none; {get_again}.",
+        component=component,
+        name=pack.name,
+        role=role,
+        get_again=GET_AGAIN,
     )
 
 
@@ -338,6 +346,8 @@ def _check_context(graph: Graph, path: Path) -> None:
     sound = bool(names) and bytes([len(names[0])]) + names[0] in content
     if not sound or content.count(b".bin") != 1:
         raise PackError(
-            f"{graph.file.name} should read {graph.data[0].name if names else 'one binary'} alone,"
-            f" but it does not; {GET_AGAIN}."
+            "{name} should read {value} alone, but it does not; {get_again}.",
+            name=graph.file.name,
+            value=graph.data[0].name if names else "one binary",
+            get_again=GET_AGAIN,
         )

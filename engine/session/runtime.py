@@ -241,8 +241,11 @@ def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
     """Raise BackendError unless the inputs are those of the graph; a named size is one size."""
     if set(inputs) != set(specs):
         raise BackendError(
-            f"The graph {name} should get {', '.join(specs)}, but it gets {', '.join(inputs)};"
-            f" {GET_AGAIN}."
+            "The graph {name} should get {names}, but it gets {names_2}; {get_again}.",
+            name=name,
+            names=", ".join(specs),
+            names_2=", ".join(inputs),
+            get_again=GET_AGAIN,
         )
     named: dict[str, int] = {}
     for key, array in inputs.items():
@@ -253,8 +256,14 @@ def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
             fits = fits and size == expected
         if not fits:
             raise BackendError(
-                f"The input {key} of the graph {name} should be {spec}, but it is"
-                f" {array.dtype} {list(array.shape)}; {GET_AGAIN}."
+                "The input {key} of the graph {name} should be {spec}, but it is {dtype}"
+                " {shape}; {get_again}.",
+                key=key,
+                name=name,
+                spec=spec,
+                dtype=array.dtype,
+                shape=list(array.shape),
+                get_again=GET_AGAIN,
             )
 
 
@@ -263,8 +272,12 @@ def check_graph(graph: Graph, key: str, found: Mapping[str, Any]) -> None:
     specs: Mapping[str, TensorSpec] = getattr(graph, key)
     if set(found) != set(specs):
         raise PackError(
-            f"{graph.file.name} should have the {key} {', '.join(specs)}, but it has"
-            f" {', '.join(found)}; {GET_AGAIN}."
+            "{name} should have the {key} {names}, but it has {names_2}; {get_again}.",
+            name=graph.file.name,
+            key=key,
+            names=", ".join(specs),
+            names_2=", ".join(found),
+            get_again=GET_AGAIN,
         )
     for name, spec in specs.items():
         dtype = TYPES.get(found[name].type, found[name].type)
@@ -276,6 +289,11 @@ def check_graph(graph: Graph, key: str, found: Mapping[str, Any]) -> None:
             fits = fits and (loose or size == wanted)
         if not fits:
             raise PackError(
-                f"{name} of {graph.file.name} should be {spec}, but it is {dtype} {shape};"
-                f" {GET_AGAIN}."
+                "{name} of {name_2} should be {spec}, but it is {dtype} {shape}; {get_again}.",
+                name=name,
+                name_2=graph.file.name,
+                spec=spec,
+                dtype=dtype,
+                shape=shape,
+                get_again=GET_AGAIN,
             )

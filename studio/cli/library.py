@@ -82,12 +82,15 @@ def _library(arguments: argparse.Namespace) -> int:
     for name in sorted(given):
         if getattr(arguments, name) is not None:
             raise LibraryError(
-                f"`nds library{f' {action}' * bool(action)}` should go without --{name}, but that"
-                " is given; leave it out."
+                "`nds library{number}` should go without --{name}, but that is given; leave it"
+                " out.",
+                number=f" {action}" * bool(action),
+                name=name,
             )
     if action and not clips:
         raise LibraryError(
-            f"`nds library {action}` should have clips after it, but has none; name some."
+            "`nds library {action}` should have clips after it, but has none; name some.",
+            action=action,
         )
     if action == "mark" and all(getattr(arguments, name) is None for name in ACTIONS["mark"]):
         raise LibraryError(

@@ -185,7 +185,8 @@ def _repair(arguments: argparse.Namespace) -> int:
         target = packs.target_of(pack, packs.home())
     if not target.is_dir():
         raise packs.InstallError(
-            f"{target.name} should be installed already, but it is not; install it instead."
+            "{name} should be installed already, but it is not; install it instead.",
+            name=target.name,
         )
     _install(arguments)
     return 0

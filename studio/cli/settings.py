@@ -31,8 +31,9 @@ def _settings(arguments: argparse.Namespace) -> None:
     name = arguments.name
     if name is not None and name not in KNOWN:
         raise SettingsError(
-            f"The setting should be one of {', '.join(KNOWN)}, but it is {name!r}; choose one of"
-            " them."
+            "The setting should be one of {names}, but it is {name!r}; choose one of them.",
+            names=", ".join(KNOWN),
+            name=name,
         )
     settings, complaint = load(settings_file())
     if complaint:

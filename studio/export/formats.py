@@ -94,12 +94,15 @@ def export(
     """
     if format not in FORMATS:
         raise ExportError(
-            f"The format should be one of {', '.join(FORMATS)}, but it is {format!r};"
-            " choose one of them."
+            "The format should be one of {names}, but it is {format!r}; choose one of them.",
+            names=", ".join(FORMATS),
+            format=format,
         )
     if not isinstance(loops, int) or not 1 <= loops <= LOOPS:
         raise ExportError(
-            f"The clip should be in it 1 to {LOOPS} times, but it is {loops!r}; choose a number."
+            "The clip should be in it 1 to {loops} times, but it is {loops_2!r}; choose a number.",
+            loops=LOOPS,
+            loops_2=loops,
         )
     target = prepare(target, target.suffix.lower() if format == "png" else f".{format}")
     shot = read_shot(clip)

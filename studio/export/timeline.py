@@ -122,8 +122,11 @@ def _shots(clips: Sequence[Path]) -> Iterator[Shot]:
         fps = fps or shot.fps
         if shot.fps != fps:
             raise ExportError(
-                f"{clip.name} should have {fps} frames per second as the first clip has, but it has"
-                f" {shot.fps}; leave it out."
+                "{name} should have {fps} frames per second as the first clip has, but it has"
+                " {fps_2}; leave it out.",
+                name=clip.name,
+                fps=fps,
+                fps_2=shot.fps,
             )
         yield shot
 

@@ -199,8 +199,10 @@ def _digest(picture: str) -> str:
         return _digest_of(picture, stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError) as error:
         raise RequestError(
-            f"The picture {picture} should be a file, but it cannot be read"
-            f" ({getattr(error, 'strerror', None) or error}); choose another."
+            "The picture {picture} should be a file, but it cannot be read ({reason});"
+            " choose another.",
+            picture=picture,
+            reason=getattr(error, "strerror", None) or error,
         ) from error
 
 

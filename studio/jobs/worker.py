@@ -428,7 +428,8 @@ def _metadata(path: Path) -> dict[str, Any]:
         assert isinstance(metadata, dict)
     except (OSError, ValueError, KeyError, SyntaxError, AssertionError) as error:
         raise OutputError(
-            f"{path.name} should be a frame with its settings inside, but it is not; make it again."
+            "{name} should be a frame with its settings inside, but it is not; make it again.",
+            name=path.name,
         ) from error
     return metadata
 

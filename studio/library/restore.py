@@ -87,5 +87,8 @@ def _optional(path: Path, content: Mapping[str, Any], name: str) -> str | None:
 
 def _wrong(path: Path, expected: str, got: object) -> RestoreError:
     return RestoreError(
-        f"{path.name} should have {expected}, but it has {str(got)[:40]!r}; choose another file."
+        "{name} should have {expected}, but it has {value!r}; choose another file.",
+        name=path.name,
+        expected=expected,
+        value=str(got)[:40],
     )

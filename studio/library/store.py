@@ -88,7 +88,9 @@ class Library(LibraryIndex):
         """Change the user's marks, those that are None staying as they are; the item then."""
         if stars is not None and (not isinstance(stars, int) or not 0 <= stars <= STARS):
             raise LibraryError(
-                f"The stars should be 0 to {STARS}, but they are {stars!r}; choose one of these."
+                "The stars should be 0 to {stars}, but they are {stars_2!r}; choose one of these.",
+                stars=STARS,
+                stars_2=stars,
             )
         news = {"stars": stars, "keep": keep, "note": note}
         with self._transaction():  # so that no other process marks it in between
@@ -194,8 +196,10 @@ class Library(LibraryIndex):
             pass
         if row is None:
             raise LibraryError(
-                f"{path.name} should be a clip or a first frame of ours in {self.folder}, but it"
-                " is not; look at the library again."
+                "{name} should be a clip or a first frame of ours in {folder}, but it is not;"
+                " look at the library again.",
+                name=path.name,
+                folder=self.folder,
             )
         return row
 

@@ -72,8 +72,9 @@ def verify(
     metadata = sidecars.inside(path)
     if "export" in metadata:
         raise VerifyError(
-            f"{path.name} should be a clip as it was made, but it is an export of one; verify the"
-            " original."
+            "{name} should be a clip as it was made, but it is an export of one; verify"
+            " the original.",
+            name=path.name,
         )
     if origin.request.image is not None and image is None:
         raise VerifyError(

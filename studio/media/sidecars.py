@@ -51,8 +51,10 @@ def inside(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, SyntaxError, RecursionError, Image.DecompressionBombError):
         problem = "it has none"
     raise OutputError(
-        f"{path.name} should be a clip or a first frame with its settings inside, but {problem};"
-        " choose one made by Neodragon Studio."
+        "{name} should be a clip or a first frame with its settings inside, but"
+        " {problem}; choose one made by Neodragon Studio.",
+        name=path.name,
+        problem=problem,
     )
 
 
@@ -100,8 +102,10 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         problem = f"it cannot be read ({error.strerror})"
     raise OutputError(
-        f"{path.name} should be the sidecar of a clip or a first frame, but {problem};"
-        " choose one made by Neodragon Studio."
+        "{name} should be the sidecar of a clip or a first frame, but {problem};"
+        " choose one made by Neodragon Studio.",
+        name=path.name,
+        problem=problem,
     )
 
 

@@ -39,8 +39,10 @@ def thumbnail(path: Path, cache: Path) -> Path:
         return small
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OutputError(
-            f"{path.name} should be a clip or a first frame, but it cannot be shown ({error});"
-            " choose another."
+            "{name} should be a clip or a first frame, but it cannot be shown ({error});"
+            " choose another.",
+            name=path.name,
+            error=error,
         ) from error
 
 

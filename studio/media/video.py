@@ -100,8 +100,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, struct.error):
         problem = "it cannot be read"
     raise OutputError(
-        f"{path.name} should be a clip with its settings inside, but {problem};"
-        " choose one made by Neodragon Studio."
+        "{name} should be a clip with its settings inside, but {problem}; choose one"
+        " made by Neodragon Studio.",
+        name=path.name,
+        problem=problem,
     )
 
 
@@ -125,8 +127,9 @@ def read_mp4(path: Path) -> tuple[Bytes, int]:
     shown = re.search(r"Video: rawvideo.*?, (\d+)x(\d+).*?, (\d+) fps", said)
     if not frames or shown is None:
         raise OutputError(
-            f"{path.name} should be a clip, but it cannot be read"
-            f" ({_last_line(said) or 'it has no pictures'}); choose another."
+            "{name} should be a clip, but it cannot be read ({value}); choose another.",
+            name=path.name,
+            value=_last_line(said) or "it has no pictures",
         )
     width, height, fps = map(int, shown.groups())
     return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3), fps

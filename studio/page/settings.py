@@ -125,7 +125,9 @@ def _kept(name: str, value: Any) -> Any:
         trial.unlink()
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"The folder for clips should be one that takes files, but {text} does not"
-            f" ({getattr(error, 'strerror', None) or error}); choose another."
+            "The folder for clips should be one that takes files, but {text} does not"
+            " ({reason}); choose another.",
+            text=text,
+            reason=getattr(error, "strerror", None) or error,
         ) from error
     return str(folder)

@@ -100,9 +100,10 @@ def install(source: Path, folder: Path, report: Report = lambda done, total: Non
                 _sync(folder)
         except OSError as error:
             raise InstallError(
-                f"The pack should be written to {folder}, but it is not"
-                f" ({error.strerror or error}); free some space or close what uses it, then install"
-                " it again: it goes on where it was."
+                "The pack should be written to {folder}, but it is not ({reason}); free some"
+                " space or close what uses it, then install it again: it goes on where it was.",
+                folder=folder,
+                reason=error.strerror or error,
             ) from error
     return target
 
@@ -111,12 +112,15 @@ def remove(path: Path, folder: Path, in_use: Path) -> None:
     """Remove an installed pack; one in use, or elsewhere, is refused. Raises InstallError."""
     if path.resolve().parent != folder.resolve() or not path.is_dir():
         raise InstallError(
-            f"{path.name} should be a pack in {folder}, but it is not; only packs that were"
-            " installed there can be removed."
+            "{name} should be a pack in {folder}, but it is not; only packs that were"
+            " installed there can be removed.",
+            name=path.name,
+            folder=folder,
         )
     if path.resolve() == in_use.resolve():
         raise InstallError(
-            f"{path.name} should not be in use, but it is the studio's pack; use another one first."
+            "{name} should not be in use, but it is the studio's pack; use another one first.",
+            name=path.name,
         )
     gone = path.with_name(f"{uuid.uuid4().hex[:12]}{GONE}")
     try:
@@ -124,8 +128,9 @@ def remove(path: Path, folder: Path, in_use: Path) -> None:
         shutil.rmtree(gone)
     except OSError as error:
         raise InstallError(
-            f"{path.name} should be removed, but it is not ({error.strerror}); close what uses it"
-            " and try again."
+            "{name} should be removed, but it is not ({reason}); close what uses it and try again.",
+            name=path.name,
+            reason=error.strerror,
         ) from error
 
 
@@ -175,8 +180,12 @@ def _copy(pack: Pack, folder: Path, report: Report) -> None:
     free = shutil.disk_usage(folder).free
     if missing and free < needed + FLOOR:
         raise InstallError(
-            f"The disk of {folder.parent} should have {(needed + FLOOR) / 1e9:.1f} GB free for this"
-            f" pack, but it has {free / 1e9:.1f}; free {(needed + FLOOR - free) / 1e9:.1f} GB."
+            "The disk of {parent} should have {number:.1f} GB free for this pack, but it"
+            " has {number_2:.1f}; free {number_3:.1f} GB.",
+            parent=folder.parent,
+            number=(needed + FLOOR) / 1000000000.0,
+            number_2=free / 1000000000.0,
+            number_3=(needed + FLOOR - free) / 1000000000.0,
         )
     done = total - needed
     report(done, total)
@@ -196,8 +205,11 @@ def _copy(pack: Pack, folder: Path, report: Report) -> None:
                 os.fsync(stream.fileno())
             if digest.hexdigest() != file.sha256:
                 raise InstallError(
-                    f"{file.name} should have the SHA-256 {file.sha256[:12]}, but it has"
-                    f" {digest.hexdigest()[:12]}; get the pack again."
+                    "{name} should have the SHA-256 {sha256}, but it has {value}; get the pack"
+                    " again.",
+                    name=file.name,
+                    sha256=file.sha256[:12],
+                    value=digest.hexdigest()[:12],
                 )
             part.replace(path)
         finally:

@@ -82,8 +82,10 @@ class Settings:
     def _require(self, name: str, valid: object, expected: str) -> None:
         if not valid:
             raise SettingsError(
-                f"The setting {name} should be {expected}, but it is"
-                f" {str(getattr(self, name))[:40]!r}; choose another."
+                "The setting {name} should be {expected}, but it is {value!r}; choose another.",
+                name=name,
+                expected=expected,
+                value=str(getattr(self, name))[:40],
             )
 
 
@@ -144,8 +146,10 @@ def save(path: Path, settings: Settings) -> None:
             replace_whole(target, text)
     except OSError as error:
         raise SettingsError(
-            f"The settings should be written to {path}, but they are not ({error.strerror});"
-            " free some space or close the file elsewhere."
+            "The settings should be written to {path}, but they are not ({reason}); free"
+            " some space or close the file elsewhere.",
+            path=path,
+            reason=error.strerror,
         ) from error
 
 
@@ -159,8 +163,9 @@ def change(path: Path, **changes: Any) -> Settings:
         unknown = set(changes) - set(KNOWN)
         if unknown:
             raise SettingsError(
-                f"The settings should be of {', '.join(KNOWN)}, but one is {min(unknown)!r};"
-                " choose one of them."
+                "The settings should be of {names}, but one is {unknown!r}; choose one of them.",
+                names=", ".join(KNOWN),
+                unknown=min(unknown),
             )
         settings = replace(settings, **changes)
         save(path, settings)
