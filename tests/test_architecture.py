@@ -40,6 +40,7 @@ ALONE = {
     **dict.fromkeys(
         [f"engine/session/{part}.py" for part in ("placement", "qnn", "runtime")], {"onnxruntime"}
     ),
+    "engine/sentencepieces.py": {"tokenizers"},
     "engine/text.py": {"tokenizers"},
     "engine/vae.py": {"PIL"},
     "studio/health/doctor.py": {"psutil"},
@@ -81,7 +82,7 @@ def test_imports_point_one_way(path: Path) -> None:
 FLOORS = {
     "engine": (
         {"errors", "measures", "noise"},
-        {"config"},
+        {"config", "sentencepieces"},
         {"pack", "scheduler", "latents", "tokens", "first_frame_steps"},
         {"session", "text"},
         {"sampler", "transformer", "vae", "canary"},

@@ -39,11 +39,12 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
 
 from engine.config import Geometry, TransformerConfig
-from engine.errors import NeodragonError
+from engine.errors import NeodragonError, first_line
 from engine.latents import history, image_pyramid
 from engine.noise import normal, stream
 from engine.pack import FORMAT, MANIFEST, Graph, open_pack
 from engine.safety import SIZE as SAFETY_SIZE
+from engine.sentencepieces import load_sentencepieces
 from engine.session import Backend, available, load_graph
 from engine.tokens import frame_shapes, transformer_inputs
 from engine.transformer import waves
@@ -121,7 +122,8 @@ PUBLISHED: dict[str, Any] = {
     "prompt": {
         "suffix": ", hyper quality, Ultra HD, 8K",
         "negative": "cartoon style, worst quality, low quality, blurry, absolute black, "
-        "absolute white, low res",
+        "absolute white, low res, extra limbs, extra digits, misplaced objects, mutated anatomy, "
+        "monochrome, horror",
     },
     "tokenizers": {"t5": {"length": 128}},
 }
@@ -209,7 +211,16 @@ class Source:
         file = self.root / folder / "tokenizer.json"
         if file.exists():
             return Tokenizer.from_file(str(file))
-        return AutoTokenizer.from_pretrained(self.root / folder).backend_tokenizer
+        pieces = self.root / folder / "spiece.model"
+        if pieces.exists():
+            return load_sentencepieces(pieces)
+        try:
+            return AutoTokenizer.from_pretrained(self.root / folder).backend_tokenizer
+        except (ImportError, OSError, ValueError) as error:
+            raise ExportError(
+                f"{folder} should hold tokenizer.json, spiece.model or vocab.json with merges.txt,"
+                f" but it cannot be read ({first_line(error)}); copy the folder again."
+            ) from error
 
     def pad_id(self, folder: str) -> int:
         """The id a CLIP tokenizer pads with, as its `tokenizer_config.json` says."""
