@@ -209,7 +209,7 @@ def _defaults(arguments: argparse.Namespace) -> dict[str, object]:
     }
     for name in ("look_seed", "motion_seed"):
         if given[name] is not None:
-            option = Message("--{name}s", name=name.replace("_", "-"))
+            option = Message("--{name}s", {"name": name.replace("_", "-")})
             seeds(name.replace("_", " "), option, given[name])
     return {name: value for name, value in given.items() if value is not None}
 

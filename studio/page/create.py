@@ -35,7 +35,7 @@ def seed_of(text: str | None, name: str) -> int | None:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= SEED_LIMIT:
         raise RequestError(
             "The {name} is {got}. Use a whole number from 0 to {limit}.",
-            name=Message("{name} seed", name=name),
+            name=Message("{name} seed", {"name": name}),
             got=text[:40],
             limit=SEED_LIMIT - 1,
         )
