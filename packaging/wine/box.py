@@ -243,6 +243,7 @@ def prefix(box: Box) -> None:
     for key, name, kind, value in [
         (r"HKCU\Software\Wine\DllOverrides", "ucrtbase", "REG_SZ", "native,builtin"),
         (r"HKCU\Software\Wine", "Version", "REG_SZ", "win11"),
+        (r"HKCU\Software\Wine\Drivers", "Graphics", "REG_SZ", "null"),  # windows without a screen
         (r"HKCU\Software\Wine\WineDbg", "ShowCrashDialog", "REG_DWORD", "0"),
     ]:
         box.run("wine", "reg", "add", key, "/v", name, "/t", kind, "/d", value, "/f")
