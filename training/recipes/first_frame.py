@@ -2,9 +2,10 @@
 training.recipes.first_frame`.
 
 The published roles: penultimate CLIP-L and CLIP-G states side by side for cross-attention, CLIP-G's
-pooled projection and SDXL's size ids for the time embedding. The encoders learn from the UNet's
-denoising loss (v-prediction on SDXL's noise schedule, captions dropped for one sample in ten so
-that guidance works), then serve the video transformer frozen.
+pooled projection and SDXL's size ids for the time embedding. The loss is that of v- or
+noise prediction on SDXL's noise schedule, captions dropped for one sample in ten so that guidance
+works. The encoders may learn along or come frozen from `training.recipes.text`; either way they
+serve the video transformer frozen.
 """
 
 from __future__ import annotations
@@ -198,6 +199,9 @@ def main() -> None:
         action="store_true",
         help="train the UNet alone, so that others may use the encoders already",
     )
+    parser.add_argument(
+        "--warm-text", action="store_true", help="start the encoders from the checkpoint"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -222,6 +226,11 @@ def main() -> None:
         if options.warm
         else FirstFrame.fresh(config, tokenizer)
     )
+    if options.warm_text:
+        model.clip_l, model.clip_g = (
+            CLIPTextModelWithProjection.from_pretrained(checkpoint / folder).float()
+            for folder in ("text_encoder", "text_encoder_2")
+        )
     plain_on_cpu(model.unet, options.device)
     if options.freeze_text:
         model.clip_l.requires_grad_(False)

@@ -112,7 +112,7 @@ def train(
         averaged, done, spent = state["averaged"], state["done"], state["spent"]
         generator.set_state(state["generator"].cpu())
     losses: list[float] = []
-    before = spent
+    before, begun = spent, done
 
     def save() -> None:
         state = {
@@ -163,7 +163,8 @@ def train(
         if now - last_save > SAVE_EVERY:
             last_save = now
             save()
-    save()
+    if done > begun:  # with `--hours 0` a running training can be looked at, unharmed
+        save()
     model.load_state_dict(averaged)
     model.eval()
     if finish:

@@ -1,0 +1,62 @@
+#!/bin/sh
+# The mini model from nothing to a pack: `runs/mini.sh`. Started again it goes on where it was.
+#
+# Two lanes run side by side, one thread each, and stop by themselves; a stage that is done is done
+# at once when asked for again. RUN holds states and caches, OUT the checkpoint in the published
+# layout. HOURS bounds each stage of this call; a stage that was stopped by it goes on next time,
+# and what follows waits for it. `HOURS=0` writes the checkpoints of what is trained so far.
+set -eu
+cd "$(dirname "$0")/.."
+RUN=${RUN:-runs/emoji}
+OUT=${OUT:-$RUN/checkpoint}
+CONFIG=${CONFIG:-training/configs/emoji.json}
+PYTHON=${PYTHON:-python}
+HOURS=${HOURS:-24}
+export OMP_WAIT_POLICY=PASSIVE
+mkdir -p "$RUN"
+
+# stage NAME MODULE [OPTIONS]: train, unless it is done; fails where it was stopped before its end.
+stage() {
+    name=$1 module=$2
+    shift 2
+    [ -e "$RUN/$name.done" ] && return 0
+    nice -n "${NICE:-4}" "$PYTHON" -u -m "$module" --config "$CONFIG" --run "$RUN" --checkpoint "$OUT" \
+        --hours "$HOURS" "$@" >> "$RUN/$name.log" 2>&1
+    "$PYTHON" - "$RUN/${STATE:-$name}/cost.json" << 'EOF'
+import json, sys
+cost = json.load(open(sys.argv[1]))
+sys.exit(cost["steps"] < cost["of"])
+EOF
+    touch "$RUN/$name.done"
+}
+
+after() { # NAME: wait for a stage of the other lane
+    until [ -e "$RUN/$1.done" ]; do
+        [ -e "$RUN/stopped" ] && exit 1
+        sleep 20
+    done
+}
+
+pictures() { # the first frame
+    stage image_vae training.recipes.image_vae --steps 4000
+    after text
+    stage first_frame training.recipes.first_frame --freeze-text --warm-text --steps 40000
+}
+
+clips() { # what follows it
+    stage text training.recipes.text --steps 2000 --batch 48
+    stage video_vae training.recipes.video_vae --images 1 --windows 1000 --steps 6000
+    stage transformer training.recipes.transformer --warm-text --scenes 4000 --steps 16000
+    stage native_decoder training.recipes.video_vae \
+        --warm --decoder-only --images 0.3 --batch 2 --windows 800 --steps 6000
+}
+
+rm -f "$RUN/stopped"
+if ! [ -e "$OUT/tokenizer_3" ]; then
+    "$PYTHON" -m training.data.tokenizers --config "$CONFIG" --checkpoint "$OUT"
+fi
+pictures & lane=$!
+clips || touch "$RUN/stopped"
+wait "$lane" || { touch "$RUN/stopped"; exit 1; }
+[ -e "$RUN/stopped" ] && exit 1
+"$PYTHON" -m training.recipes.settings --config "$CONFIG" --checkpoint "$OUT"
