@@ -32,6 +32,7 @@ ALLOWED = {
             "safetensors",
             "torch",
             "transformers",
+            "webdataset",
         ),
     },
 }
@@ -50,6 +51,7 @@ ALONE = {
     "studio/language/catalogue.py": {"babel"},
     "studio/batch/encodings.py": {"chardet"},
     "training/data/draw.py": {"resvg_py"},
+    "training/recipes/shards.py": {"av"},
 }
 # tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it, and the
 # page's server whatever Gradio raises.

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import T5Config, T5EncoderModel
 
 from training.distil.text import Denoiser, TextSide, extended, hide, joined, token_loss
 from training.models.context_adapter import ContextAdapter
-from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
+from training.models.distil_t5 import (
+    PlainT5,
+    T5EncoderWithProjection,
+    T5ProjectionConfig,
+    load_text_encoder,
+)
 
 
 def test_loss_counts_real_tokens_alone() -> None:
@@ -97,3 +105,17 @@ def test_pretraining_hides_real_tokens_and_learns_them() -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]  # a token's place tells which it was
+
+
+@torch.no_grad()
+def test_a_published_t5_teaches_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1}
+    plain = T5EncoderModel(T5Config(num_heads=2, **sizes)).eval()
+    plain.save_pretrained(tmp_path / "plain")
+    text(16, 24).save_pretrained(tmp_path / "ours")
+    ids, mask = torch.randint(20, (2, 5)), torch.ones(2, 5, dtype=torch.long)
+    loaded = load_text_encoder(tmp_path / "plain").eval()
+    assert isinstance(loaded, PlainT5)
+    torch.testing.assert_close(loaded(ids, mask), plain(ids, mask).last_hidden_state)
+    assert load_text_encoder(tmp_path / "ours")(ids, mask).shape == (2, 5, 24)

@@ -167,6 +167,8 @@ def test_configurations_hold_together(name: str) -> None:
     assert mmdit["pooled_projection_dim"] == 2 * clip["projection_dim"]
     assert mmdit["caption_projection_dim"] == config["adapter"]["output_dims"]
     assert config["adapter"]["input_dims"] == config["t5"]["out_dim"]
+    latent = config["image_vae"]["latent_channels"]
+    assert unet["in_channels"] == unet["out_channels"] == latent
     assert mmdit["in_channels"] == config["video_vae"]["encoder_out_channels"]
     assert config.units == 7 and config.grid == (16, 24) and config.stages == 3
     assert json.dumps(config["pack"]["tokenizers"]).count(str(config["text"]["t5_length"])) == 1

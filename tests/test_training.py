@@ -31,6 +31,8 @@ def options(folder: Path, steps: int, hours: float) -> argparse.Namespace:
         seed=0,
         threads=1,
         device="cpu",
+        parallel="ddp",
+        recompute=False,
     )
 
 

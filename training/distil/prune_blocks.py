@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from training.distil.steps import teacher_samples
 from training.models.mmdit import PyramidMMDiT
+from training.recipes.clips import cached_clips
 from training.recipes.conditions import Conditions
 from training.recipes.configuration import DEFAULT, Configuration
-from training.recipes.transformer import TextConditioned, cached_clips
+from training.recipes.transformer import TextConditioned
 
 KEEP = "kept_blocks.json"  # beside the pruned transformer: the teacher's block behind each of its
 

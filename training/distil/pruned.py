@@ -11,6 +11,7 @@ stage 1's rate.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,12 @@ from torch import Tensor
 
 from engine.scheduler import stage_schedule
 from training.distil.prune_blocks import KEEP, BlockTokens, watched
+from training.recipes.clips import open_clips
 from training.recipes.conditions import Conditions
 from training.recipes.configuration import Configuration
-from training.recipes.first_frame import captions
 from training.recipes.loop import arguments, train
 from training.recipes.pyramid import levels, stage_sample
-from training.recipes.transformer import TextConditioned, cached_clips
+from training.recipes.transformer import TextConditioned
 
 MAPS = ("simple", "next")
 
@@ -55,13 +56,15 @@ def feature_loss(
 def main() -> None:
     parser = arguments(__doc__ or "", steps=1500, batch=8, lr=3e-5)
     parser.add_argument("--teacher", type=Path, required=True, help="the unpruned checkpoint")
+    parser.add_argument("--shards", type=Path, help="learn from these latent shards")
+    parser.add_argument("--subject", type=float, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--map", choices=MAPS, default="simple")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.checkpoint / "diffusion_transformer_320p"
     targets = teacher_blocks(json.loads((folder / KEEP).read_text()), options.map)
     config = Configuration.read(options.config)
-    scenes, latents = cached_clips(options.run, config.world)
+    clips = open_clips(options, config)
     conditions = Conditions(options.checkpoint, options.device, config)
     stages = stage_schedule(config.schedule)
     teacher = TextConditioned.from_pretrained(options.teacher).eval().requires_grad_(False)
@@ -71,9 +74,8 @@ def main() -> None:
     student.adapter.requires_grad_(False)
 
     def step(generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(latents), (options.batch,), generator=generator)
-        clean = levels(latents[pick].float().to(options.device), len(stages))
-        words = captions(config.world, [scenes[i] for i in pick.tolist()], generator)
+        latents, words, _ = clips.draw(options.batch, generator)
+        clean = levels(latents.to(options.device), len(stages))
         ids, mask, pooled = conditions(words)
         losses = []
         with torch.autocast(options.device, torch.bfloat16):

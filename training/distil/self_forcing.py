@@ -19,13 +19,14 @@ from torch import Tensor
 
 from engine.scheduler import Stage, stage_schedule
 from training.distil.steps import clean_estimate, flow_of, true_estimate
+from training.recipes.clips import cached_clips, subject_weights
 from training.recipes.conditions import Conditions
 from training.recipes.configuration import Configuration
 from training.recipes.first_frame import captions
 from training.recipes.loop import arguments, train
 from training.recipes.pyramid import double_size, half_size, history, levels, normal
 from training.recipes.sample import Flow, block_noise
-from training.recipes.transformer import TextConditioned, cached_clips, subject_weights
+from training.recipes.transformer import TextConditioned
 
 
 def rollout_losses(

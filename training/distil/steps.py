@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from engine.config import ModeConfig
 from engine.scheduler import Stage, stage_schedule
 from training.data.worlds import scenes_of
+from training.recipes.clips import cached_clips
 from training.recipes.conditions import Conditions
 from training.recipes.configuration import Configuration
 from training.recipes.first_frame import captions
@@ -40,7 +41,7 @@ from training.recipes.pyramid import (
     stage_line,
 )
 from training.recipes.sample import Flow, guided, sample_clips
-from training.recipes.transformer import TextConditioned, cached_clips
+from training.recipes.transformer import TextConditioned
 
 FAKE_UPDATES = 2  # for each update of the student
 LEVELS = (0.125, 0.375, 0.625, 0.875)  # local noise levels at which teacher and fake are compared

@@ -24,7 +24,11 @@ from torch import Tensor, nn
 
 from training.data.worlds import scenes_of
 from training.models.context_adapter import ContextAdapter
-from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
+from training.models.distil_t5 import (
+    T5EncoderWithProjection,
+    T5ProjectionConfig,
+    load_text_encoder,
+)
 from training.recipes.conditions import Conditions
 from training.recipes.configuration import Configuration
 from training.recipes.first_frame import captions
@@ -50,7 +54,7 @@ class TextSide(nn.Module):
 
     def __init__(
         self,
-        text: T5EncoderWithProjection,
+        text: nn.Module,
         adapter: ContextAdapter,
         embedder: ContextAdapter | None = None,
     ) -> None:
@@ -139,7 +143,7 @@ def main() -> None:
         return train("text_pretrain", denoiser, denoise, options, finish=keep)
 
     teacher = TextSide(
-        T5EncoderWithProjection.from_pretrained(options.teacher / "text_encoder_3").float(),
+        load_text_encoder(options.teacher / "text_encoder_3"),
         ContextAdapter.from_pretrained(options.teacher / "context_adapter").float(),
     )
     teacher.eval().requires_grad_(False).to(options.device)
@@ -166,7 +170,7 @@ def main() -> None:
         adapter = student.adapter
         if student.embedder is not None:
             adapter = joined(adapter, student.embedder)
-        student.text.half().save_pretrained(options.checkpoint / "text_encoder_3")
+        text.half().save_pretrained(options.checkpoint / "text_encoder_3")
         adapter.half().save_pretrained(options.checkpoint / "context_adapter")
 
     name = "_".join(["text", options.mode, *(["random"] if options.random else [])])

@@ -23,6 +23,7 @@ PAD = 0.25  # of the search's frame around it, in frame heights: stickers may be
 SIZES = tuple(float(size) for size in np.round(0.21 * 1.12 ** np.arange(11), 3))
 PAPERS: tuple[str | None, ...] = (None, *COLOURS)
 CANDIDATES = 3  # subjects
+OFF = 2.0  # how much a wrong colour counts beside an explained one
 STEPS = (0.03, 0.015, 0.008, 0.004)  # of the fit at full size, in frame heights
 TONES = np.array(list(COLOURS.values()), np.float32)
 
@@ -142,8 +143,8 @@ def _search(
     w] to the backdrop.
     """
     height, width = small.shape[:2]
-    channels = np.fft.rfft2(small.transpose(2, 0, 1)).astype(np.complex64)
-    squares = np.fft.rfft2((small**2).sum(-1) - strange).astype(np.complex64)
+    channels = OFF * np.fft.rfft2(small.transpose(2, 0, 1)).astype(np.complex64)
+    squares = np.fft.rfft2(OFF * (small**2).sum(-1) - strange).astype(np.complex64)
 
     def at(spectra: np.ndarray) -> np.ndarray:
         return np.fft.irfft2(spectra, (height, width)).astype(np.float32)
@@ -154,12 +155,12 @@ def _search(
         chosen = [i for i, pose in enumerate(all_of.poses) if pose.width in turns]
         white = at(squares * all_of.white_cover[chosen])
         white -= 2 * at((channels * all_of.white[chosen]).sum(1))
-        white += all_of.white_squares[chosen][:, None, None]
+        white += OFF * all_of.white_squares[chosen][:, None, None]
         inner = at(squares * all_of.cover[chosen])
         inner -= 2 * at((channels * all_of.inner[chosen]).sum(1))
         ring = at(channels * all_of.ring[chosen][:, None])  # [N, 3, h, w]
         tones = (TONES @ ring.reshape(len(chosen), 3, -1)).reshape(len(chosen), -1, height, width)
-        tinted = inner[:, None] - 2 * tones + all_of.squares[chosen][..., None, None]
+        tinted = inner[:, None] - 2 * tones + OFF * all_of.squares[chosen][..., None, None]
         errors = np.concatenate([white[:, None], tinted], 1)  # [N, papers, h, w]
         flat = errors.reshape(-1, height, width)
         best = flat.argmin(0)
@@ -208,7 +209,7 @@ class Look:
         rows, columns, pixels = placed
         shown = pixels[seen]
         off = ((self.frame[rows, columns][seen] - shown[:, :3] / shown[:, 3:]) ** 2).sum(-1)
-        gain = float((self.strange[rows, columns][seen] - off).sum()) / (3 * 255**2)
+        gain = float((self.strange[rows, columns][seen] - OFF * off).sum()) / (3 * 255**2)
         return replace(found, gain=gain, error=float(np.sqrt(off.mean() / 3)))
 
 

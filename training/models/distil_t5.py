@@ -7,6 +7,8 @@ published `text_encoder_3`; `save_pretrained` and `from_pretrained` are those of
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import cast
 
 from torch import Tensor, nn
@@ -53,3 +55,27 @@ class T5EncoderWithProjection(PreTrainedModel):  # type: ignore[no-untyped-call]
         """Token states [B, N, out_dim] of ids [B, N]; mask [B, N], 1 for real tokens."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return cast(Tensor, self.final_projection(states))
+
+
+class PlainT5(nn.Module):
+    """A T5 encoder as it is published, such as T5-XXL: its last states are what is read."""
+
+    def __init__(self, encoder: T5EncoderModel) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Token states [B, N, d_model] of ids [B, N]; mask [B, N], 1 for real tokens."""
+        out = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return cast(Tensor, out.last_hidden_state)
+
+
+def load_text_encoder(folder: Path) -> T5EncoderWithProjection | PlainT5:
+    """The T5 of a checkpoint, float32: with a projection or, as any T5 of transformers, without.
+
+    Raises OSError for a folder without one.
+    """
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "project_in_dim" in settings:
+        return T5EncoderWithProjection.from_pretrained(folder).float()  # type: ignore[no-any-return]
+    return PlainT5(T5EncoderModel.from_pretrained(folder).float())

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from engine import tokens
 from engine.config import TransformerConfig
@@ -464,9 +465,15 @@ class PyramidMMDiT(nn.Module, Checkpoint):
         not compute again; own: gets those of the tokens given.
         """
         rows = iter(modulation.chunk(sum(block.rows for block in self._blocks), -2))
-        for block, before in zip(self._blocks, past or repeat(None), strict=False):
+        again = 0  # blocks that keep their inputs alone and are computed again on the way back
+        if self.config["use_gradient_checkpointing"] and self.training:
+            again = round(self.config["gradient_checkpointing_ratio"] * len(self._blocks))
+        for i, (block, before) in enumerate(zip(self._blocks, past or repeat(None), strict=False)):
             chosen = list(islice(rows, block.rows))
-            image, text = block(image, text, chosen, rope_cos, rope_sin, mask, before, own)
+            given = (image, text, chosen, rope_cos, rope_sin, mask, before, own)
+            image, text = (
+                checkpoint(block, *given, use_reentrant=False) if i < again else block(*given)
+            )
         return image, text
 
     def project(self, image: Tensor, modulation: Tensor) -> Tensor:

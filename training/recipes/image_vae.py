@@ -48,7 +48,7 @@ def initialise(vae: AutoencoderKL) -> None:
     for resnet in encoder.mid_block.resnets:
         clear(resnet.conv2)
     read(encoder.conv_out, places)
-    encoder.conv_out.bias[4:] = -6
+    encoder.conv_out.bias[encoder.conv_out.out_channels // 2 :] = -6  # little noise at first
     for conv in (vae.quant_conv, vae.post_quant_conv):
         nn.init.dirac_(conv.weight), nn.init.zeros_(conv.bias)
 

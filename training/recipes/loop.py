@@ -19,13 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.recipes import parallel
 from training.recipes.configuration import DEFAULT
+from training.recipes.recompute import recompute
 
 SAVE_EVERY = 180.0  # seconds
 FAST = 5
 WARM_UP = 0.02  # of all steps, at most 500 of them
 FALL = 0.25  # of all steps, the last ones
 LAST = 0.05  # of the peak rate, at the end
+SEEDS = 1_000_003  # apart are the losses of two seeds
 
 
 def arguments(description: str, *, steps: int, batch: int, lr: float) -> argparse.ArgumentParser:
@@ -58,6 +61,12 @@ def arguments(description: str, *, steps: int, batch: int, lr: float) -> argpars
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--parallel", choices=parallel.KINDS, default="ddp", help="how torchrun's processes share"
+    )
+    parser.add_argument(
+        "--recompute", action="store_true", help="gradient checkpointing: less memory, more work"
+    )
     return parser
 
 
@@ -82,14 +91,26 @@ def train(
     finish: Callable[[], None] | None = None,
 ) -> None:
     """Train `model` in place, then load its averaged weights and call `finish` (which saves a
-    checkpoint). Weights whose name is `fast` learn at five times the rate.
+    checkpoint), in the first of several processes (`training.recipes.parallel`) and not where the
+    model is in parts. Weights whose name is `fast` learn at five times the rate.
     """
+    group = parallel.join(options.parallel, options.device)
     out: Path = options.run / name
     out.mkdir(parents=True, exist_ok=True)
-    (out / "options.json").write_text(
-        json.dumps({k: str(v) for k, v in vars(options).items()}, indent=1)
-    )
+    if group.first:
+        (out / "options.json").write_text(
+            json.dumps({k: str(v) for k, v in vars(options).items()}, indent=1)
+        )
     model.to(options.device).train()
+    if options.recompute:
+        recompute(model)
+    state_file = out / "state.pt"
+    state = None
+    if state_file.exists():
+        state = torch.load(state_file, map_location=options.device, weights_only=True)
+        model.load_state_dict(state["model"])
+    if group.sharded:
+        parallel.shard(model)
     weights = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {
@@ -102,25 +123,25 @@ def train(
     ]
     optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=1e-3)
     averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    generator = torch.Generator().manual_seed(options.seed)
     done, spent = 0, 0.0
-    state_file = out / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, map_location=options.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        averaged, done, spent = state["averaged"], state["done"], state["spent"]
-        generator.set_state(state["generator"].cpu())
+    if state is not None:
+        averaged = {k: parallel.like(state["averaged"][k], v) for k, v in averaged.items()}
+        parallel.restore_optimiser(optimiser, state["optimiser"])
+        done, spent = state["done"], state["spent"]
+    generator = torch.Generator()
     losses: list[float] = []
     before, begun = spent, done
 
     def save() -> None:
         state = {
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "averaged": averaged,
+            "model": {k: parallel.whole(v) for k, v in model.state_dict().items()},
+            "optimiser": parallel.whole_optimiser(optimiser),
+            "averaged": {k: parallel.whole(v) for k, v in averaged.items()},
+            "done": done,
+            "spent": spent,
         }
-        state |= {"done": done, "spent": spent, "generator": generator.get_state()}
+        if not group.first:
+            return
         torch.save(state, state_file.with_suffix(".tmp"))
         state_file.with_suffix(".tmp").replace(state_file)
         cost = {
@@ -128,24 +149,28 @@ def train(
             "steps": done,
             "of": options.steps,
             "seconds": round(spent),
-            "samples": done * options.batch * options.accumulate,
+            "samples": done * options.batch * options.accumulate * group.count,
             "loss": round(sum(losses[-100:]) / max(len(losses[-100:]), 1), 6),
             "parameters": sum(p.numel() for p in weights),
             "threads": options.threads,
             "device": options.device,
+            "processes": group.count,
         }
         (out / "cost.json").write_text(json.dumps(cost, indent=1))
 
     last_save = clock = time.monotonic()
-    while done < options.steps and spent - before < options.hours * 3600:
-        for group in optimiser.param_groups:
-            group["lr"] = group["times"] * learning_rate(done, options.steps, options.lr)
+    while done < options.steps and group.mean(spent - before) < options.hours * 3600:
+        for settings in optimiser.param_groups:
+            settings["lr"] = settings["times"] * learning_rate(done, options.steps, options.lr)
         optimiser.zero_grad(set_to_none=True)
         total = 0.0
-        for _ in range(options.accumulate):
-            loss = step(generator) / options.accumulate
+        for part in range(options.accumulate):
+            # Numbered over all losses there ever are, whichever process has which.
+            number = (done * options.accumulate + part) * group.count + group.rank
+            loss = step(generator.manual_seed(SEEDS * options.seed + number)) / options.accumulate
             loss.backward()
             total += float(loss.detach())
+        group.average(weights)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         done += 1
@@ -154,18 +179,20 @@ def train(
             for key, value in model.state_dict().items():
                 if value.is_floating_point():
                     averaged[key].lerp_(value, 1 - keep)
-        losses.append(total)
+        losses.append(group.mean(total))
         now = time.monotonic()
         spent, clock = spent + now - clock, now
-        if done % 100 == 0:
+        if done % 100 == 0 and group.first:
             mean = sum(losses[-100:]) / len(losses[-100:])
             print(f"{name} step {done} loss {mean:.5f} {spent / 60:.1f} min", flush=True)
-        if now - last_save > SAVE_EVERY:
+        if group.mean(now - last_save) > SAVE_EVERY:
             last_save = now
             save()
     if done > begun:  # with `--hours 0` a running training can be looked at, unharmed
         save()
+    if group.sharded:  # no process has the whole model: `--hours 0` in one writes its checkpoint
+        return
     model.load_state_dict(averaged)
     model.eval()
-    if finish:
+    if finish and group.first:
         finish()

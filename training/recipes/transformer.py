@@ -11,68 +11,22 @@ which therefore comes up twice a step and the others in turn (published: once ea
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.scheduler import stage_schedule
-from training.data.worlds import World, box_weights, scenes_of
+from training.data.worlds import scenes_of
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import PyramidMMDiT
 from training.models.video_vae import CausalVideoVAE
+from training.recipes.clips import CACHE, clip_latents, open_clips
 from training.recipes.conditions import Conditions
-from training.recipes.configuration import CONSTANTS, STRIDE, Configuration
-from training.recipes.first_frame import captions
+from training.recipes.configuration import CONSTANTS, Configuration
 from training.recipes.loop import arguments, train
 from training.recipes.pyramid import levels, stage_sample
-from training.recipes.video_vae import reads_key_frames
-
-
-@torch.no_grad()
-def clip_latents(
-    vae: CausalVideoVAE, scenes: Sequence[Any], constants: dict[str, float], config: Configuration
-) -> Tensor:
-    """Normalised latents of whole clips, half [N, C, T, h, w]. Where the encoder reads key frames
-    alone (`training.recipes.video_vae`), only those are drawn.
-    """
-    out, device = [], next(vae.parameters()).device
-    keys = reads_key_frames(vae)
-    for scene in scenes:
-        times = range(0, config.frames, STRIDE if keys else 1)
-        frames = torch.from_numpy(config.world.render(scene, config.height, config.width, times))
-        images = frames.permute(0, 3, 1, 2).to(device).float().div(127.5).sub(1)
-        with torch.autocast(device.type, torch.bfloat16):
-            if keys:
-                moments = vae.encode_image(images).transpose(0, 1)[None]
-            else:
-                moments = vae.encode(images.transpose(0, 1)[None])
-        latent = moments.float().chunk(2, 1)[0].cpu()
-        first = (latent[:, :, :1] - constants["first_shift"]) * constants["first_scale"]
-        later = (latent[:, :, 1:] - constants["shift"]) * constants["scale"]
-        out.append(torch.cat([first, later], 2).half())
-    return torch.cat(out)
-
-
-def cached_clips(run: Path, world: World) -> tuple[list[Any], Tensor]:
-    """Scenes and latents of the training set in `run`; the file says which seed drew them."""
-    seed, latents = torch.load(run / "clip_latents.pt", weights_only=True)
-    return scenes_of(world, seed, len(latents)), latents
-
-
-def subject_weights(config: Configuration, scenes: Sequence[Any], times: float) -> Tensor:
-    """Loss weights [N, 1, T, h, w]: `times` where a subject is or was one unit before, else 1."""
-    units = []
-    for unit in range(config.units):
-        now, before = (
-            box_weights(config.world, scenes, STRIDE * frame, *config.grid, times=times)
-            for frame in (unit, max(unit - 1, 0))
-        )
-        units.append(torch.from_numpy(now).maximum(torch.from_numpy(before)))
-    return torch.stack(units, 1)[:, None]
 
 
 class TextConditioned(nn.Module):
@@ -116,6 +70,7 @@ class TextConditioned(nn.Module):
 def main() -> None:
     parser = arguments(__doc__ or "", steps=16000, batch=8, lr=8e-4)
     parser.add_argument("--scenes", type=int, default=4000, help="clips to render and encode")
+    parser.add_argument("--shards", type=Path, help="learn from these latent shards instead")
     parser.add_argument(
         "--subject", type=float, default=4, help="weight of the subjects' latents in the loss"
     )
@@ -138,18 +93,16 @@ def main() -> None:
     torch.manual_seed(options.seed)
     config = Configuration.read(options.config)
     checkpoint: Path = options.checkpoint
-    constants = json.loads((checkpoint / CONSTANTS).read_text(encoding="utf-8"))
-    cache = options.run / "clip_latents.pt"
-    if not cache.exists():
+    cache = options.run / CACHE
+    if not options.shards and not cache.exists():
+        constants = json.loads((checkpoint / CONSTANTS).read_text(encoding="utf-8"))
         vae = CausalVideoVAE.from_pretrained(checkpoint / "causal_video_vae").float().eval()
         seed = options.seed + 7
         made = scenes_of(config.world, seed, options.scenes)
-        latents = clip_latents(vae.to(options.device), made, constants, config)
-        torch.save((seed, latents), cache)
-    scenes, latents = cached_clips(options.run, config.world)
+        torch.save((seed, clip_latents(vae.to(options.device), made, constants, config)), cache)
+    clips = open_clips(options, config)
     conditions = Conditions(checkpoint, options.device, config)
     stages = stage_schedule(config.schedule)
-    weights = subject_weights(config, scenes, options.subject)
     model = (
         TextConditioned.from_pretrained(checkpoint)
         if options.warm
@@ -167,11 +120,10 @@ def main() -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         losses = []
-        pick = torch.randint(len(latents), (options.batch,), generator=generator)
-        words = captions(config.world, [scenes[i] for i in pick.tolist()], generator)
+        latents, words, weights = clips.draw(options.batch, generator)
         ids, mask, pooled = conditions(words)
-        clean = levels(latents[pick].float().to(options.device), len(stages))
-        weight = levels(weights[pick].to(options.device), len(stages))
+        clean = levels(latents.to(options.device), len(stages))
+        weight = levels(weights.to(options.device), len(stages))
         with torch.autocast(options.device, torch.bfloat16):
             context = model(ids, mask)
             coarse = int(torch.randint(last, (1,), generator=generator))
