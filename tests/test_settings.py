@@ -77,7 +77,9 @@ def test_a_folder_in_its_place_is_one_sentence(path: Path) -> None:
     path.mkdir(parents=True)
     read, sentence = load(path)
     assert read == Settings() and sentence.endswith(".") and "cannot be read" in sentence
-    with pytest.raises(SettingsError, match=r"^The settings should be written to [^\n]*\.$"):
+    with pytest.raises(
+        SettingsError, match=r"^The settings in [^\n]* nothing was changed[^\n]*\.$"
+    ):
         change(path, theme="dark")
 
 
@@ -103,7 +105,7 @@ def test_a_wrong_value_costs_only_itself(path: Path, wrong: dict[str, Any]) -> N
 
 def test_an_unknown_setting_is_refused(path: Path) -> None:
     for name in ("colour", "rest"):
-        with pytest.raises(SettingsError, match="choose one of them"):
+        with pytest.raises(SettingsError, match="There is no setting"):
             change(path, **{name: {}})
 
 
@@ -132,7 +134,7 @@ def test_a_file_that_cannot_be_written_keeps_the_old_ones(path: Path) -> None:
         "    print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
-    assert run.stdout.startswith(f"The settings should be written to {path}, but they are not")
+    assert run.stdout.startswith("The settings cannot be saved in ")
     assert load(path) == (MINE, "")
     assert not list(path.parent.glob(".*"))
 
@@ -146,3 +148,40 @@ def test_they_are_read_quickly() -> None:
         "import sys, studio.system.settings; assert not {'onnxruntime', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_two_processes_that_change_settings_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    script = (
+        "import sys, pathlib\n"
+        "from studio.system.settings import change\n"
+        "sys.stdin.readline()\n"
+        "for number in range(1, 31):\n"
+        "    change(pathlib.Path(sys.argv[1]), **{sys.argv[2]: number})\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(path), name], stdin=subprocess.PIPE)
+        for name in ("threads", "battery")
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert [process.wait(120) for process in processes] == [0, 0]
+    settings, complaint = load(path)
+    assert (settings.threads, settings.battery, complaint) == (30, 30, "")
+
+
+def test_settings_that_cannot_be_read_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.mkdir()
+    (path / "mine").touch()
+    with pytest.raises(SettingsError, match=r"cannot be read .* nothing was changed"):
+        change(path, theme="dark")
+    assert (path / "mine").exists()
+
+
+def test_a_folder_that_takes_no_settings_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot be saved"):
+        change(tmp_path / "file" / "settings.json", theme="dark")

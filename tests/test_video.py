@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studio.media.video import boxes, read_metadata, write_mp4
+from studio.media.video import boxes, read_metadata, read_mp4, write_mp4
 from studio.system.paths import OutputError
 
 Ffmpeg = Callable[..., tuple[bytes, str]]
@@ -159,3 +160,34 @@ def test_wrong_frames_are_a_mistake_of_ours(tmp_path: Path) -> None:
     for frames in wrong:
         with pytest.raises(ValueError, match="expected"):
             write_mp4(tmp_path / "clip.mp4", frames, FPS, {})
+
+
+def test_a_killed_process_leaves_no_prompt_behind(tmp_path: Path) -> None:
+    script = (
+        "import itertools, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from studio.media.video import stream_mp4\n"
+        "def frames():\n"
+        "    for number in itertools.count():\n"
+        "        yield np.full((64, 64, 3), number % 256, np.uint8)\n"
+        "        if number == 200:\n"
+        "            print('going', flush=True)\n"
+        "stream_mp4(Path(sys.argv[1]), frames(), (64, 64), 24, {'prompt': 'a secret fox'})\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", script, str(tmp_path / "clip.mp4")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"going\n"
+        process.kill()
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"secret fox" not in path.read_bytes(), path
+
+
+def test_a_long_comment_moves_every_frame_along(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8)
+    long = {"prompt": "🐉" * 60_000}
+    one = write_mp4(tmp_path / "one.mp4", frames, 24, {})
+    other = write_mp4(tmp_path / "other.mp4", frames, 24, long)
+    assert read_metadata(other) == long
+    assert np.array_equal(read_mp4(one)[0], read_mp4(other)[0])

@@ -6,6 +6,8 @@ import json
 import sqlite3
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,27 @@ class JobFile(Database):
         if not rows:
             raise self._unknown([job_id])
         return self._jobs(rows)[0]
+
+    def takes(self, work: Work, among: int) -> list[int]:
+        """The newest first frames that differ from a work in their seeds alone, oldest first.
+
+        among: how many of the newest ones are looked at.
+        """
+        seeds = {"look_seed": 0, "motion_seed": 0}
+        frame = replace(work, kind="frame")
+        look = frame.to_dict() | seeds
+        rows = self._rows(
+            "SELECT id, work, result FROM jobs WHERE state = 'done' AND engine = ?"
+            " ORDER BY position DESC, id DESC LIMIT ?",
+            frame.engine,
+            among,
+        )
+        same = []
+        for row in reversed(rows):
+            with suppress(ValueError, TypeError):  # damaged: `jobs` sets it aside
+                if json.loads(row["work"]) | seeds == look and Path(row["result"]).is_file():
+                    same.append(row["id"])
+        return same
 
     def queue(self) -> Queue:
         """Whether it is paused, and why."""

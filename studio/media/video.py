@@ -42,6 +42,8 @@ COLOURS = (
 PICTURES = "scale=in_color_matrix=bt709:in_range=tv:flags=accurate_rnd+full_chroma_int"
 SAFE = {"PYTHON_DOTENV_DISABLED": "1", "FFMPEG_BINARY": "ffmpeg-imageio"}  # for moviepy
 TAGS = "-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv".split()
+PLACE = "neodragon"  # what the comment of a file is until it is whole
+TABLES = (b"moov", b"trak", b"mdia", b"minf", b"stbl")  # of where the frames are
 BOXES_TO_COMMENT = (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data")
 
 
@@ -181,13 +183,11 @@ def _encode(
     height, width = size
     timescale = str(fps * 1000)  # a multiple of fps: every time stamp is exact
     with (
-        tempfile.TemporaryDirectory(prefix="neodragon-") as folder,
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
     ):
-        # In a file, because a prompt may be longer than a command line and is nobody else's affair.
-        tag = Path(folder) / "comment"
-        tag.write_bytes(f"comment={comment}".encode("utf-8", "replace"))
-        options = ["-vf", COLOURS, *TAGS, "-crf", QUALITY, "-/metadata", str(tag)]
+        # The comment comes later: it may be longer than a command line, which others can read, and
+        # a file for it would stay behind where this process is killed.
+        options = ["-vf", COLOURS, *TAGS, "-crf", QUALITY, "-metadata", f"comment={PLACE}"]
         options += ["-movflags", "+faststart", "-f", "mp4"]
         options += ["-video_track_timescale", timescale, "-movie_timescale", timescale]
         broken: OSError | None = None
@@ -203,6 +203,65 @@ def _encode(
         if process.returncode or broken:
             log.seek(0)
             raise failure(log.read(), process.returncode, part) from broken
+    _set_comment(part, comment.encode("utf-8", "replace"))
+
+
+def _set_comment(part: Path, comment: bytes) -> None:
+    """Put the comment of a finished MP4 into its place; raises OSError.
+
+    The boxes around it grow, and the offsets of the frames behind it move along.
+    """
+    content = bytearray(part.read_bytes())
+    with part.open("rb") as stream:
+        around = list(_path(stream, BOXES_TO_COMMENT, len(content)))
+        offsets = [
+            box
+            for names in (b"stco", b"co64")
+            for box in _all(stream, (*TABLES, names), 0, len(content))
+        ]
+    *_, (start, end) = around
+    if content[start + 16 : end] != PLACE.encode():
+        raise OSError(f"the comment of {part.name} is not where it should be")
+    grown = len(comment) - len(PLACE)
+    for at, _ in around:
+        struct.pack_into(">I", content, at, struct.unpack_from(">I", content, at)[0] + grown)
+    for at, _ in offsets:
+        form = ">I" if content[at + 4 : at + 8] == b"stco" else ">Q"
+        (count,) = struct.unpack_from(">I", content, at + 12)
+        for place in range(at + 16, at + 16 + count * struct.calcsize(form), struct.calcsize(form)):
+            (offset,) = struct.unpack_from(form, content, place)
+            if offset >= end:
+                struct.pack_into(form, content, place, offset + grown)
+    content[start + 16 : end] = comment
+    part.write_bytes(content)
+
+
+def _path(stream: IO[bytes], names: tuple[bytes, ...], end: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the first box of each name, each inside the one before."""
+    at = 0
+    for name in names:
+        at, end = next(_all(stream, (name,), at, end))
+        yield at, end
+        at += 12 if name == b"meta" else 8
+
+
+def _all(
+    stream: IO[bytes], names: tuple[bytes, ...], at: int, end: int
+) -> Iterator[tuple[int, int]]:
+    """Start and end of every box that is reached by going down `names` from byte `at`."""
+    while at + 8 <= end:
+        stream.seek(at)
+        size, kind = struct.unpack(">I4s", stream.read(8))
+        header = 8
+        if size == 1:
+            (size,) = struct.unpack(">Q", stream.read(8))
+            header = 16
+        if kind == names[0]:
+            if names[1:]:
+                yield from _all(stream, names[1:], at + header, at + size)
+            else:
+                yield at, at + size
+        at += size or end
 
 
 def failure(said: str, code: int, part: Path) -> OSError:

@@ -27,7 +27,7 @@ from engine.session import Backend
 from engine.text import PromptTokenizers
 from engine.vae import fit
 from studio.jobs.database import JobsError
-from studio.jobs.spec import PENDING, RUNNING, Entry, Job, Work, content_key, is_finished
+from studio.jobs.spec import PENDING, RUNNING, Entry, Job, Work, content_key
 from studio.jobs.supervisor import Keeper, WorkerError
 from studio.jobs.table import JobTable
 from studio.jobs.worker import FAULTS
@@ -225,16 +225,7 @@ class Desk:
 
     def takes(self, job: Job) -> list[int]:
         """The newest first frames that differ from a job in their seeds alone, oldest first."""
-        look = replace(job.work, kind="frame", look_seed=0, motion_seed=0)
-        ended = self.table.jobs(["done"], newest=TAKES)
-        same = [
-            other.id
-            for other in ended
-            if other.work.kind == "frame"
-            and replace(other.work, look_seed=0, motion_seed=0) == look
-            and is_finished(other)
-        ]
-        return same[-CAST:]
+        return self.table.takes(job.work, TAKES)[-CAST:]
 
     def jobs(self, ids: Sequence[int]) -> list[Job]:
         """Those of the jobs that are still in the table, in that order."""

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import NeodragonError
-from studio.jobs.spec import RUNNING, STATES
+from studio.jobs.spec import PENDING, RUNNING, STATES
 from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.create import Create
@@ -24,6 +24,7 @@ class QueueView:
 
     def __init__(self, desk: Desk, create: Create, say: Speaker) -> None:
         self.desk, self.create, self.say = desk, create, say
+        self.edited = gr.State(None)  # a waiting job whose settings are being shown
         self.seen = gr.State({})  # what this tab shows, so that only news is sent
         self.banner = gr.HTML(js_on_load=html.SEND, elem_id="banner")
         with gr.Row(elem_id="stops"):
@@ -49,7 +50,9 @@ class QueueView:
             button.click(self._told(verb), None, create.message, **QUICK)
         touched = [*create.controls, create.used, create.watching, create.picked, create.message]
         for part in (self.strip, self.banner):
-            part.click(self._act, None, touched, **IN_TURN)
+            acted = part.click(self._act, None, [*touched, self.edited], **IN_TURN)
+            # A job that is edited leaves the queue when its settings are on the page, not before.
+            acted.success(self._take_back, self.edited, [self.edited, create.message], **IN_TURN)
 
     def _look(
         self, watching: list[int], picked: list[int], seen: dict[str, list[str]]
@@ -57,15 +60,20 @@ class QueueView:
         """What is new for this tab."""
         desk, say = self.desk, self.say
         geometry = desk.pack.geometry
+        before = seen.get("html", [""] * 5)
         try:
+            at = [*desk.table.version(), str(desk.trouble), watching, picked]
+            if at == seen.get("at"):
+                return (*[gr.skip()] * len(before), gr.skip())
             jobs = desk.jobs(watching)
-            calm = desk.table.jobs(CALM)
+            running = next(iter(desk.table.jobs(RUNNING)), None)
+            calm = [running] if running else []
+            calm += desk.table.jobs(PENDING, next_=AHEAD)
             ended = desk.table.jobs([s for s in STATES if s not in CALM], newest=ENDED)
-            running = next((job for job in calm if job.state == "running"), None)
             seconds = None if running is None else desk.table.seconds_left([running])
-            waiting = len(calm) - (running is not None)
+            waiting = desk.table.count(PENDING)
             alone = jobs[0] if len(jobs) == 1 else None
-            strip = html.grouped([*calm[:AHEAD], *reversed(ended)])
+            strip = html.grouped([*calm, *reversed(ended)])
             is_ended = alone is not None and alone.state not in CALM
             now = [
                 html.wall(jobs, desk.cache, geometry.temporal_stride, say, picked),
@@ -79,10 +87,9 @@ class QueueView:
                 html.strip(strip, desk.cache, watching, say),
             ]
         except NeodragonError as error:
-            now = ["", "", "", html.failure(self.say.error(error)), ""]
-        before = seen.get("html", [""] * len(now))
+            now, at = ["", "", "", html.failure(self.say.error(error)), ""], []
         news = [gr.skip() if a == b else a for a, b in zip(now, before, strict=True)]
-        return (*news, gr.skip() if now == before else {"html": now})
+        return (*news, {"html": now, "at": at})
 
     def _hint(self, jobs: list[Any]) -> str:
         if len(jobs) > 1 and all(job.work.kind == "frame" for job in jobs):
@@ -90,8 +97,8 @@ class QueueView:
         return ""
 
     def _skip(self) -> None:
-        for job in self.desk.table.jobs(RUNNING):
-            self.desk.table.skip(job.id)
+        for number in self.desk.table.ids(RUNNING):
+            self.desk.table.skip(number)
 
     def _told(self, verb: Any) -> Any:
         """The verb, whose failure becomes the message."""
@@ -118,25 +125,26 @@ class QueueView:
             "later": lambda: self._shift(number, 1),
         }
         if event.verb == "edit":
-            return self._edit(number)
+            try:
+                update = create.controls_of(table.job(number))
+            except NeodragonError as error:
+                return {create.message: html.failure(self.say.error(error))}
+            return update | {self.edited: number, create.message: ""}
         if event.verb == "show":
             return create.show(number)
         if event.verb == "takes":
             return create.show_takes(number)
         return {create.message: self._told(verbs[event.verb])()}
 
-    def _edit(self, number: int) -> Update:
-        """Take a waiting job back: every control as it has it, and it waits no longer."""
-        try:
-            job = self.desk.table.job(number)
-            self.desk.table.remove([number])
-        except NeodragonError as error:
-            return {self.create.message: html.failure(self.say.error(error))}
-        return self.create.controls_of(job) | {self.create.message: ""}
+    def _take_back(self, number: int | None) -> tuple[None, Any]:
+        """Remove the job whose settings are on the page now."""
+        if number is None:
+            return None, gr.skip()
+        return None, self._told(lambda: self.desk.table.remove([number]))()
 
     def _shift(self, number: int, by: int) -> None:
         """Move a waiting job one place."""
-        others = [job.id for job in self.desk.table.jobs(("waiting", "interrupted"))]
+        others = self.desk.table.ids(PENDING)
         place = others.index(number) + by if number in others else 0
         others = [other for other in others if other != number]
         before = others[max(0, place) : max(0, place) + 1]

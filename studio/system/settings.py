@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +21,7 @@ from engine.errors import NeodragonError
 from studio.system import paths
 from studio.system.files import publish, replace_whole
 from studio.system.paths import data_folder
+from studio.system.sqlite import BUSY, lock
 
 Theme = Literal["system", "light", "dark"]
 Language = Literal["system", "en", "zh", "de"]
@@ -158,18 +161,51 @@ def change(path: Path, **changes: Any) -> Settings:
 
     Raises SettingsError.
     """
-    with _LOCK:
+    unknown = set(changes) - set(KNOWN)
+    if unknown:
+        raise SettingsError(
+            "There is no setting {name!r}; choose one of {known}.",
+            name=min(unknown),
+            known=", ".join(KNOWN),
+        )
+    with _LOCK, _alone(path):
         settings, _ = load(path)
-        unknown = set(changes) - set(KNOWN)
-        if unknown:
-            raise SettingsError(
-                "The settings should be of {names}, but one is {unknown!r}; choose one of them.",
-                names=", ".join(KNOWN),
-                unknown=min(unknown),
-            )
         settings = replace(settings, **changes)
+        if path.exists():
+            _check_replaceable(path)
         save(path, settings)
     return settings
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process changes the settings meanwhile; raises SettingsError."""
+    with ExitStack() as stack:
+        try:
+            taken = stack.enter_context(lock(path.with_suffix(".lock"), BUSY))
+        except (OSError, sqlite3.Error) as error:
+            raise SettingsError(
+                "The settings cannot be saved in {folder} ({reason}); free some space, or choose"
+                " a folder that can be written.",
+                folder=str(path.parent),
+                reason=getattr(error, "strerror", None) or str(error),
+            ) from error
+        if not taken:
+            raise SettingsError("Another program is changing the settings; try again.")
+        yield
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise SettingsError where what the file says is not known, so that it would be lost."""
+    try:
+        _read(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(
+            "The settings in {name} cannot be read ({reason}), so nothing was changed; move the"
+            " file away.",
+            name=str(path),
+            reason=getattr(error, "strerror", None) or "they are damaged",
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
