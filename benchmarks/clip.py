@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.figures import options
 from engine.measures import psnr
 from engine.pack import open_pack
-from training.export import export_pack
+from training.export.pack import export_pack
 from training.random_checkpoint import save
 
 

@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from builder.published import PUBLISHED
 from engine.config import Geometry
-from training.export import PUBLISHED, collapse_
+from training.export.video import collapse_
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
 from training.models.mmdit import AdaLN, PyramidMMDiT

@@ -35,7 +35,7 @@ from engine.sampler import evaluations
 from training.data.world import FRAMES, Scene, caption, render, sample_scene
 from training.evaluation.detect import read
 from training.evaluation.measures import temporal_flickering
-from training.export import Source
+from training.export.source import Source
 from training.models.mmdit import PyramidMMDiT
 
 MODE: Mode = "hybrid"  # the name a row's mode goes by, whatever it does

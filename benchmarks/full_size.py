@@ -27,14 +27,17 @@ from torch import Tensor
 
 from benchmarks import cost_graphs
 from benchmarks.cost import disk, memory, rows, stored
+from builder.contexts.compiler import compile_graphs
+from builder.quantise.quantiser import Quantiser
+from builder.storage import graph_entry, graph_of
 from engine.latents import history, image_pyramid
+from engine.measures import snr_db
 from engine.session import Array, load_graph, qnn_sdk
 from engine.tokens import transformer_inputs
-from training import export
-from training.contexts import compile_graphs
+from training.export.pack import RECORD
+from training.export.source import Traced
+from training.export.trace import write
 from training.models.mmdit import PyramidMMDiT
-from training.onnx_graphs import Call, export_large, file_entry, graph_of, snr_db, tensor_specs
-from training.quantise import Quantiser
 
 Found = dict[str, Any]
 Values = dict[str, Array]
@@ -68,11 +71,8 @@ def two_blocks(stage: int, folder: Path) -> Found:
         weight.copy_((torch.randn_like(weight) * 0.02).half())
     *others, call = [_block_inputs(net, stage, seed) for seed in range(NOISES + 1)]
     path, names = folder / "later.onnx", ("flow", "tokens")
-    model, _ = export_large(Call(net, _later), call, names, {}, 23, path)  # type: ignore[arg-type]
-    entry = file_entry(path, folder) | {
-        "inputs": tensor_specs(model.graph.input),
-        "outputs": tensor_specs(model.graph.output),
-    }
+    model, files = write(Traced(net, _later, call, names, opset=23), path, external=True)
+    entry = graph_entry(model, files, folder)
     expected = dict(zip(names, _arrays(_later(net, *call.values())), strict=True))
     samples = [dict(zip(other, _arrays(other.values()), strict=True)) for other in others]
     inputs = dict(zip(call, _arrays(call.values()), strict=True))
@@ -162,7 +162,7 @@ def size(entry: Found) -> int:
 def graphs(checkpoint: Path, pack: Path) -> dict[str, Found]:
     """Every graph's figures, the portable ones and those of its context."""
     found: dict[str, Found] = {}
-    for key, entry in noted(checkpoint / export.RECORD).items():
+    for key, entry in noted(checkpoint / RECORD).items():
         if isinstance(entry, dict):
             found[key] = {
                 "portable_db": entry["fidelity_db"],

@@ -30,7 +30,7 @@ from engine.sampler import UnitLatent, sample_latents
 from engine.scheduler import stage_schedule
 from engine.text import PromptTokenizers
 from engine.vae import fit, to_bytes, to_floats
-from training.export import Source
+from training.export.source import Source
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection
 from training.models.mmdit import PyramidMMDiT

@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from engine.pack import MANIFEST
-from training.export import export_pack
+from training.export.pack import export_pack
 from training.random_checkpoint import save
 from training.recipes.settings import SETTINGS as MINI_SETTINGS
 

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("engine", "studio", "training")
+PACKAGES = ("engine", "builder", "studio", "training")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OURS = [path for path in MODULES if path.relative_to(ROOT).parts[0] != "training"]
 
 # What each package may import beyond the standard library and itself.
 ALLOWED = {
     "engine": {"numpy"},
-    "studio": {"engine", "gradio", "moviepy", "numpy", "PIL", "platformdirs"},
+    "builder": {"engine", "ml_dtypes", "numpy", "onnx", "onnxruntime", "psutil", "safetensors"},
+    "studio": {"builder", "engine", "gradio", "moviepy", "numpy", "PIL", "platformdirs"},
     "training": {
-        *("engine", "numpy", "PIL", "tokenizers"),
+        *("builder", "engine", "numpy", "PIL", "tokenizers"),
         *(
             "diffusers",
             "ml_dtypes",
@@ -42,11 +43,15 @@ ALONE = {
         [f"engine/session/{part}.py" for part in ("placement", "qnn", "runtime")], {"onnxruntime"}
     ),
     "engine/sentencepieces.py": {"tokenizers"},
+    "builder/layout.py": {"tokenizers"},
+    "builder/tokenizers.py": {"tokenizers"},
     "engine/text.py": {"tokenizers"},
     "engine/vae.py": {"PIL"},
     "studio/health/doctor.py": {"psutil"},
     "studio/system/power.py": {"psutil", "wakepy"},
-    "training/export.py": {"psutil"},
+    "training/export/pack.py": {"psutil"},
+    "studio/model/build.py": {"psutil"},
+    "studio/model/download.py": {"huggingface_hub"},
     "studio/page/server.py": {"starlette", "uvicorn"},
     "studio/language/catalogue.py": {"babel"},
     "studio/batch/encodings.py": {"chardet"},
@@ -95,7 +100,7 @@ FLOORS = {
     "studio": (
         {"system"},
         {"language", "media"},
-        {"jobs"},
+        {"jobs", "model"},
         {"library", "export"},
         {"batch"},
         {"health"},
@@ -103,14 +108,24 @@ FLOORS = {
         {"cli"},
         {"launcher"},
     ),
+    "builder": (
+        {"errors"},
+        {"chips", "published", "storage", "tokenizers", "weights"},
+        {"layout", "quantise"},
+        {"contexts", "plans"},
+        {"templates"},
+        {"portable"},
+        {"build"},
+    ),
     "training": (
-        {"checkpoint", "quantise", "onnx_graphs", "compile_context"},
-        {"models", "contexts"},
+        {"checkpoint"},
+        {"models"},
         {"data"},
         {"recipes"},
         {"distil"},
         {"evaluation"},
         {"evaluate", "export", "random_checkpoint"},
+        {"templates"},
     ),
 }
 

@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from builder.contexts.pack import compile_pack
+from builder.contexts.work import FLOORS, FP16_FLOOR
+from builder.quantise.quantiser import Layer, cheapest
 from engine import session
 from engine.canary import canary, scores
 from engine.config import Request
 from engine.errors import BackendError, PackError
+from engine.measures import snr_db
 from engine.pack import MANIFEST, Context, Graph, Pack, open_pack
 from engine.pipeline import UnitFrames, generate
 from engine.session import OrtSession, available, open_graphs, open_session, placement, placements
-from training.contexts import FLOORS, FP16_FLOOR, compile_pack
-from training.onnx_graphs import snr_db
-from training.quantise import Layer, cheapest
 
 PROMPTS = [
     "a red ball jumps on the grass in daylight",

@@ -14,11 +14,11 @@ from reference import official
 from torch import Tensor, nn
 
 from benchmarks import cost, cost_graphs
+from builder.published import PUBLISHED
 from engine.config import ModeConfig
 from engine.latents import history, image_pyramid
 from engine.sampler import evaluations
 from engine.tokens import transformer_inputs
-from training.export import PUBLISHED
 from training.models.context_adapter import ContextAdapter
 from training.models.mmdit import PyramidMMDiT
 from training.models.video_vae import CausalVideoVAE

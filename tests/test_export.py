@@ -14,20 +14,30 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from onnx import numpy_helper
 from random_pack import CONFIGS, LAYERS, SETTINGS, exported
 from reference import official
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from builder import storage
+from builder.contexts.calls import with_fixed_sizes
+from builder.errors import BuildError
+from builder.plans import plans
 from engine.config import Request
+from engine.measures import snr_db
 from engine.pack import Pack, open_pack
 from engine.pipeline import FirstFrame, UnitFrames, generate
 from engine.session import load_graph
-from training import export, onnx_graphs
 from training.checkpoint import CheckpointError
-from training.contexts import with_fixed_sizes
-from training.export import ExportError, Source, export_pack
+from training.export import graphs
+from training.export import pack as packing
+from training.export import source as sources
+from training.export.first_frame import STREAM, first_frame_decoder
+from training.export.pack import export_pack, export_traced
+from training.export.source import ExportError, Source, Traced
+from training.export.trace import write
 from training.models.distil_t5 import T5EncoderWithProjection
 from training.models.mmdit import PyramidMMDiT
 from training.random_checkpoint import save, save_tokenizers
@@ -48,13 +58,13 @@ def test_every_graph_matches_its_module() -> None:
 
 
 def test_weights_are_stored_in_16_bits_and_once() -> None:
-    for folder, graphs in (
+    for folder, names in (
         ("ssd_1b_unet", ("unet",)),
         ("diffusion_transformer_320p", ("transformer", "modulation")),
         ("causal_video_vae", ("video_decoder",)),
     ):
         weights = next((CHECKPOINT / folder).glob("*.safetensors")).stat().st_size
-        size = sum((exported() / "portable" / f"{graph}.onnx").stat().st_size for graph in graphs)
+        size = sum((exported() / "portable" / f"{graph}.onnx").stat().st_size for graph in names)
         assert size < 1.15 * weights  # the checkpoint itself is float16
 
 
@@ -97,18 +107,11 @@ def test_an_unchanged_graph_is_kept(tmp_path: Path) -> None:
 
 def test_a_graph_that_strays_fails_the_export(tmp_path: Path) -> None:
     source = Source(CHECKPOINT)
-    plan = next(plan for plan in export.plans(source) if plan.component == "upscaler")
-
-    def astray(source: Source) -> export.Traced:
-        traced = plan.trace(source)
-        image = traced.inputs["image"]
-        with torch.no_grad():
-            wrong = traced.module(image) + 1e-2
-        traced.reference = lambda: wrong
-        return traced
-
+    plan = next(plan for plan in plans(source) if plan.component == "upscaler")
+    traced = graphs.traced(source, plan)
+    traced.reference = lambda: traced.module(traced.inputs["image"]) + 1e-2
     with pytest.raises(ExportError, match=r"upscaler should match its module at 60.0 dB"):
-        export.export_portable(source, export.Plan("upscaler", "upscaler", (), astray), tmp_path)
+        export_traced(traced, plan, tmp_path)
 
 
 def test_copies_of_clip_that_differ_are_kept_apart(tmp_path: Path) -> None:
@@ -178,32 +181,32 @@ def test_a_tensor_that_does_not_fit(tmp_path: Path, folder: str, change: str, me
 
 
 def test_large_layers_keep_the_weights_they_were_stored_with(
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = Source(CHECKPOINT)
-    plain = {plan.graph: plan.trace(source) for plan in export.plans(source)}
+    plain = {plan.graph: graphs.traced(source, plan) for plan in plans(source)}
     large = {"clip_l": 2**10, "unet": 2**14, "transformer": 2**14}
-    for plan in export.plans(source):
+    for plan in plans(source):
         if plan.graph not in large:
             continue
-        monkeypatch.setattr(export, "KEPT", large[plan.graph])
-        traced, before = plan.trace(source), plain[plan.graph]
+        monkeypatch.setattr(sources, "KEPT", large[plan.graph])
+        traced, before = graphs.traced(source, plan), plain[plan.graph]
         halves = [w for w in traced.module.parameters() if w.dtype == torch.float16]
         assert halves and all(w.dtype == torch.float32 for w in before.module.parameters())
-        models = [
-            onnx_graphs.export(
-                onnx_graphs.Call(t.module, t.function), t.inputs, t.outputs, t.dynamic, t.opset
-            )
-            for t in (traced, before)
-        ]
-        kinds = [sorted(node.op_type for node in model.graph.node) for model in models]
-        assert kinds[0] == kinds[1], plan.graph
+        stored = []
+        for number, call in enumerate((traced, before)):
+            model, _ = write(call, tmp_path / f"{number}.onnx", external=False)
+            kinds = sorted(node.op_type for node in model.graph.node)
+            values = map(numpy_helper.to_array, model.graph.initializer)
+            stored.append((kinds, sorted(value.tobytes() for value in values)))
+        assert stored[0] == stored[1], plan.graph
         with torch.no_grad():
             got, expected = (
-                export._arrays(t.function(t.module, *t.inputs.values())) for t in (traced, before)
+                packing.arrays(t.function(t.module, *t.inputs.values())) for t in (traced, before)
             )
         for a, b in zip(expected, got, strict=True):
-            assert onnx_graphs.snr_db(a, b) > 110, plan.graph
+            assert snr_db(a, b) > 110, plan.graph
 
 
 def test_the_monolithic_modes_weights_can_be_left_out(tmp_path: Path) -> None:
@@ -214,12 +217,12 @@ def test_the_monolithic_modes_weights_can_be_left_out(tmp_path: Path) -> None:
     assert "monolithic" in Source(root).manifest["schedule"]["modes"]
     without = Source(root, multistep=False)
     assert list(without.manifest["schedule"]["modes"]) == ["hybrid"]
-    assert not [plan for plan in export.plans(without) if "multistep" in plan.component]
+    assert not [plan for plan in plans(without) if "multistep" in plan.component]
     assert "monolithic" in Source(CHECKPOINT, multistep=False).manifest["schedule"]["modes"]
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="diffusion_transformer_320p"):
+    with pytest.raises(BuildError, match="diffusion_transformer_320p"):
         Source(tmp_path)
 
 
@@ -245,7 +248,7 @@ def test_the_published_values_hold_without_settings(tmp_path: Path) -> None:
     assert (source.geometry.latent_height, source.geometry.latent_width) == (40, 64)
     assert source.manifest["first_frame"]["latent_scale"] == 0.13025
     assert source.manifest["schedule"]["modes"]["monolithic"]["first_guidance"] == 7.0
-    assert [export.static_tokens(source, stage) for stage in range(3)] == [280, 520, 1600]
+    assert [source.static_tokens(stage) for stage in range(3)] == [280, 520, 1600]
     assert source.transformer_config.pos_embed_max_size == 192
 
 
@@ -262,8 +265,7 @@ def test_a_checkpoint_with_multistep_weights_gives_them_a_component(tmp_path: Pa
     for folder in ("diffusion_transformer_320p", "context_adapter"):
         shutil.copytree(CHECKPOINT / folder, tmp_path / folder)
         shutil.copytree(CHECKPOINT / folder, tmp_path / f"{folder}_multistep_t2v")
-    plans = list(export.plans(Source(tmp_path)))
-    assert [plan.component for plan in plans if plan.optional] == [
+    assert [plan.component for plan in plans(Source(tmp_path)) if plan.optional] == [
         "text_encoder_multistep",
         "transformer_multistep",
         "transformer_multistep",
@@ -278,9 +280,9 @@ def test_16_bits_only_where_nothing_is_lost(values: list[float], dtype: str | No
     array = np.tile(np.array(values, np.float32), 128)
     if dtype == "bfloat16":
         array = torch.from_numpy(array).bfloat16().float().numpy()
-    small = onnx_graphs.narrowed(array)
+    small = storage.narrowed(array)
     assert (None if small is None else str(small.dtype)) == dtype
-    assert onnx_graphs.narrowed(array[:4]) is None
+    assert storage.narrowed(array[:4]) is None
 
 
 class Norm(nn.Module):
@@ -292,17 +294,15 @@ class Norm(nn.Module):
 
 def test_rms_norms_keep_their_shape(tmp_path: Path) -> None:
     inputs = {"x": torch.randn(7, 6, 32), "weight": torch.randn(32)}
-    call = onnx_graphs.Call(Norm(), nn.Module.__call__)
-    model = onnx_graphs.export(call, inputs, ("y",), {"x": ("T",), "y": ("T",)}, 23)
-    (path,) = onnx_graphs.write(model, tmp_path / "norm.onnx")
-    entry = onnx_graphs.file_entry(path, tmp_path)
-    entry["inputs"] = onnx_graphs.tensor_specs(model.graph.input)
-    entry["outputs"] = onnx_graphs.tensor_specs(model.graph.output)
+    dynamic = {"x": ("T",), "y": ("T",)}
+    call = Traced(Norm(), nn.Module.__call__, inputs, ("y",), dynamic=dynamic, opset=23)
+    model, files = write(call, tmp_path / "norm.onnx", external=False)
+    entry = storage.graph_entry(model, files, tmp_path)
     assert entry["outputs"]["y"]["shape"] == ["T", 6, 32]
     x = torch.randn(5, 6, 32)
-    with load_graph(onnx_graphs.graph_of("norm", entry), path) as session:
+    with load_graph(storage.graph_of("norm", entry), files[0]) as session:
         got = session.run(x=x.numpy(), weight=inputs["weight"].numpy())["y"]
-    assert onnx_graphs.snr_db(Norm()(x, inputs["weight"]).numpy(), got) > 120
+    assert snr_db(Norm()(x, inputs["weight"]).numpy(), got) > 120
 
 
 def test_the_modulation_is_the_transformers_own() -> None:
@@ -321,22 +321,12 @@ def test_the_random_checkpoint_is_the_same_every_time(tmp_path: Path) -> None:
         assert (again / name).read_bytes() == (CHECKPOINT / name).read_bytes()
 
 
-def test_graphs_in_parts_or_with_a_memory_give_the_same_clip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export, "BLOCKS", 1)
-    marked = export.fingerprint
-
-    def mark(source: Source, plan: export.Plan) -> str:
-        return "not kept" if plan.component == "transformer" else marked(source, plan)
-
-    monkeypatch.setattr(export, "fingerprint", mark)
+def test_graphs_in_parts_or_with_a_memory_give_the_same_clip(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(CHECKPOINT, checkpoint)
     shutil.copytree(exported(), tmp_path / "pack")
-    export.export_pack(
-        checkpoint, tmp_path / "pack", emulate=False, report=lambda line: None, remember=True
-    )
+    quiet = {"emulate": False, "report": lambda line: None}
+    export_pack(checkpoint, tmp_path / "pack", **quiet, remember=True, blocks=1)
     with open_pack(exported()) as whole, open_pack(tmp_path / "pack") as parts:
         names = list(parts.graphs("transformer", "htp"))
         assert names[1:3] == ["transformer_0_first_part0", "transformer_0_first_part1"]
@@ -359,21 +349,22 @@ def test_what_overflows_half_precision_in_the_first_frames_decoder_no_longer_doe
     for layer in (vae.decoder.conv_in, *(r.conv2 for r in vae.decoder.mid_block.resnets)):
         layer.weight *= 3e5
     vae.float().save_pretrained(checkpoint / "ssd_1b_vae")
-    traced = export.first_frame_decoder(Source(checkpoint))
+    traced = first_frame_decoder(Source(checkpoint))
     streams: list[float] = []
     for resnet in traced.module.decoder.mid_block.resnets:
         resnet.register_forward_hook(lambda _, given, made: streams.append(float(made.abs().max())))
     assert traced.reference is not None
     got = traced.function(traced.module, *traced.inputs.values())
-    assert onnx_graphs.snr_db(traced.reference().numpy(), got.numpy()) > 100
-    assert max(streams) < HALF < export.STREAM * max(streams)
+    assert snr_db(traced.reference().numpy(), got.numpy()) > 100
+    assert max(streams) < HALF < STREAM * max(streams)
 
 
 @torch.no_grad()
-def test_group_norms_of_the_first_frames_decoder_move_nothing_channels_last() -> None:
-    traced = export.first_frame_decoder(Source(CHECKPOINT))
-    call = onnx_graphs.Call(traced.module, traced.function)
-    model = onnx_graphs.export(call, traced.inputs, traced.outputs, traced.dynamic, traced.opset)
+def test_group_norms_of_the_first_frames_decoder_move_nothing_channels_last(
+    tmp_path: Path,
+) -> None:
+    traced = first_frame_decoder(Source(CHECKPOINT))
+    model, _ = write(traced, tmp_path / "decoder.onnx", external=False)
     made = {name: node for node in model.graph.node for name in node.output}
     norms = [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
     assert len(norms) > 10
@@ -393,20 +384,20 @@ def clip(pack: Pack, steps: tuple[int, ...]) -> Any:
 def test_what_is_remembered_is_not_computed_again() -> None:
     """As `benchmarks.cost_graphs` counts it for the published sizes."""
     source = Source(CHECKPOINT)
-    assert export.oldest_tokens(source) == 6
+    assert source.oldest_tokens == 6
     for stage in range(3):
-        assert export.forgetful(source, stage) == stage + 1
-        known = [export.known_tokens(source, unit, stage) for unit in range(1, 7)]
+        assert source.forgetful(stage) == stage + 1
+        known = [source.known_tokens(unit, stage) for unit in range(1, 7)]
         assert known == [6 * max(0, unit - stage - 1) for unit in range(1, 7)]
 
 
 def test_a_large_graph_is_the_same_with_its_weights_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_graphs, "LARGE", 0)
+    monkeypatch.setattr(storage, "EXTERNAL_ABOVE", 0)
     source = Source(CHECKPOINT)
-    (plan,) = [plan for plan in export.plans(source) if plan.graph == "transformer"][:1]
-    entry = export.export_portable(source, plan, tmp_path)
+    (plan,) = [plan for plan in plans(source) if plan.graph == "transformer"][:1]
+    entry = packing.export_portable(source, plan, tmp_path)
     assert entry["fidelity_db"] > 100
     (data,) = entry["data"]
     with open_pack(exported()) as pack:
@@ -420,9 +411,11 @@ def test_too_little_room_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     if what == "disk":
-        monkeypatch.setattr(export, "disk_usage", lambda _: shutil.disk_usage("/")._replace(free=9))
+        monkeypatch.setattr(
+            packing, "disk_usage", lambda _: shutil.disk_usage("/")._replace(free=9)
+        )
     else:
-        monkeypatch.setattr(export, "_memory", lambda: 9)
+        monkeypatch.setattr(packing, "_memory", lambda: 9)
     with pytest.raises(ExportError, match=f"GB of .*{what}, but there are 0.0 GB"):
         export_pack(CHECKPOINT, tmp_path / "pack", emulate=False)
     assert not (tmp_path / "pack" / "portable").exists()

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from benchmarks import cost
+from builder.contexts.work import FLOORS, FP16_FLOOR, WEIGHTS_ALONE
 from engine.pack import REQUIRED
-from training.contexts import FLOORS, FP16_FLOOR, WEIGHTS_ALONE
 from training.random_checkpoint import save
 
 FORMS = [f"transformer_{form}_part{part}" for form in ("first", "later") for part in range(3)]

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import cost_graphs
 from benchmarks.full_size import two_blocks
+from builder.contexts.work import FLOORS
 from engine.session import available
-from training.contexts import FLOORS
 from training.models.mmdit import PyramidMMDiT
 
 

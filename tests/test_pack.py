@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from random_pack import exported
 
+from builder import storage
+from builder.storage import graph_of
 from engine.errors import BackendError, NeodragonError, PackError
 from engine.pack import MANIFEST, Pack, open_pack
 from engine.session import load_graph, open_session, verify_pack
-from training import onnx_graphs
-from training.onnx_graphs import file_entry, graph_of
 
 MINI = Path(__file__).parents[1] / "assets" / "mini"
 Manifest = dict[str, Any]
@@ -562,11 +563,9 @@ def test_a_damaged_zip(pack: Path, tmp_path: Path) -> None:
 
 def test_weights_outside_the_graph(tmp_path: Path) -> None:
     model = onnx.load(exported() / "portable" / "upscaler.onnx")
-    files = onnx_graphs.write(model, tmp_path / "upscaler.onnx", external_above=0)
+    files = storage.store(model, numpy_helper.to_array, tmp_path / "upscaler.onnx", external=True)
     assert [file.name for file in files] == ["upscaler.onnx", "upscaler.onnx.data"]
-    entry = file_entry(files[0], tmp_path)
-    for side, tensors in (("inputs", model.graph.input), ("outputs", model.graph.output)):
-        entry[side] = onnx_graphs.tensor_specs(tensors)
+    entry = storage.graph_entry(model, files, tmp_path)
     image = np.full((1, 3, 128, 192), 0.5, np.float32)
     with load_graph(graph_of("upscaler", entry), files[0]) as session:
         assert session.run(image=image)["image_2x"].shape == (1, 3, 256, 384)

@@ -23,6 +23,7 @@ from studio.cli import batch as cli_batch
 from studio.cli import doctor as cli_doctor
 from studio.cli import export as cli_export
 from studio.cli import library as cli_library
+from studio.cli import model as cli_model
 from studio.cli import pack as cli_pack
 from studio.cli import queue as cli_queue
 from studio.cli import settings as cli_settings
@@ -136,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_doctor.arguments(doctor)
     pack = commands.add_parser("pack", help="packs: what they hold; install, choose, check them")
     cli_pack.arguments(pack)
+    model = commands.add_parser("model", help="the full-size model: get its weights, build a pack")
+    cli_model.arguments(model)
     return parser
 
 

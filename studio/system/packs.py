@@ -24,6 +24,7 @@ from studio.system.paths import data_folder, partial
 FLOOR = 10**9  # bytes that stay free
 STAGED = ".part"
 GONE = ".gone"
+BUILT = ".build"  # of a pack that is being built (builder/build.py)
 
 Report = Callable[[int, int], None]  # bytes that are there, bytes in all
 
@@ -55,7 +56,7 @@ def home() -> Path:
 def installed(folder: Path) -> list[Installed]:
     """Every pack in a folder, by name."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [look(p) for p in found if p.is_dir() and p.suffix not in (STAGED, GONE)]
+    return [look(p) for p in found if p.is_dir() and p.suffix not in (STAGED, GONE, BUILT)]
 
 
 def look(path: Path) -> Installed:

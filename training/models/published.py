@@ -9,7 +9,7 @@ from typing import Any
 CLIP_L: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768}
 CLIP_L |= {"num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G: dict[str, Any] = {"hidden_size": 1280, "intermediate_size": 5120, "projection_dim": 1280}
-CLIP_G |= {"num_hidden_layers": 32, "num_attention_heads": 20}
+CLIP_G |= {"num_hidden_layers": 32, "num_attention_heads": 20, "hidden_act": "gelu"}
 # T5 1.1 base, whose names and shapes are those of the published state dict.
 T5: dict[str, Any] = {
     "vocab_size": 32128,
@@ -48,6 +48,18 @@ IMAGE_VAE: dict[str, Any] = {
 UPSCALER: dict[str, Any] = {"num_channels": 32, "num_intermediate_layers": 2}
 
 CLIP_TOKENS = {"vocab_size": 49408, "max_position_embeddings": 77}
+CLIP_TOKENS |= {"bos_token_id": 49406, "eos_token_id": 49407}
+# CompVis's checker: CLIP ViT-L/14's picture encoder, and 17 concepts.
+SAFETY_CHECKER: dict[str, Any] = {
+    "projection_dim": 768,
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    },
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "text_encoder": CLIP_L | CLIP_TOKENS,
     "text_encoder_2": CLIP_G | CLIP_TOKENS,

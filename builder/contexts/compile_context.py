@@ -1,7 +1,7 @@
-"""The compiler's own process: `python -m training.compile_context JSON`, see `contexts.py`.
+"""The compiler's own process, see `compiler.py`: reads JSON, prints JSON.
 
-JSON: [[[graph, sizes, the .onnx to write], ..], whether their weights are kept once]. Prints the
-seconds of each and the most memory this process had, in bytes.
+In: [[[graph, sizes, the .onnx to write], ..], whether their weights are kept once, QNN's options of
+the chip]. Out: the seconds of each and the most memory this process had, in bytes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
+import psutil
 
 from engine.session import add_qnn, session_options
 
 
-def compile_(graphs: Sequence[tuple[str, Mapping[str, int], str]], shared: bool) -> dict[str, Any]:
-    """Every session lives until the last has written the weights."""
+def compile_(
+    graphs: Sequence[tuple[str, Mapping[str, int], str]], shared: bool, chip: Mapping[str, str]
+) -> dict[str, Any]:
+    """Compile graphs; every session lives until the last has written the weights."""
     seconds, alive = [], []
     for number, (path, sizes, target) in enumerate(graphs):
         options = session_options(None)
         for name, size in sizes.items():
             options.add_free_dimension_override_by_name(name, size)
-        add_qnn(options, "npu-emulated")
+        add_qnn(options, "npu" if sys.platform == "win32" else "npu-emulated", **chip)
         entries = {"enable": "1", "embed_mode": "0", "file_path": target}
         for name, value in entries.items():
             options.add_session_config_entry(f"ep.context_{name}", value)
@@ -37,10 +40,22 @@ def compile_(graphs: Sequence[tuple[str, Mapping[str, int], str]], shared: bool)
         started = time.perf_counter()
         alive.append(ort.InferenceSession(path, options))
         seconds.append(round(time.perf_counter() - started, 2))
+    return {"seconds": seconds, "peak": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """The most memory this process has had so far, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     status = Path("/proc/self/status").read_text()  # getrusage counts the parent's memory, too
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    return {"seconds": seconds, "peak": int(peak) * 1024}
+    return int(peak) * 1024
+
+
+def main() -> None:
+    """One job from stdin to stdout."""
+    print(json.dumps(compile_(*json.loads(sys.stdin.read()))))
 
 
 if __name__ == "__main__":
-    print(json.dumps(compile_(*json.loads(sys.argv[1]))))
+    main()

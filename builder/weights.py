@@ -1,0 +1,172 @@
+"""Published weights as they lie on the disk: safetensors in one or several files, mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from builder.errors import BuildError
+
+DTYPES: dict[str, Any] = {
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+}
+# Tables of numbers that older releases of transformers stored beside the weights.
+IGNORED = ("position_ids",)
+COPY_AGAIN = "copy the weights again"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: its file, type, shape, and first byte."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+class Weights:
+    """The tensors of one published folder, none in memory until it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the headers of the folder's files; raises BuildError."""
+        self.folder = folder
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Its safetensors files: those of the index where there is one, else the one there is."""
+        found = sorted(self.folder.glob("*.safetensors"))
+        indexes = sorted(self.folder.glob("*.safetensors.index.json"))
+        if indexes:
+            listed = _json(indexes[0])
+            names = sorted(set(listed.get("weight_map", {}).values()))
+            unsafe = [name for name in names if Path(name).name != name]
+            missing = [name for name in names if not (self.folder / name).is_file()]
+            if unsafe or missing or not names:
+                what = (unsafe or missing or ["no file"])[0]
+                raise BuildError(
+                    f"{indexes[0]} should list the files of the weights, but {what} is not there;"
+                    f" {COPY_AGAIN}."
+                )
+            return [self.folder / name for name in names]
+        plain = [file for file in found if ".fp16." not in file.name] or found
+        if not plain:
+            raise BuildError(
+                f"{self.folder} should hold a .safetensors file, but there is none; {COPY_AGAIN}."
+            )
+        if len(plain) > 1:
+            raise BuildError(
+                f"{self.folder} should hold one .safetensors file or an index of several, but"
+                f" there are {plain[0].name} and {plain[1].name} without one; {COPY_AGAIN}."
+            )
+        return plain
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Every tensor's place by its name; raises BuildError where a file is damaged."""
+        places: dict[str, Place] = {}
+        for file in self.files:
+            places |= _header(file)
+        return {name: p for name, p in places.items() if not name.endswith(IGNORED)}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the folder's files of weights."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def flat(self, name: str) -> NDArray[Any]:
+        """A tensor's elements in their order, mapped, in the type they are stored in."""
+        place = self.places[name]
+        count = int(np.prod(place.shape, dtype=np.int64))
+        dtype = np.dtype(DTYPES[place.dtype])
+        if not count:
+            return np.zeros(0, dtype)
+        mapped = np.memmap(place.file, np.uint8, "r", place.start, (count * dtype.itemsize,))
+        return mapped.view(dtype)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The same in its shape."""
+        return self.flat(name).reshape(self.places[name].shape)
+
+    def check(self, shapes: Mapping[str, Iterable[int]], ties: Iterable[Iterable[str]]) -> None:
+        """Raise BuildError unless the tensors are these, by name and shape, and numbers.
+
+        ties: names of one tensor each, of which one is enough.
+        """
+        tied = [set(names) for names in ties]
+        for name, shape in shapes.items():
+            place = self.places.get(name)
+            if place is None:
+                same = next((names for names in tied if name in names), set[str]())
+                if not same & self.places.keys():
+                    raise BuildError(
+                        f"{self.folder} lacks the tensor {name} of shape {tuple(shape)};"
+                        f" {COPY_AGAIN}."
+                    )
+            elif place.shape != tuple(shape):
+                raise BuildError(
+                    f"{self.folder} holds {name} of shape {place.shape}, but {tuple(shape)} was"
+                    f" expected; use the published weights of this model."
+                )
+        unknown = sorted(self.places.keys() - shapes.keys())
+        if unknown:
+            raise BuildError(
+                f"{self.folder} holds the tensor {unknown[0]}, which the model has no place for;"
+                f" use the published weights of this model."
+            )
+
+    def resolve(self, name: str, ties: Iterable[Iterable[str]]) -> str:
+        """The name under which a tensor, or one that is tied to it, is stored."""
+        if name in self.places:
+            return name
+        for names in ties:
+            if name in names:
+                return next(other for other in names if other in self.places)
+        raise KeyError(name)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise BuildError(f"{path} should be JSON, but it is not; {COPY_AGAIN}.") from error
+
+
+def _header(file: Path) -> dict[str, Place]:
+    """The places of one file's tensors; the library checks that they fit into it."""
+    try:
+        with safe_open(file, "np") as opened:
+            opened.keys()
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            listed = json.loads(stream.read(length))
+    except (OSError, ValueError, SafetensorError) as error:
+        line = str(error).splitlines()[0]
+        raise BuildError(
+            f"{file} should hold tensors, but it cannot be read ({line}); {COPY_AGAIN}."
+        ) from error
+    listed.pop("__metadata__", None)
+    places = {}
+    for name, told in listed.items():
+        if told["dtype"] not in DTYPES:
+            raise BuildError(
+                f"{file} should hold weights in 16 or 32 bits, but {name} is {told['dtype']};"
+                f" use the weights as they were published."
+            )
+        start = 8 + length + told["data_offsets"][0]
+        places[name] = Place(file, told["dtype"], tuple(told["shape"]), start)
+    return places

@@ -1,0 +1,125 @@
+"""`nds model`: the published weights fetched, a pack built of them, how far that is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.cli.console import Bar, Parser, print_json
+
+if TYPE_CHECKING:
+    from builder.build import Progress
+
+TARGETS = ("portable", "cpu", "x-elite", "x2-elite", "this-chip")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
+    get = actions.add_parser("get", help="download the published weights, or go on with it")
+    get.add_argument("folder", type=Path, nargs="?", help="the studio's own folder when absent")
+    get.add_argument("--multistep", action="store_true", help="with the monolithic mode's own")
+    get.add_argument("--list", action="store_true", help="only say what would be fetched")
+    get.set_defaults(command=_get)
+    build = actions.add_parser("build", help="make a pack of weights, or go on with it")
+    build.add_argument("weights", type=Path, help="the folder of published folders")
+    build.add_argument("-o", "--output", type=Path, metavar="PACK", help="the pack's folder")
+    build.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="this-chip",
+        help="ONNX for any machine, in 8 bits for any PC, or compiled for a Snapdragon",
+    )
+    build.add_argument("--multistep", action="store_true", help="with the monolithic mode's own")
+    build.add_argument(
+        "--blocks", type=int, choices=(6, 3, 2), help="of the transformer in one graph"
+    )
+    build.add_argument("--pause", action="store_true", help="let the running build stop")
+    build.set_defaults(command=_build)
+    status = actions.add_parser("status", help="how far the build is")
+    status.set_defaults(command=_status)
+    for action in (get, build, status):
+        action.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def _get(arguments: argparse.Namespace) -> None:
+    from studio.model import download
+    from studio.system.paths import data_folder
+
+    folder = arguments.folder or data_folder() / "weights"
+    if arguments.list:
+        _, files = download.listed(arguments.multistep)
+        told = [{"name": file.name, "bytes": file.size} for file in files]
+        if arguments.json:
+            print_json({"from": download.PAGE, "files": told})
+            return
+        for file in files:
+            print(f"{file.size / 1e6:10.1f} MB  {file.name}")
+        print(f"{sum(file.size for file in files) / 1e9:.2f} GB from {download.PAGE}")
+        return
+    bar, fetched = Bar(), []
+
+    def report(done: int, total: int, name: str) -> None:
+        bar.draw(name, done / max(total, 1), f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
+
+    for file in download.download(folder, report, arguments.multistep):
+        fetched.append({"name": file.name, "bytes": file.size})
+    bar.clear()
+    if arguments.json:
+        print_json({"folder": str(folder), "files": fetched})
+    else:
+        print(folder)
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from studio.model import build
+
+    if arguments.pause:
+        build.pause()
+        return
+    bar = Bar()
+
+    def report(progress: Progress) -> None:
+        bar.clear()
+        if not arguments.json:
+            print(progress.line, flush=True)
+        minutes = "" if progress.left is None else f"about {-(-int(progress.left) // 60)} min left"
+        bar.draw(progress.step, progress.done / max(progress.total, 1), minutes)
+
+    pack = arguments.output or build.target_folder(arguments.target)
+    build.run(
+        arguments.weights,
+        pack,
+        arguments.target,
+        multistep=arguments.multistep,
+        blocks=arguments.blocks,
+        report=report,
+    )
+    bar.clear()
+    if arguments.json:
+        _status(arguments)
+    else:
+        print(pack)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from studio.model import build
+
+    found = build.status()
+    if arguments.json:
+        print_json(asdict(found) if found else {})
+        return
+    if found is None:
+        print("No pack has been built yet.")
+        return
+    left = "" if found.left is None else f", about {-(-int(found.left) // 60)} min left"
+    print(f"{found.pack} for {found.target}: {found.state}")
+    print(f"{found.step} {found.done} of {found.total}{left}")
+    for line in found.lines:
+        print(f"  {line}")
+    if found.problem is not None:
+        print(found.problem, file=sys.stderr)

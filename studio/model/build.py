@@ -1,0 +1,257 @@
+"""A pack being built: started, paused, watched; it outlives the page that started it.
+
+One build at a time. What it is and where it is stands in `build.json` of the studio's data; the
+build itself is a process of its own that writes there at every graph, so that a closed tab, a
+killed app or a restart lose nothing: started again, it goes on at the graph it was at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from engine.errors import Message, NeodragonError
+from studio.system import packs
+from studio.system.paths import ASSETS, data_folder
+
+if TYPE_CHECKING:
+    from builder.build import Progress
+
+State = Literal["running", "paused", "interrupted", "failed", "done"]
+TEMPLATES = (ASSETS / "full-size" / "templates.zip", ASSETS / "templates" / "mini.zip")
+PROMPTS = ASSETS / "examples.txt"
+CLIPS = 2  # to see the range of every activation
+LINES = 200  # of the log that are kept
+
+
+class BuildRefused(NeodragonError):
+    """A build cannot start or stop as asked."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is built of what, and where it is.
+
+    weights, pack: paths; pid, begun: of the process, by which another with its number is told
+    apart; seconds: since the state was written; left: seconds, None where unknown; lines: what
+    became of each graph; template and values: of the sentence where it failed.
+    """
+
+    weights: str
+    pack: str
+    target: str
+    state: State = "running"
+    pid: int = 0
+    begun: float = 0.0
+    step: str = ""
+    graph: str = ""
+    done: int = 0
+    total: int = 0
+    left: float | None = None
+    written: float = 0.0
+    lines: tuple[str, ...] = ()
+    template: str = ""
+    values: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> Message | None:
+        """Why it failed, None where it did not."""
+        return Message(self.template, self.values) if self.template else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its process is there."""
+        if not self.pid:
+            return False
+        try:
+            return bool(abs(psutil.Process(self.pid).create_time() - self.begun) < 2)
+        except psutil.NoSuchProcess:
+            return False
+
+
+def status_file() -> Path:
+    """Where the one build's status stands."""
+    return data_folder() / "build.json"
+
+
+def status() -> Status | None:
+    """The build that was last started, None where there was none.
+
+    One whose process is gone without a word was interrupted.
+    """
+    try:
+        told = json.loads(status_file().read_text(encoding="utf-8"))
+        found = Status(**told | {"lines": tuple(told["lines"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if found.state == "running" and not found.is_live:
+        return replace(found, state="interrupted", pid=0)
+    return found
+
+
+def note(found: Status) -> None:
+    """Write the status, whole or not at all."""
+    path = status_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    text = json.dumps(asdict(found) | {"written": time.time()}, default=str)
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def target_folder(target: str) -> Path:
+    """Where a pack for `target` goes when no other folder was said: among the installed packs."""
+    return packs.home() / f"neodragon-{target}"
+
+
+def run(
+    weights: Path,
+    pack: Path,
+    target: str,
+    *,
+    multistep: bool = False,
+    blocks: int | None = None,
+    templates: Sequence[Path] = TEMPLATES,
+    report: Any = lambda progress: None,
+) -> None:
+    """Build here and now, saying where it is in the status file; raises NeodragonError."""
+    from builder.build import Build, Paused  # noqa: PLC0415
+
+    before = status()
+    if before is not None and before.state == "running" and before.pid != os.getpid():
+        raise BuildRefused(
+            "One pack should be built at a time, but {pack} is being built; wait or pause it.",
+            pack=Path(before.pack).name,
+        )
+    process = psutil.Process()
+    now = Status(
+        str(weights.absolute()),
+        str(pack.absolute()),
+        target,
+        pid=process.pid,
+        begun=process.create_time(),
+    )
+    if before is not None and before.pack == now.pack:
+        now = replace(now, lines=before.lines)
+
+    def tell(progress: Progress) -> None:
+        nonlocal now
+        lines = (*now.lines, progress.line)[-LINES:]
+        now = replace(
+            now,
+            step=progress.step,
+            graph=progress.graph,
+            done=progress.done,
+            total=progress.total,
+            left=progress.left,
+            lines=lines,
+        )
+        note(now)
+        report(progress)
+
+    note(now)
+    prompts = [line for line in PROMPTS.read_text(encoding="utf-8").splitlines() if line.strip()]
+    build = Build(
+        weights,
+        pack,
+        target,
+        [path for path in templates if path.exists()],
+        prompts[:CLIPS],
+        tell,
+        multistep=multistep,
+        blocks=blocks,
+    )
+    try:
+        build.run()
+    except Paused:
+        note(replace(now, state="paused", pid=0))
+        raise
+    except KeyboardInterrupt:
+        note(replace(now, state="interrupted", pid=0))
+        raise
+    except NeodragonError as error:
+        note(
+            replace(
+                now,
+                state="failed",
+                pid=0,
+                template=error.message.template,
+                values=dict(error.message.values),
+            )
+        )
+        raise
+    note(replace(now, state="done", pid=0, left=0.0))
+
+
+def command() -> list[str]:
+    """The command line of this program."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, "--cli"]
+    return [sys.executable, "-m", "studio.cli"]
+
+
+def start(weights: Path, target: str, pack: Path | None = None, multistep: bool = False) -> None:
+    """Build in a process of its own, which goes on when this one ends; raises BuildRefused."""
+    before = status()
+    if before is not None and before.state == "running":
+        raise BuildRefused(
+            "One pack should be built at a time, but {pack} is being built; wait or pause it.",
+            pack=Path(before.pack).name,
+        )
+    folder = pack or target_folder(target)
+    words = [*command(), "model", "build", str(weights), "-o", str(folder), "--target", target]
+    words += ["--multistep"] if multistep else []
+    log = data_folder() / "build.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    quiet = ("CREATE_NO_WINDOW", "BELOW_NORMAL_PRIORITY_CLASS")  # Windows's
+    with log.open("ab") as stream:
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            creationflags=sum(getattr(subprocess, name, 0) for name in quiet),
+        )
+    begun = psutil.Process(child.pid).create_time()
+    lines = before.lines if before is not None and before.pack == str(folder.absolute()) else ()
+    note(
+        Status(
+            str(weights.absolute()),
+            str(folder.absolute()),
+            target,
+            pid=child.pid,
+            begun=begun,
+            lines=lines,
+        )
+    )
+
+
+def go_on() -> None:
+    """Start again what was paused, interrupted or failed; raises BuildRefused."""
+    before = status()
+    if before is None or before.state in ("running", "done"):
+        raise BuildRefused(
+            "A build should wait to go on, but there is none; choose the weights and build a pack."
+        )
+    start(Path(before.weights), before.target, Path(before.pack))
+
+
+def pause() -> None:
+    """Ask the build to stop at the next graph; raises BuildRefused where none runs."""
+    before = status()
+    if before is None or before.state != "running":
+        raise BuildRefused("A build should be running to be paused, but none is.")
+    pack = Path(before.pack)
+    work = pack.with_name(f"{pack.name}.build")
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "pause").touch()
