@@ -90,7 +90,8 @@ class Build:
         chip = chip_for(self.target)
         if self.pack.exists():
             raise BuildError(
-                f"{self.pack} should not be there yet, but it is; choose another name or remove it."
+                "{pack} should not be there yet, but it is; choose another name or remove it.",
+                pack=self.pack,
             )
         layout = self._layout()
         templates = choose(layout, self.templates)
@@ -166,7 +167,9 @@ class Build:
     def _tell(self, progress: Progress) -> None:
         self.report(progress)
         if (self.work / PAUSE).exists():
-            raise Paused(f"The build of {self.pack.name} is paused; start it again to go on.")
+            raise Paused(
+                "The build of {pack} is paused; start it again to go on.", pack=self.pack.name
+            )
 
     def _count(self, pack: Path, variant: str = "portable") -> int:
         """Graphs of a variant."""
@@ -190,8 +193,12 @@ class Build:
         for what, (wanted, found) in room.items():
             if found < wanted:
                 raise BuildError(
-                    f"The build of {self.pack.name} should have {wanted / 1e9:.1f} GB of {what},"
-                    f" but there are {found / 1e9:.1f} GB; free some, or use another machine."
+                    "The build of {pack} should have {value:.1f} GB of {what}, but there are "
+                    "{value2:.1f} GB; free some, or use another machine.",
+                    pack=self.pack.name,
+                    value=wanted / 1000000000.0,
+                    what=what,
+                    value2=found / 1000000000.0,
                 )
 
 

@@ -50,8 +50,10 @@ def this_chip() -> Chip:
     if chip is None:
         known = ", ".join(chip.target for chip in CHIPS)
         raise BuildError(
-            f"This machine should have a known Snapdragon, but it says {words.strip() or 'nothing'}"
-            f" of its processor; choose one of {known}, or cpu."
+            "This machine should have a known Snapdragon, but it says {value} of its "
+            "processor; choose one of {known}, or cpu.",
+            value=words.strip() or "nothing",
+            known=known,
         )
     return chip
 
@@ -62,7 +64,9 @@ def chip_for(target: str) -> Chip | None:
         return this_chip()
     if target not in TARGETS:
         raise BuildError(
-            f"The target should be one of {', '.join(TARGETS)}, but it is {target}; choose one."
+            "The target should be one of {value}, but it is {target}; choose one.",
+            value=", ".join(TARGETS),
+            target=target,
         )
     return next((chip for chip in CHIPS if chip.target == target), None)
 

@@ -27,7 +27,7 @@ from builder.published import (
     without,
 )
 from builder.tokenizers import load_tokenizer
-from builder.weights import COPY_AGAIN, Weights
+from builder.weights import Weights
 from engine.config import Geometry, TransformerConfig
 from engine.latents import history, image_pyramid
 from engine.pack import FORMAT
@@ -52,8 +52,10 @@ class Layout:
         self.blocks = blocks
         if not self.has(TRANSFORMER):
             raise BuildError(
-                f"{root} should hold the published folders, but there is no {TRANSFORMER}; choose"
-                " the folder that holds it."
+                "{root} should hold the published folders, but there is no {transformer}; "
+                "choose the folder that holds it.",
+                root=root,
+                transformer=TRANSFORMER,
             )
         settings = root / SETTINGS
         self.settings = _json(settings) if settings.exists() else {}
@@ -83,8 +85,10 @@ class Layout:
         )
         if found is None:
             raise BuildError(
-                f"{folder} should know its pad token, but {token!r} is not in its vocabulary;"
-                f" {COPY_AGAIN}."
+                "{folder} should know its pad token, but {token!r} is not in its vocabulary; "
+                "copy the weights again.",
+                folder=folder,
+                token=token,
             )
         return int(found)
 
@@ -212,5 +216,5 @@ def _json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise BuildError(
-            f"{path} should be there and be JSON, but it is not; {COPY_AGAIN}."
+            "{path} should be there and be JSON, but it is not; copy the weights again.", path=path
         ) from error

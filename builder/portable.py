@@ -13,7 +13,6 @@ from builder.errors import BuildError
 from builder.layout import Layout
 from builder.plans import Plan, htp_variant, plans, remembering, write_tokenizers
 from builder.templates import Filled, Templates, home_of
-from builder.weights import COPY_AGAIN
 from engine.pack import MANIFEST
 
 RECORD = "filled.json"
@@ -132,8 +131,10 @@ def check(layout: Layout, templates: Templates, filled: Filled, every: Iterable[
     for name, told in made.items():
         if json.loads(json.dumps(layout.manifest[name])) != told:
             raise BuildError(
-                f"{layout.root} should have the {name} of the published model, but it has another;"
-                " export it with training.export."
+                "{root} should have the {name} of the published model, but it has another; "
+                "export it with training.export.",
+                root=layout.root,
+                name=name,
             )
     for plan in every:
         if not templates.has(plan, layout.blocks):
@@ -146,8 +147,12 @@ def check(layout: Layout, templates: Templates, filled: Filled, every: Iterable[
         for key in STRUCTURE:
             if key in known and key in config and config[key] != known[key]:
                 raise BuildError(
-                    f"{folder} should have {key} {known[key]} in its config.json, but it has"
-                    f" {config[key]}; {COPY_AGAIN}."
+                    "{folder} should have {key} {value} in its config.json, but it has {value2}; "
+                    "copy the weights again.",
+                    folder=folder,
+                    key=key,
+                    value=known[key],
+                    value2=config[key],
                 )
 
 

@@ -126,13 +126,17 @@ class Templates:
             self.layout: dict[str, Any] = json.loads(self.archive.read(LAYOUT))
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BuildError(
-                f"{path} should hold templates, but it cannot be read; install Neodragon Studio"
-                " again."
+                "{path} should hold templates, but it cannot be read; install Neodragon Studio "
+                "again.",
+                path=path,
             ) from error
         if self.layout["format"] != FORMAT:
             raise BuildError(
-                f"{path} should be of format {FORMAT}, but it is of {self.layout['format']};"
-                " update Neodragon Studio."
+                "{path} should be of format {format}, but it is of {value}; update Neodragon "
+                "Studio.",
+                path=path,
+                format=FORMAT,
+                value=self.layout["format"],
             )
 
     def has(self, plan: Plan, blocks: int) -> bool:
@@ -149,8 +153,10 @@ class Templates:
         home = home_of(plan, blocks)
         if not self.has(plan, blocks):
             raise BuildError(
-                f"{self.path.name} should have a template of {home}, but it has none; update"
-                " Neodragon Studio."
+                "{path} should have a template of {home}, but it has none; update Neodragon "
+                "Studio.",
+                path=self.path.name,
+                home=home,
             )
         model = onnx.load_from_string(self.archive.read(f"{home}.onnx"))
         return model, Recipe.of(json.loads(self.archive.read(f"{home}.json")))
@@ -169,8 +175,9 @@ class Templates:
             if name in self.layout["folders"]:
                 return name
         raise BuildError(
-            f"The templates should know the folder {folder}, but they do not; update Neodragon"
-            " Studio."
+            "The templates should know the folder {folder}, but they do not; update "
+            "Neodragon Studio.",
+            folder=folder,
         )
 
     def digest(self, home: str) -> str:

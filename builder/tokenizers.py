@@ -29,7 +29,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if pieces.is_file() and merges.is_file():
         return _clip(pieces, merges)
     raise BuildError(
-        f"{folder} should hold a tokenizer.json, but there is none; copy the folder again."
+        "{folder} should hold a tokenizer.json, but there is none; copy the folder again.",
+        folder=folder,
     )
 
 

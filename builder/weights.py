@@ -59,19 +59,26 @@ class Weights:
             if unsafe or missing or not names:
                 what = (unsafe or missing or ["no file"])[0]
                 raise BuildError(
-                    f"{indexes[0]} should list the files of the weights, but {what} is not there;"
-                    f" {COPY_AGAIN}."
+                    "{value} should list the files of the weights, but {what} is not there; copy "
+                    "the weights again.",
+                    value=indexes[0],
+                    what=what,
                 )
             return [self.folder / name for name in names]
         plain = [file for file in found if ".fp16." not in file.name] or found
         if not plain:
             raise BuildError(
-                f"{self.folder} should hold a .safetensors file, but there is none; {COPY_AGAIN}."
+                "{folder} should hold a .safetensors file, but there is none; copy the weights "
+                "again.",
+                folder=self.folder,
             )
         if len(plain) > 1:
             raise BuildError(
-                f"{self.folder} should hold one .safetensors file or an index of several, but"
-                f" there are {plain[0].name} and {plain[1].name} without one; {COPY_AGAIN}."
+                "{folder} should hold one .safetensors file or an index of several, but there "
+                "are {name} and {name2} without one; copy the weights again.",
+                folder=self.folder,
+                name=plain[0].name,
+                name2=plain[1].name,
             )
         return plain
 
@@ -114,19 +121,28 @@ class Weights:
                 same = next((names for names in tied if name in names), set[str]())
                 if not same & self.places.keys():
                     raise BuildError(
-                        f"{self.folder} lacks the tensor {name} of shape {tuple(shape)};"
-                        f" {COPY_AGAIN}."
+                        "{folder} lacks the tensor {name} of shape {wanted};"
+                        " copy the weights again.",
+                        folder=self.folder,
+                        name=name,
+                        wanted=tuple(shape),
                     )
             elif place.shape != tuple(shape):
                 raise BuildError(
-                    f"{self.folder} holds {name} of shape {place.shape}, but {tuple(shape)} was"
-                    f" expected; use the published weights of this model."
+                    "{folder} holds {name} of shape {shape}, but {wanted} was expected; use the "
+                    "published weights of this model.",
+                    folder=self.folder,
+                    name=name,
+                    shape=place.shape,
+                    wanted=tuple(shape),
                 )
         unknown = sorted(self.places.keys() - shapes.keys())
         if unknown:
             raise BuildError(
-                f"{self.folder} holds the tensor {unknown[0]}, which the model has no place for;"
-                f" use the published weights of this model."
+                "{folder} holds the tensor {value}, which the model has no place for; use the "
+                "published weights of this model.",
+                folder=self.folder,
+                value=unknown[0],
             )
 
     def resolve(self, name: str, ties: Iterable[Iterable[str]]) -> str:
@@ -143,7 +159,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise BuildError(f"{path} should be JSON, but it is not; {COPY_AGAIN}.") from error
+        raise BuildError(
+            "{path} should be JSON, but it is not; copy the weights again.", path=path
+        ) from error
 
 
 def _header(file: Path) -> dict[str, Place]:
@@ -157,15 +175,20 @@ def _header(file: Path) -> dict[str, Place]:
     except (OSError, ValueError, SafetensorError) as error:
         line = str(error).splitlines()[0]
         raise BuildError(
-            f"{file} should hold tensors, but it cannot be read ({line}); {COPY_AGAIN}."
+            "{file} should hold tensors, but it cannot be read ({line}); copy the weights again.",
+            file=file,
+            line=line,
         ) from error
     listed.pop("__metadata__", None)
     places = {}
     for name, told in listed.items():
         if told["dtype"] not in DTYPES:
             raise BuildError(
-                f"{file} should hold weights in 16 or 32 bits, but {name} is {told['dtype']};"
-                f" use the weights as they were published."
+                "{file} should hold weights in 16 or 32 bits, but {name} is {value}; use the "
+                "weights as they were published.",
+                file=file,
+                name=name,
+                value=told["dtype"],
             )
         start = 8 + length + told["data_offsets"][0]
         places[name] = Place(file, told["dtype"], tuple(told["shape"]), start)

@@ -41,8 +41,9 @@ def compile_pack(
         unknown = sorted(set(components) - set(pack.components))
         if unknown:
             raise BuildError(
-                f"The components should be among {', '.join(pack.components)}, but there is"
-                f" {unknown[0]}; correct its name."
+                "The components should be among {value}, but there is {value2}; correct its name.",
+                value=", ".join(pack.components),
+                value2=unknown[0],
             )
         chosen = {
             name: part.variants["htp"]

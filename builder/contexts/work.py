@@ -198,8 +198,10 @@ class Work:
             break
         else:
             raise BuildError(
-                f"{graph.name} should keep {floor} dB on the NPU, but it has {tried}; use other"
-                " weights."
+                "{graph} should keep {floor} dB on the NPU, but it has {tried}; use other weights.",
+                graph=graph.name,
+                floor=floor,
+                tried=tried,
             )
         if not graph.dimensions:
             shutil.rmtree(self._quantised(component, graph), ignore_errors=True)

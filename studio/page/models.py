@@ -1,6 +1,6 @@
 """The tab *Models & device*: packs to install, choose and check; whether this machine is well.
 
-Nothing is downloaded: a pack comes from a folder or a .zip of this machine.
+A pack comes from a folder or a .zip of this machine, or is built here (`full_size.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.desk import Desk
 from studio.page.events import QUICK
+from studio.page.full_size import FullSizeCard
 from studio.system import packs, paths
 from studio.system.settings import change
 
@@ -43,7 +44,7 @@ class ModelsView:
                 )
                 self.start = gr.Button(say("models.start"), elem_id="install")
                 self.progress = gr.HTML(elem_id="install-progress")
-                gr.Markdown(say("models.larger"))
+                FullSizeCard(desk, say)
             with gr.Column(min_width=320):
                 gr.HTML(f"<h2>{say('models.device')}</h2>")
                 self.examine = gr.Button(say("models.examine"), elem_id="examine")

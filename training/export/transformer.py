@@ -44,11 +44,9 @@ def conditions(source: Source, suffix: str, stage: int) -> tuple[Tensor, Tensor]
     """Context tokens of the sample prompt, and the rows of modulation at a stage's first step."""
     net = source.load(PyramidMMDiT, f"{TRANSFORMER}{suffix}")
     texts, time = TextEncoder(source, suffix), (1000.0, 744.0, 386.0)[stage % 3]
+    ids, pooled = source.t5_ids(), source.pooled
     context, rows = source.sketch(
-        lambda: (
-            texts(*source.t5_ids()),
-            net.modulate(torch.tensor([time]), source.pooled)[0],
-        )
+        lambda: (texts(*ids), net.modulate(torch.tensor([time]), pooled)[0])
     )
     return context, rows
 
@@ -116,11 +114,11 @@ class Part:
 
     def inputs(self) -> dict[str, Tensor]:
         """What this part is given on the sample prompt: what the parts before it make of it."""
-        return cast(dict[str, Tensor], self.source.sketch(self._inputs))
+        net = self.source.load(PyramidMMDiT, f"{TRANSFORMER}{self.suffix}")
+        return cast(dict[str, Tensor], self.source.sketch(lambda: self._inputs(net)))
 
-    def _inputs(self) -> dict[str, Tensor]:
+    def _inputs(self, net: Any) -> dict[str, Tensor]:
         source, sample = self.source, self.sample
-        net = source.load(PyramidMMDiT, f"{TRANSFORMER}{self.suffix}")
         tables = {name: sample[name] for name in TABLES}
         rows, text = sample["modulation"], sample["context"]
         image = net.embed(sample["patches"], sample["positions"])

@@ -1,0 +1,217 @@
+"""The card *Neodragon, full size* in *Models*: its licence, its weights, a pack built of them.
+
+Nothing is fetched until *Download* is pressed. A download is a thread of the app and goes on from
+where it was; a build is a process of its own (`studio.model.build`) that outlives the page.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from builder.chips import CHIPS, this_chip
+from builder.errors import BuildError
+from engine.errors import NeodragonError
+from studio.language.catalogue import Speaker
+from studio.model import build, download
+from studio.page import html
+from studio.page.desk import Desk
+from studio.page.events import QUICK
+
+TICK = 1.0  # seconds
+GIGABYTE = 1e9
+LICENCE_LIMIT = 2**16  # bytes of each that are shown
+
+
+class Fetching:
+    """A download in a thread: where it is, or why it ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done = self.total = 0
+        self.file = ""
+        self.problem: NeodragonError | None = None
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still fetches."""
+        return self.thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            for _ in download.download(self.folder, self._report):
+                pass
+        except InterruptedError:
+            return
+        except NeodragonError as error:
+            self.problem = error
+
+    def _report(self, done: int, total: int, file: str) -> None:
+        self.done, self.total, self.file = done, total, file
+        if self.stopped.is_set():
+            raise InterruptedError
+
+
+def licences(folder: Path) -> dict[str, str]:
+    """The licence files that lie with weights, by name."""
+    found = sorted(path for path in folder.glob("*") if path.is_file())
+    named = [path for path in found if path.name.upper().startswith(download.LICENCES)]
+    return {
+        path.name: path.read_bytes()[:LICENCE_LIMIT].decode("utf-8", "replace") for path in named
+    }
+
+
+def targets() -> tuple[list[tuple[str, str]], str]:
+    """What a pack can be built for, as name and value, and the one for this machine."""
+    choices = [(chip.name, chip.target) for chip in CHIPS]
+    try:
+        mine = this_chip().target
+    except BuildError:
+        mine = "cpu"
+    return choices, mine
+
+
+class FullSizeCard:
+    """Lays the card out."""
+
+    def __init__(self, desk: Desk, say: Speaker) -> None:
+        self.desk, self.say = desk, say
+        self.agreed_file = desk.data / "licence.json"
+        self.fetching: Fetching | None = None
+        choices, mine = targets()
+        every = [(say("full.cpu"), "cpu"), (say("full.portable"), "portable"), *choices]
+        with gr.Accordion(say("full.title"), open=False, elem_id="full-size"):
+            gr.Markdown(say("full.about"))
+            self.weights = gr.Textbox(
+                label=say("full.weights"),
+                value=str(desk.data / "weights"),
+                elem_id="full-weights",
+            )
+            gr.Markdown(say("full.from", page=download.PAGE, folder="`text_encoder`"))
+            with gr.Row():
+                self.fetch = gr.Button(say("full.download"), elem_id="full-download")
+                self.stop = gr.Button(say("full.stop"), elem_id="full-stop")
+            self.fetched = gr.HTML(elem_id="full-fetched")
+            self.terms = gr.HTML(elem_id="full-licence")
+            self.agree = gr.Checkbox(label=say("full.agree"), elem_id="full-agree")
+            self.target = gr.Dropdown(every, value=mine, label=say("full.for"), elem_id="full-for")
+            with gr.Row():
+                self.go = gr.Button(say("full.build"), variant="primary", elem_id="full-build")
+                self.pause = gr.Button(say("full.pause"), elem_id="full-pause")
+            self.built = gr.HTML(elem_id="full-built")
+        self.timer = gr.Timer(TICK)
+        self._wire()
+
+    def _wire(self) -> None:
+        self.fetch.click(self._download, self.weights, self.fetched, **QUICK)
+        self.stop.click(self._stop, None, self.fetched, **QUICK)
+        self.weights.change(self._terms, self.weights, [self.terms, self.agree], **QUICK)
+        self.go.click(self._build, [self.weights, self.target, self.agree], self.built, **QUICK)
+        self.pause.click(self._pause, None, self.built, **QUICK)
+        self.timer.tick(
+            self._look,
+            [self.weights, self.fetched, self.built, self.terms],
+            [self.fetched, self.built, self.terms],
+            **QUICK,
+        )
+
+    # The weights
+
+    def _download(self, folder: str) -> str:
+        if self.fetching is None or not self.fetching.running:
+            self.fetching = Fetching(Path(folder.strip().strip('"')))
+        return self._fetched()
+
+    def _stop(self) -> str:
+        if self.fetching is not None:
+            self.fetching.stopped.set()
+        return self._fetched()
+
+    def _fetched(self) -> str:
+        """How far the download is."""
+        one = self.fetching
+        if one is None:
+            return ""
+        if one.problem is not None:
+            return html.failure(self.say.error(one.problem))
+        if one.total and one.done == one.total and not one.running:
+            return html.notice(self.say("full.fetched", folder=one.folder))
+        done, total = (self.say.number(n / GIGABYTE, 2) for n in (one.done, one.total))
+        words = self.say("full.fetching", done=done, total=total, file=one.file)
+        bar = f'<progress max="{max(1, one.total)}" value="{one.done}"></progress>'
+        return f'{bar}<p class="aside" aria-live="polite">{escape(words)}</p>'
+
+    # The licence
+
+    def _terms(self, folder: str) -> tuple[str, bool]:
+        agreed = False
+        if self.agreed_file.exists():
+            agreed = json.loads(self.agreed_file.read_text(encoding="utf-8")) == folder
+        return self._shown_terms(folder), agreed
+
+    def _shown_terms(self, folder: str) -> str:
+        found = licences(Path(folder.strip().strip('"')))
+        if not found:
+            return f'<p class="aside">{escape(self.say("full.no_licence"))}</p>'
+        return "".join(
+            f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"
+            for name, text in found.items()
+        )
+
+    # The pack
+
+    def _build(self, folder: str, target: str, agreed: bool) -> str:
+        if not agreed:
+            return html.failure(self.say("full.agree_first"))
+        self.agreed_file.parent.mkdir(parents=True, exist_ok=True)
+        self.agreed_file.write_text(json.dumps(folder), encoding="utf-8")
+        weights = Path(folder.strip().strip('"'))
+        try:
+            build.start(weights, target)
+        except NeodragonError as error:
+            return html.failure(self.say.error(error))
+        return self._built()
+
+    def _pause(self) -> str:
+        try:
+            build.pause()
+        except NeodragonError as error:
+            return html.failure(self.say.error(error))
+        return self._built()
+
+    def _built(self) -> str:
+        """How far the build is, or how it ended; each graph's line."""
+        found = build.status()
+        if found is None:
+            return ""
+        name = Path(found.pack).name
+        if found.problem is not None:
+            head = html.failure(self.say.message(found.problem))
+        elif found.state == "done":
+            head = html.notice(self.say("full.built", name=name))
+        else:
+            words = self.say(f"full.{found.state}", name=name)
+            step = self.say(f"full.step_{found.step}") if found.step else ""
+            if found.left is not None and found.state == "running":
+                step += " " + self.say("full.left", count=max(1, round(found.left / 60)))
+            bar = f'<progress max="{max(1, found.total)}" value="{found.done}"></progress>'
+            head = f'<p aria-live="polite">{escape(words)} {escape(step)}</p>{bar}'
+        lines = escape("\n".join(found.lines))
+        report = escape(self.say("full.report"))
+        return f"{head}<details><summary>{report}</summary><pre>{lines}</pre></details>"
+
+    def _look(
+        self, folder: str, fetched: str | None, built: str | None, terms: str | None
+    ) -> tuple[object, object, object]:
+        now = self._fetched(), self._built(), self._shown_terms(folder)
+        return tuple(  # type: ignore[return-value]
+            gr.skip() if new == (old or "") else new
+            for new, old in zip(now, (fetched, built, terms), strict=True)
+        )
