@@ -2,3 +2,5 @@
 
 It knows ONNX, numpy and the engine; nothing of training and nothing of the studio.
 """
+
+import engine as engine  # before ONNX Runtime, whose telemetry it turns off

@@ -4,7 +4,7 @@ A set of templates is one .zip: `layout.json` names every published folder's ten
 those that are one (`ties`); each graph has its ONNX file without weights and a recipe. A recipe
 says of each weight of the graph from which tensor it is, as a strided view of that tensor's
 elements: an offset, sizes and steps, which covers slices, transpositions and regular permutations,
-times a power of two; where no regular view does, the elements' numbers themselves. Recipes are
+times a factor; where no regular view does, the elements' numbers themselves. Recipes are
 derived by `training.templates`, never typed.
 """
 
@@ -40,7 +40,7 @@ class Piece:
     """A weight of a graph, or a part of it along `axis`: elements of a published tensor.
 
     view: sizes and steps of the elements from `offset` on, outermost first; numbers: of the
-    elements, where no view gives them; exponent: of the power of two they are multiplied by.
+    elements, where no view gives them; factor: that they are multiplied by, in float32.
     """
 
     folder: str
@@ -48,7 +48,7 @@ class Piece:
     shape: tuple[int, ...]
     offset: int = 0
     view: tuple[tuple[int, int], ...] = ()
-    exponent: int = 0
+    factor: float = 1.0
     numbers: tuple[int, ...] = ()
 
     def take(self, flat: NDArray[Any]) -> NDArray[Any]:
@@ -67,7 +67,7 @@ class Piece:
         told |= {"numbers": list(self.numbers)} if self.numbers else {}
         told |= {"offset": self.offset} if self.offset else {}
         told |= {} if self.numbers else {"view": [list(pair) for pair in self.view]}
-        return told | ({"exponent": self.exponent} if self.exponent else {})
+        return told | ({"factor": self.factor} if self.factor != 1 else {})
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Piece:
@@ -77,7 +77,7 @@ class Piece:
         numbers = tuple(map(int, told.get("numbers", ())))
         shape = tuple(map(int, told["shape"]))
         return cls(
-            folder, tensor, shape, told.get("offset", 0), view, told.get("exponent", 0), numbers
+            folder, tensor, shape, told.get("offset", 0), view, told.get("factor", 1.0), numbers
         )
 
 
@@ -209,7 +209,7 @@ class Filled:
         weights = self.folder(own if suffix and (self.root / own).is_dir() else name)
         tensor = weights.resolve(piece.tensor, self.templates.ties(name))
         taken = piece.take(weights.flat(tensor)).astype(np.float32)
-        return np.ldexp(taken, piece.exponent) if piece.exponent else taken
+        return taken if piece.factor == 1 else taken * np.float32(piece.factor)
 
     def fill(self, plan: Plan, blocks: int, pack: Path) -> dict[str, Any]:
         """Write a plan's graph with its weights to `pack`; the manifest's entry."""

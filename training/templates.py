@@ -48,9 +48,11 @@ from training.export.trace import write as trace
 # What is left of a weight's number when it is divided by these primes is its label: the two
 # together name it, and no two tensors have the same labels.
 PRIMES = (4194301, 4194287)
-BINADE = 2**23  # a label is an odd number from here on below twice that, so that a power of two by
+# A label is an odd number from BINADE on below twice that, so that a power of two by which it was
+# multiplied shows in the exponent alone.
+BINADE, EXPONENT = 2**23, 24
+WIDTHS = range(8, 513, 8)  # that heads may have, whose roots attention is divided by
 CHUNK = 2**24  # elements
-EXPONENT = 24  # which it was multiplied shows in the exponent alone
 STAY = {TRANSFORMER, "text_encoder_3", "context_adapter", *CLIPS}  # needed by more than one graph
 Report = Callable[[str], None]
 
@@ -158,23 +160,32 @@ def weight_names(source: Labelled) -> dict[str, Any]:
     return {"format": FORMAT, "manifest": sizes, "folders": folders}
 
 
-def numbered(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[np.int64], int] | None:
-    """The elements' numbers and the exponent of what they are multiplied by.
+def numbered(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[np.int64], float] | None:
+    """The elements' numbers, and the factor that labels were multiplied by.
 
     None where both traces have the same, which makes a constant of them; raises ValueError where
-    they are neither that nor labels.
+    they are neither that nor labels. A factor is a power of two, which shows in the exponent, or
+    what attention is scaled by.
     """
     if np.array_equal(first, second):
         return None
-    exponent = int(np.frexp(first.flat[0])[1]) - EXPONENT
-    rests = []
-    for labels, prime in zip((first, -second), PRIMES, strict=True):
-        rest = (np.ldexp(labels.astype(np.float64), -exponent) - BINADE - 1) / 2
-        if not ((rest >= 0) & (rest < prime) & (rest == np.rint(rest))).all():
-            raise ValueError
-        rests.append(rest.astype(np.int64))
-    one, other = PRIMES
-    return rests[0] + one * ((rests[1] - rests[0]) * pow(one, -1, other) % other), exponent
+    shown = 2.0 ** (int(np.frexp(first.flat[0])[1]) - EXPONENT)
+    for factor in (shown, *(width**-0.5 for width in WIDTHS)):
+        rests = [_rest(a, factor, prime) for a, prime in zip((first, -second), PRIMES, strict=True)]
+        if rests[0] is not None and rests[1] is not None:
+            one, other = PRIMES
+            whole = (rests[1] - rests[0]) * pow(one, -1, other) % other
+            return rests[0] + one * whole, factor
+    raise ValueError
+
+
+def _rest(labels: NDArray[Any], factor: float, prime: int) -> NDArray[np.int64] | None:
+    """What is left of the elements' numbers, None where these are no labels times `factor`."""
+    rest = np.rint((labels.astype(np.float64) / factor - BINADE - 1) / 2)
+    if not ((rest >= 0) & (rest < prime)).all():
+        return None
+    again = (2 * rest + BINADE + 1).astype(np.float32) * np.float32(factor)
+    return rest.astype(np.int64) if np.array_equal(again, labels) else None
 
 
 def stepped(sequence: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -189,7 +200,7 @@ def stepped(sequence: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [*stepped(sequence[::run]), (run, step)]
 
 
-def piece_of(source: Labelled, numbers: NDArray[np.int64], exponent: int) -> Piece | None:
+def piece_of(source: Labelled, numbers: NDArray[np.int64], factor: float) -> Piece | None:
     """The piece that has these elements, None where they are of several tensors."""
     first = source.owner(int(numbers.min()))
     if source.owner(int(numbers.max())) != first:
@@ -202,21 +213,21 @@ def piece_of(source: Labelled, numbers: NDArray[np.int64], exponent: int) -> Pie
         index[axis] = slice(None)
         view += stepped(own[tuple(index)]) if own.size else []
     offset = int(own.flat[0]) if own.size else 0
-    piece = Piece(folder, tensor, own.shape, offset, tuple(view or [(1, 1)]), exponent)
+    piece = Piece(folder, tensor, own.shape, offset, tuple(view or [(1, 1)]), factor)
     positive = all(step >= 0 for _, step in piece.view)
     size = int(np.prod([size for size, _ in piece.view]))
     if positive and size == own.size:
         end = offset + sum((size - 1) * step for size, step in piece.view)
         if end <= own.max() and np.array_equal(piece.take(np.arange(own.max() + 1)), own):
             return piece
-    return Piece(folder, tensor, own.shape, 0, (), exponent, tuple(own.ravel().tolist()))
+    return Piece(folder, tensor, own.shape, 0, (), factor, tuple(own.ravel().tolist()))
 
 
 def pieces_of(
-    source: Labelled, numbers: NDArray[np.int64], exponent: int
+    source: Labelled, numbers: NDArray[np.int64], factor: float
 ) -> tuple[int, tuple[Piece, ...]]:
     """The same as pieces along an axis; raises ValueError where there is no such axis."""
-    whole = piece_of(source, numbers, exponent)
+    whole = piece_of(source, numbers, factor)
     if whole is not None:
         return 0, (whole,)
     owners = np.searchsorted(source.order, numbers, side="right")
@@ -224,7 +235,7 @@ def pieces_of(
         along = np.moveaxis(owners, axis, 0).reshape(numbers.shape[axis], -1)
         if (along == along[:, :1]).all():
             cuts = np.flatnonzero(np.diff(along[:, 0])) + 1
-            parts = [piece_of(source, part, exponent) for part in np.split(numbers, cuts, axis)]
+            parts = [piece_of(source, part, factor) for part in np.split(numbers, cuts, axis)]
             return axis, tuple(part for part in parts if part is not None)
     raise ValueError
 

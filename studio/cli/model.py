@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from studio.cli.console import Bar, Parser, print_json
 if TYPE_CHECKING:
     from builder.build import Progress
 
+LINES_EVERY = 0.5  # seconds
 TARGETS = ("portable", "cpu", "x-elite", "x2-elite", "this-chip")
 
 
@@ -22,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     get.add_argument("folder", type=Path, nargs="?", help="the studio's own folder when absent")
     get.add_argument("--multistep", action="store_true", help="with the monolithic mode's own")
     get.add_argument("--list", action="store_true", help="only say what would be fetched")
+    get.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)  # for the page
     get.set_defaults(command=_get)
     build = actions.add_parser("build", help="make a pack of weights, or go on with it")
     build.add_argument("weights", type=Path, help="the folder of published folders")
@@ -45,31 +49,54 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _get(arguments: argparse.Namespace) -> None:
-    from studio.model import download
+    from studio.system.environment import as_found
     from studio.system.paths import data_folder
 
     folder = arguments.folder or data_folder() / "weights"
-    if arguments.list:
-        _, files = download.listed(arguments.multistep)
+    with as_found():  # the user's proxy, server and token, which nothing else of the studio heeds
+        if arguments.list:
+            _list(arguments)
+        else:
+            _fetch(arguments, folder)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from studio.model import download
+
+    _, files = download.listed(arguments.multistep)
+    if arguments.json:
         told = [{"name": file.name, "bytes": file.size} for file in files]
-        if arguments.json:
-            print_json({"from": download.PAGE, "files": told})
-            return
-        for file in files:
-            print(f"{file.size / 1e6:10.1f} MB  {file.name}")
-        print(f"{sum(file.size for file in files) / 1e9:.2f} GB from {download.PAGE}")
+        print_json({"from": download.PAGE, "files": told})
         return
-    bar, fetched = Bar(), []
+    for file in files:
+        print(f"{file.size / 1e6:10.1f} MB  {file.name}")
+    print(f"{sum(file.size for file in files) / 1e9:.2f} GB from {download.PAGE}")
+
+
+def _fetch(arguments: argparse.Namespace, folder: Path) -> None:
+    from studio.model import download
+
+    bar, fetched, said = Bar(), list[dict[str, object]](), 0.0
 
     def report(done: int, total: int, name: str) -> None:
+        nonlocal said
         bar.draw(name, done / max(total, 1), f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
+        if arguments.lines and (done == total or time.monotonic() - said > LINES_EVERY):
+            said = time.monotonic()
+            print(json.dumps({"done": done, "total": total, "file": name}), flush=True)
 
-    for file in download.download(folder, report, arguments.multistep):
-        fetched.append({"name": file.name, "bytes": file.size})
+    try:
+        for file in download.download(folder, report, arguments.multistep):
+            fetched.append({"name": file.name, "bytes": file.size})
+    except download.DownloadError as error:
+        if arguments.lines:
+            told = {"template": error.message.template, "values": dict(error.message.values)}
+            print(json.dumps(told, default=str), flush=True)
+        raise
     bar.clear()
     if arguments.json:
         print_json({"folder": str(folder), "files": fetched})
-    else:
+    elif not arguments.lines:
         print(folder)
 
 

@@ -1,12 +1,13 @@
 """The card *Neodragon, full size* in *Models*: its licence, its weights, a pack built of them.
 
-Nothing is fetched until *Download* is pressed. A download is a thread of the app and goes on from
-where it was; a build is a process of its own (`studio.model.build`) that outlives the page.
+Nothing is fetched until *Download* is pressed. A download is a process that ends with the app
+and goes on from where it was; a build is one of its own (`studio.model.build`) that outlives it.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from html import escape
 from pathlib import Path
@@ -15,12 +16,13 @@ import gradio as gr
 
 from builder.chips import CHIPS, this_chip
 from builder.errors import BuildError
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from studio.language.catalogue import Speaker
 from studio.model import build, download
 from studio.page import html
 from studio.page.desk import Desk
 from studio.page.events import QUICK
+from studio.system.environment import as_found
 
 TICK = 1.0  # seconds
 GIGABYTE = 1e9
@@ -28,35 +30,46 @@ LICENCE_LIMIT = 2**16  # bytes of each that are shown
 
 
 class Fetching:
-    """A download in a thread: where it is, or why it ended."""
+    """A download in a process of its own, which ends with this one: where it is, or why it ended.
+
+    Of its own because the user's proxy, server and token are for it alone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.done = self.total = 0
         self.file = ""
-        self.problem: NeodragonError | None = None
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        self.problem: Message | None = None
+        with as_found():
+            self.process = subprocess.Popen(
+                [*build.command(), "model", "get", str(folder), "--lines"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        threading.Thread(target=self._watch, daemon=True).start()
 
     @property
     def running(self) -> bool:
         """Whether it still fetches."""
-        return self.thread.is_alive()
+        return self.process.poll() is None
 
-    def _run(self) -> None:
-        try:
-            for _ in download.download(self.folder, self._report):
-                pass
-        except InterruptedError:
-            return
-        except NeodragonError as error:
-            self.problem = error
+    def stop(self) -> None:
+        """End it; the next one goes on from what is there."""
+        self.process.terminate()
 
-    def _report(self, done: int, total: int, file: str) -> None:
-        self.done, self.total, self.file = done, total, file
-        if self.stopped.is_set():
-            raise InterruptedError
+    def _watch(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            told = json.loads(line)
+            if "template" in told:
+                self.problem = Message(told["template"], told["values"])
+            else:
+                self.done, self.total, self.file = told["done"], told["total"], told["file"]
+        self.process.wait()
 
 
 def licences(folder: Path) -> dict[str, str]:
@@ -131,7 +144,7 @@ class FullSizeCard:
 
     def _stop(self) -> str:
         if self.fetching is not None:
-            self.fetching.stopped.set()
+            self.fetching.stop()
         return self._fetched()
 
     def _fetched(self) -> str:
@@ -140,7 +153,7 @@ class FullSizeCard:
         if one is None:
             return ""
         if one.problem is not None:
-            return html.failure(self.say.error(one.problem))
+            return html.failure(self.say.message(one.problem))
         if one.total and one.done == one.total and not one.running:
             return html.notice(self.say("full.fetched", folder=one.folder))
         done, total = (self.say.number(n / GIGABYTE, 2) for n in (one.done, one.total))
