@@ -17,7 +17,7 @@ from typing import Any
 import onnxruntime as ort
 import psutil
 
-from engine.session import add_qnn, session_options
+from engine.session import add_qnn, available, session_options
 
 
 def compile_(
@@ -29,7 +29,7 @@ def compile_(
         options = session_options(None)
         for name, size in sizes.items():
             options.add_free_dimension_override_by_name(name, size)
-        add_qnn(options, "npu" if sys.platform == "win32" else "npu-emulated", **chip)
+        add_qnn(options, "npu" if "npu" in available() else "npu-emulated", **chip)
         entries = {"enable": "1", "embed_mode": "0", "file_path": target}
         for name, value in entries.items():
             options.add_session_config_entry(f"ep.context_{name}", value)

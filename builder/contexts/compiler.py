@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnx
 
-from builder.chips import CHIPS, Chip
 from builder.errors import BuildError
+from engine.session import CHIPS, Chip
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.chips import CHIPS, Chip
 from builder.contexts.work import PATIENCE, Precision, Report, Work, files_of
 from builder.errors import BuildError
 from engine.pack import MANIFEST, open_pack
+from engine.session import CHIPS, Chip
 
 
 def compile_pack(

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from builder import quantise
-from builder.chips import CHIPS, Chip
 from builder.contexts.calls import Calls, loaded, observe
 from builder.contexts.compiler import Compiled, compile_graphs
 from builder.contexts.measure import measured, measured_on_cpu, with_half_precision
@@ -32,7 +31,7 @@ from builder.errors import BuildError
 from builder.quantise.quantiser import Quantiser, cheapest
 from builder.storage import file_entry, graph_of
 from engine.pack import Graph, Pack, TensorSpec
-from engine.session import QNN_OPTIONS, available, qnn_sdk
+from engine.session import CHIPS, QNN_OPTIONS, Chip, available, qnn_sdk
 
 Precision = Literal["w8a16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -137,7 +136,7 @@ class Work:
 
     def variants(self, component: str, graphs: Mapping[str, Graph]) -> dict[str, Any]:
         """The compiled variants of a component for the manifest."""
-        about = {key: int(value) for key, value in self.chip.options.items()}
+        about = {key: getattr(self.chip, key) for key in ("soc_model", "htp_arch")}
         variants = {}
         single = {name: self._single(component, graph) for name, graph in graphs.items()}
         context = {"context": about | {"sdk": qnn_sdk(), "shared": False}}

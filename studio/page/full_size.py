@@ -14,9 +14,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from builder.chips import CHIPS, this_chip
-from builder.errors import BuildError
 from engine.errors import Message, NeodragonError
+from engine.session import CHIPS, this_chip
 from studio.language.catalogue import Speaker
 from studio.model import build, download
 from studio.page import html
@@ -84,11 +83,8 @@ def licences(folder: Path) -> dict[str, str]:
 def targets() -> tuple[list[tuple[str, str]], str]:
     """What a pack can be built for, as name and value, and the one for this machine."""
     choices = [(chip.name, chip.target) for chip in CHIPS]
-    try:
-        mine = this_chip().target
-    except BuildError:
-        mine = "cpu"
-    return choices, mine
+    mine = this_chip()
+    return choices, mine.target if mine else "cpu"
 
 
 class FullSizeCard:
