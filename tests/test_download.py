@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub import COMMIT, Hub, served
 from huggingface_hub import close_session
 
 from studio.model import download
 from studio.model.download import DownloadError
+from tests.hub import COMMIT, Hub, served
 
 WEIGHTS = "text_encoder/model.safetensors"
 NEEDED = {

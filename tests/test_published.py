@@ -15,10 +15,12 @@ import pytest
 import sentencepiece
 from random_pack import CLIP
 
+from builder.errors import BuildError
 from engine import Request, UnitFrames, generate, open_pack
 from engine.errors import PackError
 from engine.sentencepieces import load_sentencepieces
-from training.export import ExportError, Source, export_pack
+from training.export.pack import export_pack
+from training.export.source import Source
 from training.random_checkpoint import save
 
 NEGATIVE = (
@@ -120,5 +122,5 @@ def test_the_published_layout_becomes_a_clip(pieces: Path, tmp_path: Path) -> No
 def test_a_tokenizer_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     for folder in ("diffusion_transformer_320p", "tokenizer_3"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(ExportError, match=r"tokenizer_3 should hold .* copy the folder again\.$"):
+    with pytest.raises(BuildError, match=r"tokenizer_3 should hold .* copy the folder again\.$"):
         Source(tmp_path).tokenizer("tokenizer_3")
