@@ -98,6 +98,12 @@ def _quantised(
     return {"entry": made, "layers": len(layers), "worst": min(layers, default=None)}
 
 
+def _is_plain(node: NodeProto) -> bool:
+    """Whether a linear layer only multiplies and adds."""
+    told = {a.name: a.i if a.name == "transA" else a.f for a in node.attribute}
+    return told.get("alpha", 1) == 1 and told.get("beta", 1) == 1 and not told.get("transA", 0)
+
+
 def _with_sizes(graph: Graph, sizes: Mapping[str, int]) -> Graph:
     """A graph with its dynamic sizes fixed."""
     if not sizes:
@@ -184,7 +190,7 @@ class _Rewriter:
             self.model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
 
     def _linear(self, node: NodeProto, array: NDArray[np.float32]) -> Iterator[NodeProto]:
-        if array.ndim != 2 or any(a.name in ("alpha", "beta", "transA") for a in node.attribute):
+        if array.ndim != 2 or not _is_plain(node):
             return
         array = array if is_transposed(node) else array.T
         outputs, inputs = array.shape
