@@ -170,3 +170,26 @@ def test_another_terminal_stops_what_runs(
     assert main(["queue", "resume"]) == 0
     assert f"1 of 1, job {third}: clips" in capsys.readouterr().out
     assert [job.state for job in table.jobs()] == ["skipped", "cancelled", "done"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_resuming_at_once_after_a_kill_goes_on(table: JobTable, pack: Pack, tmp_path: Path) -> None:
+    """The killed app's worker is still at its clip; it must not pause what goes on."""
+    slow = Work(
+        "a ball", 1, 2, pack=str(pack.path), backend="cpu", steps=(30, 30, 30), upscale=False
+    )
+    works = [slow, *(replace(slow, look_seed=n, kind="frame") for n in (2, 3))]
+    folder = str(tmp_path / "clips")
+    ids = table.add(Entry(work, content_key(work, pack), folder=folder) for work in works)
+    command = [sys.executable, "-m", "studio.cli.main", "queue", "resume"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not table.job(ids[0]).fraction > 0.25:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert table.has_worker()
+    run = subprocess.run(command, capture_output=True, timeout=PATIENCE)
+    assert run.returncode == 0, run.stderr
+    assert [job.state for job in table.jobs()] == ["done"] * 3
+    assert not table.queue().paused and len(list((tmp_path / "clips").glob("*.json"))) == 3

@@ -158,7 +158,7 @@ def test_a_mistake_is_one_sentence(page: Page) -> None:
     page.click("#animate")
     failure = page.locator("#message .failure")
     failure.wait_for()
-    assert failure.inner_text().startswith("The prompt must be some text")
+    assert failure.inner_text().startswith("Write a prompt first.")
     page.fill("#prompt textarea", PROMPT)
     page.fill("#look input", "-5")
     page.click("#draw")

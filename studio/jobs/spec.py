@@ -26,7 +26,9 @@ STATES: tuple[State, ...] = get_args(State)
 PENDING: tuple[State, ...] = ("waiting", "interrupted")  # what a worker will take
 RUNNING: tuple[State, ...] = ("running",)
 MOVING = ("motion_seed", "steps", "upscale")  # what a first frame does not depend on
-LATER = ("suffix",)  # fields that version 0.2.0's keys have only where they are not the default
+# Fields with a default that are in every key; others, as all that come later, only where another
+# value was chosen, so that keys stay what they were.
+ALWAYS = ("kind", "mode", "negative_prompt", "image", "steps", "upscale")
 NUMBERS: dict[str, Any] = {  # types of a row's cells
     **dict.fromkeys(("id", "position", "attempts", "units"), int),
     **dict.fromkeys(("created", "fraction"), int | float),
@@ -182,13 +184,13 @@ def content_key(work: Work, pack: Pack) -> str:
     if work.kind == "frame":
         for name in MOVING:
             del values[name]
-    # Keys stay what they were: old names, and nothing of fields that came later and were not used.
+    # Under the names of version 0.2.0.
     defaults = {field.name: field.default for field in fields(work)}
     old = {new: old for old, new in OLD_NAMES.items()}
     parts = {
         old.get(name, name): value
         for name, value in values.items()
-        if name not in LATER or value != defaults[name]
+        if name in ALWAYS or value != defaults[name]
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
