@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
@@ -251,10 +251,15 @@ def derive(source: Labelled, plan: Plan, work: Path) -> tuple[onnx.ModelProto, R
         call = traced(source, plan)
         with traced_graph(call, external, work) as (again, others):
             weights = dict(_weights(source, plan, (model, ones), (again, others)))
-    for tensor in template.graph.initializer:
-        if tensor.name in weights:
-            bare = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-            tensor.CopyFrom(bare)
+            for tensor, traced_tensor in zip(
+                template.graph.initializer, model.graph.initializer, strict=True
+            ):
+                if tensor.name in weights:
+                    bare = TensorProto(name=tensor.name, dims=tensor.dims)
+                    bare.data_type = tensor.data_type
+                else:  # a constant, which must not stay in the exporter's file
+                    bare = numpy_helper.from_array(np.array(ones(traced_tensor)), tensor.name)
+                tensor.CopyFrom(bare)
     return template, Recipe(weights, external)
 
 
