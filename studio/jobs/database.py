@@ -76,7 +76,7 @@ class JobFile(Database):
     """
 
     failure = JobsError
-    subject = "The job table"
+    subject = Message("The job table")
 
     def prepare(self, db: sqlite3.Connection) -> None:
         """Make the tables, or bring those of an older version up."""

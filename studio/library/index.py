@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.config import SEED_LIMIT
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from studio.media.sidecars import Kind
 from studio.system.sqlite import Database
 
@@ -80,7 +80,7 @@ class LibraryIndex(Database):
     """
 
     failure = LibraryError
-    subject = "The library's index"
+    subject = Message("The library's index")
 
     def __init__(self, database: Path, folder: Path) -> None:
         self.folder = folder.absolute()

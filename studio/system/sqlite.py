@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from studio.system.files import publish
 from studio.system.paths import private_file
 
@@ -31,7 +31,7 @@ class Database:
     """
 
     failure: ClassVar[type[NeodragonError]] = NeodragonError
-    subject: ClassVar[str] = "The database"
+    subject: ClassVar[Message] = Message("The database")
 
     def __init__(self, path: Path) -> None:
         self.path = path
