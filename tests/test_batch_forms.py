@@ -228,7 +228,12 @@ def test_a_form_is_understood(read: Read, form: str, mark: str) -> None:
         listed = read(mark + FORMS[form], name)
         assert jobs(listed) == RED and not listed.bad, form
         work = listed.entries[0].work
-        assert (work.steps, work.mode, work.picture, work.negative) == (None, "hybrid", None, None)
+        assert (work.steps, work.mode, work.image, work.negative_prompt) == (
+            None,
+            "hybrid",
+            None,
+            None,
+        )
 
 
 def test_json_is_json_under_any_name(read: Read) -> None:
@@ -257,8 +262,12 @@ INFOTEXT = (
 def test_settings_of_other_programs_are_no_words(read: Read, text: str) -> None:
     listed = read(f"{text}\n\na house\n")
     first, second = (entry.work for entry in listed.entries)
-    assert (first.prompt, first.negative, first.look_seed) == ("a red ball", "blurry, low", 5)
-    assert second.prompt == "a house" and second.negative is None and not listed.bad
+    assert (first.prompt, first.negative_prompt, first.look_seed) == (
+        "a red ball",
+        "blurry, low",
+        5,
+    )
+    assert second.prompt == "a house" and second.negative_prompt is None and not listed.bad
     assert "=" in text or "are read as settings" in notes(listed)
     if "teps" in text:
         assert "left out" in notes(listed)
@@ -394,7 +403,10 @@ VALUES: list[tuple[str, str, str, object]] = [
     *(("steps", cell, "steps", (1, 2, 3)) for cell in ("1,2,3", "1 2 3", "1.0, 2.0, 3.0", "1;2;3")),
     *(("mode", cell, "mode", "monolithic") for cell in ("monolithic", " Monolithic ")),
     ("Kind", "Frame", "kind", "frame"),
-    *((name, "blue", "negative", "blue") for name in ("neg", "Negative Prompt", "negative", "NEG")),
+    *(
+        (name, "blue", "negative_prompt", "blue")
+        for name in ("neg", "Negative Prompt", "negative", "NEG")
+    ),
 ]
 
 
