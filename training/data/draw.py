@@ -45,7 +45,7 @@ def raster(icon: dict[str, Any]) -> Image.Image:
     box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>'
     png = resvg_py.svg_to_bytes(svg_string=svg, width=4 * CELL, height=4 * CELL)
-    large = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    large = Image.open(io.BytesIO(bytes(png)), formats=["PNG"]).convert("RGBA")
     large = large.crop(large.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
     scale = CELL / max(large.size)
     fitted = [max(1, round(side * scale)) for side in large.size]

@@ -34,7 +34,7 @@ ferris-wheel glowing-star light-bulb alarm-clock ghost gem-stone hot-beverage vo
 
 @cache
 def _sheet(style: str) -> np.ndarray:
-    with Image.open(FOLDER / f"{style}.png") as image:
+    with Image.open(FOLDER / f"{style}.png", formats=["PNG"]) as image:
         return np.asarray(image.convert("RGBA"))
 
 
