@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from engine.config import SEED_LIMIT
+from engine.errors import Message
 from studio.cli.main import main
 from studio.jobs.spec import PENDING, Entry, Queue, Work
 from studio.jobs.table import JobTable
-from studio.language.catalogue import words
+from studio.language.catalogue import Speaker
 from studio.media import sidecars
 from studio.media.thumbnails import WIDTH
 from studio.media.video import read_metadata, read_mp4
@@ -498,19 +498,21 @@ def test_next_seed() -> None:
 
 def test_words_of_the_user_are_escaped(tmp_path: Path) -> None:
     evil = '"><script>alert(1)</script>'
-    say = partial(words, language="en")
+    say = Speaker("en")
     work = Work(evil, 1, 2, pack="pack", backend="cpu", negative_prompt=evil)
     with JobTable(tmp_path / "jobs.sqlite") as table:
         number = table.add([Entry(work, "key")])[0]
-        job = replace(table.job(number), error=evil, state="failed", notice=evil)
-        done = replace(job, state="done", result=tmp_path / f"{evil.replace('/', '')}.mp4")
+        said = Message(evil)
+        job = replace(table.job(number), error=said, state="failed", notices=(said,))
+        result = tmp_path / f"{evil.replace('/', '')}.mp4"
+        done = replace(job, state="done", error=Message(""), result=result)
     assert done.result is not None
     done.result.touch()
     texts = [
         *(stage.wall([row, row], tmp_path, 8, say) for row in (job, done)),
         *(stage.caption(row, say) for row in (job, done)),
         stage.strip([job, done], tmp_path, [], say),
-        stage.banner(Queue(True, evil), 1, "", say),
+        *(stage.banner(Queue(True, said), 1, trouble, say) for trouble in (None, said)),
         stage.ruler([Ruler("CLIP", 90, 77, evil)], say),
         stage.header(evil),
         stage.notice(evil),

@@ -42,12 +42,14 @@ class Dying:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
         self.left, step = runs, session.Stream.step
 
+        def lost(_: Any) -> None:
+            raise ort_state.EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : QNN device lost\nx")
+
         def stepped(stream: Any, **inputs: Any) -> Any:
             self.left -= 1
             if self.left:
                 return step(stream, **inputs)
-            with stream.graph.running():
-                raise ort_state.EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : QNN device lost\nx")
+            stream.graph.work(lost)
 
         monkeypatch.setattr(session.Stream, "step", stepped)
 
@@ -376,7 +378,7 @@ def test_a_second_worker_is_refused(place: Place) -> None:
     with place.table.lease():
         run = place.drain()
     assert run.returncode == worker.FAILED
-    assert run.stderr.startswith("worker: The worker of ") and run.stderr.count("\n") == 1
+    assert run.stderr.startswith("worker: Another worker has ") and run.stderr.count("\n") == 1
     assert not place.table.jobs(PENDING)
 
 
