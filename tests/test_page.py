@@ -274,7 +274,7 @@ def test_a_pack_is_installed_checked_and_removed(page: Page, desk: Desk, mini_pa
     expect(page.locator("#packs li")).to_have_count(1)
     assert not target.exists()
     page.click("#examine")
-    expect(page.locator("#doctor li")).to_have_count(14)
+    expect(page.locator("#doctor li")).to_have_count(15)
     expect(page.locator("#doctor")).to_contain_text("D12 ok")
 
 
@@ -282,8 +282,10 @@ def test_settings_are_kept(page: Page, desk: Desk) -> None:
     page.get_by_role("tab", name="Settings").click()
     page.uncheck("#set-notify input")
     expect(page.locator("#settings-message .notice")).to_have_text("Saved.")
-    page.check("#set-theme input[value=dark]")
+    page.check("#set-language input[value=de]")
     expect(page.locator("#settings-message .notice")).to_contain_text("after a restart")
+    page.check("#set-theme input[value=dark]")
+    expect(page.locator("#settings-message .notice")).to_have_text("Saved.")
     settings, _ = load(desk.data / "settings.json")
     assert (settings.notify, settings.theme) == (False, "dark")
     page.get_by_label("Folder for clips").fill("no/whole/path")
