@@ -376,7 +376,7 @@ def test_a_dropped_clip_restores_every_control(page: Page, clips: Path) -> None:
     clip = max(made(clips))
     metadata = read_metadata(clip)
     page.fill("#prompt textarea", "something else")
-    page.get_by_text("Settings of a clip").click()
+    page.get_by_text("Load settings from a clip").click()
     page.set_input_files("#restore input[type=file]", clip)
     expect(page.locator("#prompt textarea")).to_have_value(metadata["prompt"])
     expect(page.locator("#look input")).to_have_value(str(metadata["look_seed"]))

@@ -78,8 +78,6 @@ class Create(Controls):
         changes = [part.change for part in kept]
         latest = IN_TURN | {"trigger_mode": "always_last"}
         gr.on(changes, self._keep, kept | {self.loaded}, self.ruler, **latest)
-        mended = [part.change for part in (self.prompt, self.look, self.motion)]
-        gr.on(mended, self._mended, self.message, self.message, **QUICK)
         self.mode.change(
             lambda mode: gr.update(visible=self._guided(mode)), self.mode, self.negative, **QUICK
         )
@@ -325,10 +323,6 @@ class Create(Controls):
         except NeodragonError as error:
             return None, html.failure(self.say.error(error))
         return str(part), ""
-
-    def _mended(self, message: str | None) -> Any:
-        """A mistake that is being corrected need not be shown any longer."""
-        return "" if message and "failure" in message else gr.skip()
 
     # The draft
 
