@@ -197,6 +197,7 @@ def test_what_waits_is_taken_back_and_edited(page: Page, desk: Desk) -> None:
     expect(page.locator("#prompt textarea")).to_have_value("an orange fish")
     expect(page.locator("#look input")).to_have_value("77")
     expect(page.locator("#upscale input")).not_to_be_checked()
+    page.locator(f"#strip [data-id='{second}']").first.wait_for(state="detached")
     assert [job.id for job in desk.table.jobs(PENDING)] == []
     page.click("#skip")
     page.locator(f"#strip .skipped [data-id='{first}']").first.wait_for()
