@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from builder.build import Progress
 
 State = Literal["running", "paused", "interrupted", "failed", "done"]
-TEMPLATES = (ASSETS / "full-size" / "templates.zip", ASSETS / "templates" / "mini.zip")
+FULL_SIZE = ASSETS / "full-size" / "templates.zip"  # absent until they are derived
+TEMPLATES = (FULL_SIZE, ASSETS / "templates" / "mini.zip")
 PROMPTS = ASSETS / "examples.txt"
 CLIPS = 2  # to see the range of every activation
 LINES = 200  # of the log that are kept

@@ -98,6 +98,9 @@ class FullSizeCard:
         every = [(say("full.cpu"), "cpu"), (say("full.portable"), "portable"), *choices]
         with gr.Accordion(say("full.title"), open=False, elem_id="full-size"):
             gr.Markdown(say("full.about"))
+            ready = build.FULL_SIZE.exists()
+            if not ready:  # said before anybody fetches gigabytes in vain
+                gr.HTML(html.notice(say("full.not_yet")), elem_id="full-not-yet")
             self.weights = gr.Textbox(
                 label=say("full.weights"),
                 value=str(desk.data / "weights"),
@@ -105,7 +108,9 @@ class FullSizeCard:
             )
             gr.Markdown(say("full.from", page=download.PAGE, folder="`text_encoder`"))
             with gr.Row():
-                self.fetch = gr.Button(say("full.download"), elem_id="full-download")
+                self.fetch = gr.Button(
+                    say("full.download"), interactive=ready, elem_id="full-download"
+                )
                 self.stop = gr.Button(say("full.stop"), elem_id="full-stop")
             self.fetched = gr.HTML(elem_id="full-fetched")
             self.terms = gr.HTML(elem_id="full-licence")
@@ -160,9 +165,10 @@ class FullSizeCard:
     # The licence
 
     def _terms(self, folder: str) -> tuple[str, bool]:
-        agreed = False
-        if self.agreed_file.exists():
+        try:
             agreed = json.loads(self.agreed_file.read_text(encoding="utf-8")) == folder
+        except (OSError, ValueError):  # never agreed, or the note of it is damaged: ask again
+            agreed = False
         return self._shown_terms(folder), agreed
 
     def _shown_terms(self, folder: str) -> str:
