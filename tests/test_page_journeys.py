@@ -10,6 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from studio.jobs.spec import Work
+from studio.language import catalogue
 from studio.page.desk import Desk
 
 pytest_plugins = ["served"]
@@ -160,6 +161,31 @@ def test_keys_belong_to_the_control_that_has_the_focus(page: Page) -> None:
         "before => ![before, undefined].includes(document.querySelector('#grid .shown img')?.src)",
         arg=page.evaluate("before => new URL(before, location).href", before),
     )
+
+
+@pytest.mark.parametrize("language", ["en", "de", "zh"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_no_button_is_too_narrow_for_its_words(page: Page, language: str, width: int) -> None:
+    words = [catalogue.words(f"verb.{verb}", language) for verb in ("draw", "cast", "animate")]
+    page.set_viewport_size({"width": width, "height": 800})
+    page.evaluate(
+        "words => ['draw', 'cast', 'animate'].forEach((id, n) => {"
+        " document.getElementById(id).textContent = words[n]; })",
+        words,
+    )
+    for verb in ("draw", "cast", "animate"):
+        assert page.locator(f"#{verb}").evaluate(
+            "button => button.scrollWidth <= button.clientWidth"
+            " && button.getBoundingClientRect().right <= innerWidth"
+        )
+
+
+def test_the_ruler_begins_at_a_word(page: Page) -> None:
+    page.fill("#prompt textarea", "a wonderful rocket " * 20)
+    cut = page.locator("#ruler .over s").first
+    cut.wait_for()
+    title = cut.get_attribute("title") or ""
+    assert title.split()[0] in ("a", "wonderful", "rocket")
 
 
 def test_a_question_mark_lists_the_keys(page: Page) -> None:

@@ -304,7 +304,9 @@ class Desk:
         for name, tokenizer in (("clip", self._tokenize.clip), ("t5", self._tokenize.t5)):
             count = len(tokenizer.encode(text.encode("utf-8", "replace").decode()).ids)
             words = cut.get(name.upper(), "")
-            if words and text.endswith(words):  # from the beginning of the word that is cut
-                words = text[: -len(words)].rpartition(" ")[2] + words
+            if words and text.rstrip().endswith(
+                words
+            ):  # from the beginning of the word that is cut
+                words = text.rstrip()[: -len(words)].rpartition(" ")[2] + words
             out.append(Ruler(name.upper(), count, self._tokenize.lengths[name], words))
         return out
