@@ -216,7 +216,9 @@ def test_every_tab_is_accessible(browser: Browser, address: str, scheme: str) ->
     page.set_default_timeout(MINUTE)
     page.goto(address)
     page.locator("#ruler .ruler").wait_for()
+    ask(page, "a red ball stands still", "#draw")
     page.locator("#strip li").first.wait_for()
+    page.locator(".stage img").first.wait_for()
     for name in ("More", "begin"):
         page.locator(f"#{name.lower()}").get_by_role("button").first.click()
     found = {}
