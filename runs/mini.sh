@@ -4,11 +4,13 @@
 # Two lanes run side by side, one thread each, and stop by themselves; a stage that is done is done
 # at once when asked for again. RUN holds states and caches, OUT the checkpoint in the published
 # layout. HOURS bounds each stage of this call; a stage that was stopped by it goes on next time,
-# and what follows waits for it. `HOURS=0` writes the checkpoints of what is trained so far.
+# and what follows waits for it. `HOURS=0` writes the checkpoints of what is trained so far, and
+# `python -m training.recipes.milestone` keeps them in KEPT, from which another machine goes on.
 set -eu
 cd "$(dirname "$0")/.."
 RUN=${RUN:-runs/emoji}
 OUT=${OUT:-$RUN/checkpoint}
+KEPT=${KEPT:-checkpoints/emoji}
 CONFIG=${CONFIG:-training/configs/emoji.json}
 PYTHON=${PYTHON:-python}
 HOURS=${HOURS:-24}
@@ -20,6 +22,7 @@ stage() {
     name=$1 module=$2
     shift 2
     [ -e "$RUN/$name.done" ] && return 0
+    [ -e "$RUN/$name/state.pt" ] || set -- "$@" $(begun "$name")
     nice -n "${NICE:-4}" "$PYTHON" -u -m "$module" --config "$CONFIG" --run "$RUN" --checkpoint "$OUT" \
         --hours "$HOURS" "$@" >> "$RUN/$name.log" 2>&1
     "$PYTHON" - "$RUN/${STATE:-$name}/cost.json" << 'EOF'
@@ -28,6 +31,15 @@ cost = json.load(open(sys.argv[1]))
 sys.exit(cost["steps"] < cost["of"])
 EOF
     touch "$RUN/$name.done"
+}
+
+# begun NAME: the options that go on from the weights in KEPT, where there are some of this stage.
+begun() {
+    [ ! -e "$KEPT/progress.json" ] || "$PYTHON" - "$KEPT/progress.json" "$1" << 'EOF'
+import json, sys
+cost = json.load(open(sys.argv[1])).get(sys.argv[2])
+print(f"--warm --begun {cost['steps']} --spent {cost['seconds']}" if cost else "")
+EOF
 }
 
 after() { # NAME: wait for a stage of the other lane
@@ -52,6 +64,15 @@ clips() { # what follows it
 }
 
 rm -f "$RUN/stopped"
+if [ -e "$KEPT/progress.json" ] && ! [ -e "$OUT" ]; then
+    cp -r "$KEPT" "$OUT"
+    "$PYTHON" - "$KEPT/progress.json" "$RUN" << 'EOF'
+import json, pathlib, sys
+for name, cost in json.load(open(sys.argv[1])).items():
+    if cost["steps"] >= cost["of"]:
+        pathlib.Path(sys.argv[2], f"{name}.done").touch()
+EOF
+fi
 if ! [ -e "$OUT/tokenizer_3" ]; then
     "$PYTHON" -m training.data.tokenizers --config "$CONFIG" --checkpoint "$OUT"
 fi

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from engine import latents as engine_latents
 from engine.scheduler import stage_schedule
 from training.recipes.loop import learning_rate, train
+from training.recipes.milestone import keep
 from training.recipes.pyramid import double_size, half_size, history, stage_sample
 from training.recipes.settings import SCHEDULE
 
@@ -29,6 +33,8 @@ def options(folder: Path, steps: int, hours: float) -> argparse.Namespace:
         accumulate=2,
         lr=0.05,
         seed=0,
+        begun=0,
+        spent=0.0,
         threads=1,
         device="cpu",
         parallel="ddp",
@@ -59,6 +65,56 @@ def test_training_resumes_and_records_its_cost(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "line" / "options.json").read_text())["seed"] == "0"
     third, _ = run(300)  # nothing left to do
     assert third["steps"] == second["steps"]
+
+
+def test_begun_updates_are_not_made_again(tmp_path: Path) -> None:
+    model, updates = nn.Linear(4, 1), []
+
+    def step(generator: torch.Generator) -> Tensor:
+        updates.append(generator.initial_seed())
+        return model(torch.randn(8, 4, generator=generator)).square().mean()
+
+    settings = options(tmp_path, 10, 1)
+    settings.begun, settings.spent = 8, 60.0
+    train("line", model, step, settings)
+    assert updates == [16, 17, 18, 19]  # two losses an update, numbered on
+    cost = json.loads((tmp_path / "line" / "cost.json").read_text())
+    assert cost["steps"] == 10 and cost["seconds"] >= 60
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_the_recipe_goes_on_from_a_milestone(tmp_path: Path) -> None:
+    """On a machine without states `runs/mini.sh` starts from the kept weights: what is done is not
+    asked for again, what was under way goes on from its update.
+    """
+    out, run = tmp_path / "out", tmp_path / "run"
+    (out / "tokenizer_3").mkdir(parents=True)
+    (out / "tokenizer_3" / "tokenizer.json").write_text("{}")
+    for stage, done, of in (("image_vae", 3900, 4000), ("text", 2000, 2000)):
+        (tmp_path / "old" / stage).mkdir(parents=True)
+        cost = {"steps": done, "of": of, "seconds": 60, "loss": 0.1}
+        (tmp_path / "old" / stage / "cost.json").write_text(json.dumps(cost))
+    keep(tmp_path / "old", out, tmp_path / "kept")
+    asked = tmp_path / "asked"
+    python = tmp_path / "python"  # trains nothing
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" != - ] || exec "{sys.executable}" "$@"\n'
+        f'echo "$@" >> "{asked}"\nexit 1\n'
+    )
+    python.chmod(0o755)
+    places = {"RUN": run, "OUT": run / "checkpoint", "KEPT": tmp_path / "kept", "PYTHON": python}
+    subprocess.run(
+        ["sh", "runs/mini.sh"],
+        env=os.environ | {name: str(place) for name, place in places.items()},
+        cwd=Path(__file__).parents[1],
+        timeout=120,
+        check=False,
+    )
+    stages = {line.split()[2]: line for line in asked.read_text().splitlines()}
+    assert stages["training.recipes.image_vae"].endswith("--warm --begun 3900 --spent 60")
+    assert "--begun" not in stages["training.recipes.video_vae"]
+    assert not {"training.recipes.text", "training.data.tokenizers"} & {*stages}
+    assert (run / "checkpoint" / "tokenizer_3" / "tokenizer.json").exists()
 
 
 def test_learning_rate_warms_up_and_falls() -> None:

@@ -59,6 +59,12 @@ def arguments(description: str, *, steps: int, batch: int, lr: float) -> argpars
     parser.add_argument(
         "--warm", action="store_true", help="start from the weights in --checkpoint"
     )
+    parser.add_argument(
+        "--begun", type=int, default=0, help="of --steps, those that --warm's weights have had"
+    )
+    parser.add_argument(
+        "--spent", type=float, default=0.0, help="seconds that those took, for the account of cost"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -123,7 +129,7 @@ def train(
     ]
     optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=1e-3)
     averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    done, spent = 0, 0.0
+    done, spent = options.begun, options.spent
     if state is not None:
         averaged = {k: parallel.like(state["averaged"][k], v) for k, v in averaged.items()}
         parallel.restore_optimiser(optimiser, state["optimiser"])
