@@ -22,6 +22,7 @@ from studio import __version__
 from studio.cli import batch as cli_batch
 from studio.cli import doctor as cli_doctor
 from studio.cli import export as cli_export
+from studio.cli import farm as cli_farm
 from studio.cli import library as cli_library
 from studio.cli import model as cli_model
 from studio.cli import pack as cli_pack
@@ -137,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_doctor.arguments(doctor)
     pack = commands.add_parser("pack", help="packs: what they hold; install, choose, check them")
     cli_pack.arguments(pack)
+    farm = commands.add_parser("farm", help="other machines that make this studio's rows")
+    cli_farm.arguments(farm)
     model = commands.add_parser("model", help="the full-size model: get its weights, build a pack")
     cli_model.arguments(model)
     return parser

@@ -52,6 +52,11 @@ INDEXES = """
 CREATE INDEX IF NOT EXISTS jobs_by_settings ON jobs (settings, state, finished);
 CREATE INDEX IF NOT EXISTS jobs_by_engine ON jobs (engine, state, finished);
 CREATE TABLE IF NOT EXISTS damaged_jobs (row TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS leases (
+    job INTEGER PRIMARY KEY, token TEXT NOT NULL, machine TEXT NOT NULL,
+    begun INTEGER NOT NULL DEFAULT 0, expires REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS lost_leases (job INTEGER NOT NULL, machine TEXT NOT NULL)
 """
 # What versions 1 and 2 of the table had for each field of a request, and for what a job is at.
 OLD_WORK = (

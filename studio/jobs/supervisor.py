@@ -24,7 +24,7 @@ class WorkerError(NeodragonError):
 class Keeper:
     """Sees to a worker whenever it is told to `look`; close it or use it as a context manager.
 
-    clips, cache, threads: as of `worker.Worker`; warm: as of `worker.start`.
+    clips, cache, threads, served: as of `worker.Worker`; warm: as of `worker.start`.
     A queue without a worker when it opens was left by an app that is gone: it is paused.
     """
 
@@ -35,8 +35,10 @@ class Keeper:
         cache: Path,
         threads: int | None = None,
         warm: tuple[Path, str] | None = None,
+        served: bool = False,
     ) -> None:
         self.table = table
+        self.served = served
         self.warm = warm
         self.clips = clips
         self.cache = cache
@@ -72,6 +74,7 @@ class Keeper:
                 self.cache,
                 threads=self.threads,
                 kept=True,
+                served=self.served,
                 warm=self.warm,
             )
         except OSError as error:

@@ -64,6 +64,10 @@ __all__ = [  # the table and its words
 NOTHING = Message("")
 PROBED = 0.5  # seconds in which others look whether a lock is free
 ATTEMPTS = 2  # a job that took two workers down does not get a third
+ENDED = Message(
+    "{attempts} workers ended in the middle of this job; change something about it, or retry it.",
+    {"attempts": ATTEMPTS},
+)
 CLEAN = (  # what a row says before an attempt
     "finished = NULL, stages = '{}', fraction = 0, stage = '', notices = '', units = 0,"
     " result = NULL, size = NULL, error = '', stop = ''"
@@ -258,45 +262,53 @@ class JobTable(JobFile):
         """See to the running rows of a dead worker, and `pause` the queue if there were any.
 
         A job whose file is `whole` is done; the others are interrupted, or failed after their
-        second attempt. Returns them as they were. Needs the lease.
+        second attempt. Those that the farm has leased are none of these until their leases end.
+        Returns them as they were. Needs the lease.
         """
         assert self._has_lease, "only the worker recovers"
-        dead = self.jobs(RUNNING)
+        with self._transaction() as db:
+            db.execute("DELETE FROM leases WHERE expires < ?", [time.time()])
+            leased = {row["job"] for row in db.execute("SELECT job FROM leases WHERE begun")}
+        dead = [job for job in self.jobs(RUNNING) if job.id not in leased]
         for job in dead:
-            if whole(job):
-                assert job.result is not None, "a whole file has a path"
-                self.finish(job.id, job.result, job.stages, at=job.result.stat().st_mtime)
-            elif job.attempts < ATTEMPTS:
-                self._end(job.id, "interrupted")
-            else:
-                self.fail(
-                    job.id,
-                    Message(
-                        "{attempts} workers ended in the middle of this job; change something"
-                        " about it, or retry it.",
-                        {"attempts": ATTEMPTS},
-                    ),
-                )
+            self._lose(job, whole, ENDED)
         if dead and pause:
             self.pause(
                 Message("The last run ended in the middle of a job; resume the queue to go on.")
             )
         return dead
 
+    def _lose(self, job: Job, whole: Callable[[Job], bool], reason: Message) -> None:
+        """See to a running row that nobody works on any more."""
+        if whole(job):
+            assert job.result is not None, "a whole file has a path"
+            self.finish(job.id, job.result, job.stages, at=job.result.stat().st_mtime)
+        elif job.attempts < ATTEMPTS:
+            self._end(job.id, "interrupted")
+        else:
+            self.fail(job.id, reason)
+
     def claim(self) -> Job | None:
         """The next job, now running; None where there is none or the queue is paused.
 
-        Needs the lease.
+        One that a machine of the farm was given but has not begun comes last. Needs the lease.
         """
         assert self._has_lease, "only the worker claims"
         with self._transaction() as db:
-            rows = db.execute(
-                f"UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ?, {CLEAN}"
-                f" WHERE id = (SELECT id FROM jobs WHERE state IN ({marks(PENDING)})"
-                " ORDER BY position, id LIMIT 1) AND NOT (SELECT paused FROM queue) RETURNING *",
-                [time.time(), *PENDING],
-            ).fetchall()
+            row = next_waiting(db, "id NOT IN (SELECT job FROM leases)") or next_waiting(db, "1")
+            rows = [] if row is None else self._begin(db, row["id"])
         return next(iter(self._jobs(rows)), None)
+
+    def _begin(self, db: sqlite3.Connection, job_id: int) -> list[sqlite3.Row]:
+        """The waiting job, now running; none where the queue is paused."""
+        rows = db.execute(
+            f"UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ?, {CLEAN}"
+            f" WHERE id = ? AND state IN ({marks(PENDING)}) AND NOT (SELECT paused FROM queue)"
+            " RETURNING *",
+            [time.time(), job_id, *PENDING],
+        ).fetchall()
+        db.execute("DELETE FROM leases WHERE job = ? AND NOT begun", [job_id])
+        return rows
 
     def progress(
         self, job_id: int, fraction: float, stage: str, stages: Mapping[str, float], units: int = 0
@@ -386,6 +398,17 @@ class JobTable(JobFile):
                     state=row["state"],
                     verb=verb,
                 )
+
+
+def next_waiting(
+    db: sqlite3.Connection, where: str, parameters: Sequence[object] = ()
+) -> sqlite3.Row | None:
+    """The first waiting row that meets a condition, by an index of each state."""
+    found: list[sqlite3.Row] = []
+    for state in PENDING:
+        sql = f"SELECT * FROM jobs WHERE state = ? AND {where} ORDER BY position, id LIMIT 1"
+        found += db.execute(sql, [state, *parameters]).fetchall()
+    return min(found, key=lambda row: (row["position"], row["id"]), default=None)
 
 
 def _insert(

@@ -12,7 +12,6 @@ are done, `unit-0.jpg` .. `unit-6.jpg`: the frames of a unit, not upscaled, belo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -23,7 +22,6 @@ import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,15 +44,15 @@ from engine.pipeline import (
     prewarm,
 )
 from engine.session import require
+from studio.jobs import results
 from studio.jobs.database import JobsError
-from studio.jobs.render import Meter, record, sidecar, unread, with_pixels
+from studio.jobs.render import Meter, record, unread, with_pixels
 from studio.jobs.spec import PENDING, RUNNING, Job, Stop, content_key
 from studio.jobs.table import JobTable
-from studio.media import sidecars
 from studio.media.pictures import write_png
-from studio.media.video import read_metadata, write_mp4
-from studio.system.files import OutputError, open_regular, partial, prepare, unwritten
-from studio.system.paths import APPLICATION, clip_name, own_worker, private_file
+from studio.media.video import write_mp4
+from studio.system.files import OutputError, partial
+from studio.system.paths import APPLICATION, own_worker, private_file
 from studio.system.power import Awake, low_battery, memory, tell
 from studio.system.settings import load, settings_file
 
@@ -71,7 +69,6 @@ DAY = 86_400.0  # seconds after which a part of a file is nobody's any more
 PREVIEW_WIDTH = 512  # pixels, at most
 PREVIEWS = 50  # jobs whose previews stay
 CLOSED = Message("The studio was closed while jobs were waiting; resume the queue to go on.")
-SUFFIXES = {"clip": ".mp4", "frame": ".png"}
 # What a mistake of ours may raise in one job: its row says so, and the next job is made.
 FAULTS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError),
@@ -87,20 +84,21 @@ def start(
     threads: int | None = None,
     floor: int = FLOOR,
     kept: bool = False,
+    served: bool = False,
     warm: tuple[Path, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a worker process that lives as long as this one, and the job it is at.
 
     It waits for a worker that is still there to end; with `kept` it does not pause the queue when
-    that one was killed; warm: a pack and the backend to load its graphs for, before the first job.
+    that one was killed; served: as of `Worker`; warm: a pack and the backend to load its graphs
+    for, before the first job.
     What it has to say goes to `FILE.log` beside the table. Raises OSError.
     """
     command = [*own_worker(), "--attached", "--floor", str(floor)]
     command += ["--jobs", str(jobs), "--clips", str(clips), "--cache", str(cache)]
     if threads is not None:
         command += ["--threads", str(threads)]
-    if kept:
-        command.append("--kept")
+    command += [*["--kept"] * kept, *["--served"] * served]
     if warm is not None:
         command += ["--warm", str(warm[0]), warm[1]]
     said = jobs.with_name(f"{jobs.name}.log")
@@ -125,7 +123,8 @@ class _Stopped(Exception):
 class Worker:
     """Makes the jobs of a table; its clips and first frames go to `clips`, previews to `cache`.
 
-    threads: of the CPU, None for all; floor: bytes that stay free on the disk.
+    threads: of the CPU, None for all; floor: bytes that stay free on the disk; served: another
+    process hands it one job after the other, and tells the user what there is to tell.
     """
 
     def __init__(
@@ -135,8 +134,10 @@ class Worker:
         cache: Path,
         threads: int | None = None,
         floor: int = FLOOR,
+        served: bool = False,
     ) -> None:
         self.table = table
+        self.served = served
         self.clips = clips
         self.cache = cache
         self.threads = threads
@@ -165,7 +166,7 @@ class Worker:
         warming = self._warming(*warm) if warm else iter(())
         with self.table.lease(wait, self.leaving.is_set):
             self._sweep()
-            self.table.recover(self._is_whole, pause=not kept)
+            self.table.recover(results.is_whole, pause=not kept)
             try:
                 while not self.leaving.is_set():
                     job = self.table.claim()
@@ -181,7 +182,8 @@ class Worker:
                         self._graphs.clear()
                     if drain:
                         return
-                    self.leaving.wait(POLL)
+                    self.table.recover(results.is_whole, pause=False)  # leases that ended
+                    self.leaving.wait(POLL / 10 if self.served else POLL)
             finally:
                 self._awake.release()
                 self._graphs.clear()
@@ -196,6 +198,8 @@ class Worker:
         """Let the machine sleep, and say once that the queue is done."""
         self._awake.release()
         ended, self._ended = self._ended, 0
+        if self.served:
+            return
         if ended and not self.table.count(PENDING) and load(settings_file())[0].notify:
             tell(APPLICATION, f"The queue is done: {ended} {'job' if ended == 1 else 'jobs'}.")
 
@@ -209,16 +213,10 @@ class Worker:
                 self.table.release(job.id)
                 self.table.pause(low)
                 return
-            folder = self._home(job)
-            if not self._has_room(folder):
+            folder = results.home(job, self.clips)
+            if not results.has_room(folder, self.floor):
                 self.table.release(job.id)
-                self.table.pause(
-                    Message(
-                        "The disk of {folder} has less than {size:.1f} GB free; free some space"
-                        " and resume the queue.",
-                        {"folder": str(folder), "size": self.floor / 1e9},
-                    )
-                )
+                self.table.pause(results.full(folder, self.floor))
                 return
             self._ended += 1
             self._make(job)
@@ -269,15 +267,8 @@ class Worker:
                     units.append(event.frames)
 
         encoding = time.perf_counter()
-        target = self._target(job, request)
-
-        def accept(name: Path) -> bool:
-            """Whether nothing of ours is called so; then the row says that the file will be."""
-            free = sidecars.is_free(name)
-            if free:
-                self.table.announce(job.id, name, metadata["key"])
-            return free
-
+        target = results.target(job, self.clips)
+        accept = results.accepts(self.table, job, metadata["key"])
         if work.kind == "frame":
             assert first is not None, "every generation has a first frame"
             target = write_png(target, first, metadata, accept=accept)
@@ -285,11 +276,7 @@ class Worker:
             frames = np.concatenate(units)
             target = write_mp4(target, frames, pack.geometry.fps, metadata, accept=accept)
         stages["file"] = time.perf_counter() - encoding
-        try:
-            _write_sidecar(target, metadata, time.perf_counter() - begun)
-        except OutputError as error:  # what it was made by is in the file, too
-            self.table.note(job.id, error.message)
-            self.table.pause(error.message)
+        results.describe(self.table, job, target, metadata, time.perf_counter() - begun)
         self.table.finish(job.id, target, stages)
 
     def _events(
@@ -348,44 +335,10 @@ class Worker:
             Image.fromarray(strip).save(part, format="JPEG", quality=85)
             part.replace(path)
 
-    def _home(self, job: Job) -> Path:
-        """The folder that the job's file goes to."""
-        return self.clips if job.folder is None else Path(job.folder)
-
-    def _target(self, job: Job, request: Request) -> Path:
-        """What the job's file is called, in the job's folder, where nothing is called so yet."""
-        name = clip_name(request.prompt, request.look_seed, request.motion_seed, datetime.now())
-        if job.work.kind == "frame":
-            name = name.replace(f"_motion{request.motion_seed}", "", 1)
-        path = self._home(job).absolute() / name
-        return path.with_suffix(SUFFIXES[job.work.kind])
-
-    def _has_room(self, folder: Path) -> bool:
-        """Whether its disk has more than the floor free; raises OutputError without a folder."""
-        prepare(folder / "clip.mp4", ".mp4")
-        try:
-            return shutil.disk_usage(folder).free >= self.floor
-        except OSError as error:
-            raise unwritten(folder, error) from error
-
-    def _is_whole(self, job: Job) -> bool:
-        """Whether the file a dead worker was about to make is there; it gets its sidecar then."""
-        path = job.result
-        if path is None or job.started is None:
-            return False
-        try:
-            metadata = _metadata(path)
-            if metadata.get("key") != job.key:
-                return False
-            if sidecars.is_free(path):
-                _write_sidecar(path, metadata, path.stat().st_mtime - job.started)
-        except (OSError, OutputError):
-            return False
-        return True
-
     def _sweep(self) -> None:
         """Remove what workers that were killed left behind."""
-        homes = {self._home(job) for job in self.table.jobs((*RUNNING, *PENDING))} | {self.clips}
+        queued = self.table.jobs((*RUNNING, *PENDING))
+        homes = {results.home(job, self.clips) for job in queued} | {self.clips}
         parts: list[Path] = []
         for home in homes:
             with suppress(OSError):  # the next job says what is wrong with it
@@ -417,39 +370,6 @@ def _changed(pack: str) -> float:
     return manifest.stat().st_mtime if manifest.is_file() else 0.0
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """What is inside a clip or a first frame; raises OutputError."""
-    if path.suffix == SUFFIXES["clip"]:
-        return read_metadata(path)
-    try:
-        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
-            image.load()
-            metadata = json.loads(image.info["Comment"])
-        assert isinstance(metadata, dict)
-    except (OSError, ValueError, KeyError, SyntaxError, AssertionError) as error:
-        raise OutputError(
-            "{name} should be a frame with its settings inside, but it is not; make it again.",
-            name=path.name,
-        ) from error
-    return metadata
-
-
-def _write_sidecar(path: Path, metadata: dict[str, Any], seconds: float) -> None:
-    """Write the JSON file beside a result at once; raises OutputError."""
-    content = sidecar(
-        metadata,
-        file=path.name,
-        created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
-        seconds=seconds,
-        key=metadata["key"],
-        kind=metadata["kind"],
-    )
-    try:
-        sidecars.write(path, content, new=True)
-    except OSError as error:
-        raise unwritten(path.with_suffix(".json"), error) from error
-
-
 def main(argv: list[str] | None = None) -> int:
     """Work as the arguments say; the exit code."""
     parser = argparse.ArgumentParser(prog="studio.jobs.worker", description="Make queued clips.")
@@ -463,6 +383,7 @@ def main(argv: list[str] | None = None) -> int:
         "--attached", action="store_true", help="end when stdin does; wait for another worker"
     )
     parser.add_argument("--kept", action="store_true", help="go on where another worker was killed")
+    parser.add_argument("--served", action="store_true", help="jobs come one after the other")
     parser.add_argument(
         "--warm",
         nargs=2,
@@ -474,7 +395,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with JobTable(arguments.jobs) as table, ExitStack() as stack:
             worker = Worker(
-                table, arguments.clips, arguments.cache, arguments.threads, arguments.floor
+                *(table, arguments.clips, arguments.cache, arguments.threads, arguments.floor),
+                served=arguments.served,
             )
             if arguments.attached:
                 for name in {"SIGINT", "SIGBREAK"} & set(dir(signal)):  # meant for who started it

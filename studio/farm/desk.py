@@ -1,0 +1,210 @@
+"""What the host answers its machines: a row may begin, goes on, is here, is lost; packs, pictures.
+
+Everything here runs in threads. A result is written in parts to a hidden file in the folder of the
+clips, goes on where it broke off, and gets its name and its row only when its bytes are the ones
+that the machine made and the settings inside are the row's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from engine.errors import Message, NeodragonError
+from engine.pack import Pack, PackFile
+from studio import __version__
+from studio.farm.orders import BLOCK, sha256
+from studio.farm.register import Register
+from studio.jobs import results
+from studio.jobs.leases import LeasingTable
+from studio.jobs.spec import Job, Stop, messages
+from studio.system.files import OutputError, prepare, publish, unwritten
+
+REST = 30.0  # seconds without rows for a machine that cannot make them
+NOTHING = Message("")
+
+
+class Desk:
+    """Answers what machines ask; lease: seconds for which a row is a machine's, unless renewed.
+
+    packs: those of waiting rows, by hash; made: called after each row with its job and its machine.
+    """
+
+    def __init__(
+        self,
+        table: LeasingTable,
+        register: Register,
+        clips: Path,
+        lease: float,
+        packs: Callable[[str], Pack | None],
+        made: Callable[[Job, str, Path], None] = lambda job, machine, path: None,
+    ) -> None:
+        self.table, self.register, self.clips = table, register, clips
+        self.lease = lease
+        self.packs, self._made = packs, made
+        self.resting: dict[str, float] = {}  # machines, and until when
+        self._asks: dict[str, Callable[..., dict[str, Any]]] = {
+            **{"begin": self._begin, "progress": self._progress, "part": self._part},
+            **{"done": self._done, "failed": self._failed, "back": self._back},
+            **{"manifest": self._manifest, "file": self._file, "picture": self._picture},
+        }
+
+    def answer(self, machine: str, ask: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What it asks; an `error` where that cannot be."""
+        try:
+            return self._asks[ask](machine, **values)
+        except (NeodragonError, OSError, KeyError, TypeError) as error:
+            return {"error": str(error)}
+
+    def _begin(self, machine: str, token: str) -> dict[str, Any]:
+        return {"go": self.table.begin(token, self.lease) is not None}
+
+    def _progress(
+        self,
+        machine: str,
+        token: str,
+        fraction: float,
+        stage: str,
+        stages: Mapping[str, float],
+    ) -> dict[str, Any]:
+        stop = self.table.renew(token, self.lease, float(fraction), str(stage), stages)
+        return {"stop": stop}
+
+    def _part(self, machine: str, token: str, offset: int, data: bytes) -> dict[str, Any]:
+        """Append to a row's file; how much of it is there, None where nobody waits for it."""
+        job = self._leased(token)
+        if job is None:
+            return {"have": None}
+        part = self._hidden(job, token)
+        prepare(part.with_name("clip.mp4"), ".mp4")
+        with part.open("ab") as stream:
+            if stream.tell() == offset:
+                stream.write(data)
+            return {"have": stream.tell()}
+
+    def _done(self, machine: str, token: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
+        job = self._leased(token)
+        if job is None:
+            return {"taken": False}
+        part = self._hidden(job, token)
+        try:
+            metadata = self._checked(job, part, receipt)
+            if metadata is None:
+                reason = Message("{machine} gave a damaged file; look at that machine.")
+                self.table.lose(token, reason, results.is_whole)
+                return {"taken": False}
+            # Until here the file could be sent again; a name is given once.
+            path = publish(
+                part,
+                results.target(job, self.clips),
+                overwrite=False,
+                accept=results.accepts(self.table, job, job.key),
+            )
+        except OSError as error:
+            self.table.hand_back(token)
+            self.table.pause(unwritten(part, error).message)
+            return {"taken": False}
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        for notice in messages(str(receipt["notices"])):
+            self.table.note(job.id, notice)
+        described = metadata | {"machine": machine}
+        results.describe(self.table, job, path, described, float(receipt["seconds"]))
+        self.table.deliver(token, path, receipt["stages"])
+        self.register.made(machine, time.time() - (job.started or time.time()))
+        self._made(job, machine, path)
+        return {"taken": True}
+
+    def _checked(self, job: Job, part: Path, receipt: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is inside a file that came, None where it is not what it should be."""
+        try:
+            if part.stat().st_size != receipt["size"] or sha256(part) != receipt["sha256"]:
+                return None
+            metadata = results.inside(part, job.work.kind)
+        except (OSError, OutputError):
+            return None
+        good = metadata.get("key") == job.key and metadata.get("kind") == job.work.kind
+        return metadata if good else None
+
+    def _failed(self, machine: str, token: str, error: str) -> dict[str, Any]:
+        """The machine could not make it: another one may."""
+        reason = next(iter(messages(error)), NOTHING)
+        self.table.lose(token, reason, results.is_whole)
+        return {}
+
+    def _back(self, machine: str, token: str, stop: Stop, trouble: str) -> dict[str, Any]:
+        """The machine gives it up: it was asked to, or makes nothing now."""
+        problem = next(iter(messages(trouble)), NOTHING)
+        if problem:
+            self.register.troubled(machine, problem)
+            self.resting[machine] = time.monotonic() + REST
+        self.table.hand_back(token, stop or "interrupt")
+        return {}
+
+    def _leased(self, token: str) -> Job | None:
+        """The row of a lease, renewed; None where it is over."""
+        job = self.table.leased(token)
+        if job is not None:
+            self.table.renew(token, self.lease, job.fraction, job.stage, job.stages)
+        return job
+
+    def _hidden(self, job: Job, token: str) -> Path:
+        """The file that a row's parts go to; removed after a day if they do not go on."""
+        return results.home(job, self.clips).absolute() / f".{token[:12]}.part"
+
+    # What machines fetch
+
+    def _manifest(self, machine: str, pack: str) -> dict[str, Any]:
+        return {"manifest": self._pack(pack).manifest()}
+
+    def _file(self, machine: str, pack: str, name: str, offset: int) -> dict[str, Any]:
+        """A block of a pack's file from an offset."""
+        opened = self._pack(pack)
+        [file] = [file for file in opened.files if file.name == name]
+        return {"data": _block(opened, file, int(offset))}
+
+    def _pack(self, pack: str) -> Pack:
+        opened = self.packs(pack)
+        if opened is None:
+            raise OutputError("No row waits for the pack {pack} any more.", pack=pack[:12])
+        return opened
+
+    def _picture(self, machine: str, token: str, offset: int) -> dict[str, Any]:
+        """A block of the picture that a row begins with."""
+        job = self._leased(token)
+        if job is None or not isinstance(job.work.image, Path):
+            return {"data": b""}
+        with job.work.image.open("rb") as stream:
+            stream.seek(int(offset))
+            return {"data": stream.read(BLOCK)}
+
+
+def _block(pack: Pack, file: PackFile, offset: int) -> bytes:
+    """Up to BLOCK bytes of a pack's file; of a folder's read where they are."""
+    path = pack.path / file.name
+    if pack.path.is_dir():
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(BLOCK)
+    found, before = b"", 0
+    for block in pack.blocks(file.name, file.size):
+        if before + len(block) > offset:
+            found += block[max(0, offset - before) :]
+        before += len(block)
+        if len(found) >= BLOCK:
+            break
+    return found[:BLOCK]
+
+
+def hello(version: str) -> str:
+    """Why a machine with that version of the studio cannot come in, or ""."""
+    if version == __version__:
+        return ""
+    return (
+        f"The host runs Neodragon Studio {__version__}, this machine {version};"
+        " install the same version on both."
+    )

@@ -1,0 +1,371 @@
+"""The farm's host: leases waiting rows to the machines that can make them, one after the other.
+
+`python -m studio.farm.host` is the process behind `nds farm start` and the page's switch. The job
+table is the truth: killed at any moment and started again, the host goes on from it, and machines
+that were at work bring what they have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.errors import NeodragonError
+from engine.pack import Pack, open_pack
+from studio.farm import link
+from studio.farm.desk import Desk, hello
+from studio.farm.orders import order_of
+from studio.farm.papers import Authority, FarmError, Invitation, pem_text
+from studio.farm.register import Farm, Register, farm_folder, open_register
+from studio.jobs import results
+from studio.jobs.database import JobsError
+from studio.jobs.leases import LeasingTable
+from studio.jobs.worker import CLOSED, pause_if_deserted
+from studio.system import paths
+from studio.system.settings import clips_folder
+from studio.system.sqlite import lock
+
+TICK = 0.05  # seconds between looks at the table
+LOOK = 1.0  # seconds between looks at what the user wants of the farm
+LEASE = 30.0  # seconds for which a row is a machine's without a word from it
+PORT = 27860  # when it is free and none is named
+PATIENCE = 10.0  # seconds a host has to open
+FAILED = 2
+
+
+def addresses() -> list[str]:
+    """The IPv4 addresses at which other machines may reach this one."""
+    return [
+        part.address
+        for parts in psutil.net_if_addrs().values()
+        for part in parts
+        if part.family.name == "AF_INET" and not part.address.startswith("127.")
+    ]
+
+
+def chosen(address: str | None, known: Farm | None) -> str:
+    """The address to listen on: the named one, the last one, or the only one; raises FarmError."""
+    here = addresses()
+    wish = address or (known.address if known and known.address in here else None)
+    if wish is None and len(here) == 1:
+        [wish] = here
+    if wish not in here:
+        raise FarmError(
+            "Choose the network of the farm with --address: this machine has {addresses}.",
+            addresses=", ".join(here) or "none",
+        )
+    return wish
+
+
+def invite(register: Register, folder: Path, hours: float) -> Invitation:
+    """A new invitation to the farm that is or was last; raises FarmError."""
+    farm = register.farm()
+    if farm is None:
+        raise FarmError(
+            "Start the farm first, with nds farm start: an invitation says where it is."
+        )
+    authority = Authority(folder)
+    invitation, paper = authority.invite(farm.address, farm.port, timedelta(hours=hours))
+    register.issued(paper.serial_number, "invitation", "invitation", invitation.ends)
+    return invitation
+
+
+class FarmHost:
+    """Leases the rows of a table; its results go to `clips`. lease: seconds, as of `Desk`."""
+
+    def __init__(
+        self,
+        table: LeasingTable,
+        register: Register,
+        folder: Path,
+        clips: Path,
+        lease: float,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.table, self.register, self.lease, self.say = table, register, lease, say
+        self.leaving = threading.Event()
+        self.authority = Authority(folder)
+        self.authority.revoke(register.revoked())
+        self.desk = Desk(table, register, clips, lease, self._pack)
+        self._packs: dict[str, tuple[float, Pack | None]] = {}  # by path: when changed
+        self._machines: dict[str, str] = {}  # name to Dask's address
+        self._able: dict[str, tuple[set[str], set[str]]] = {}  # name to packs and backends
+        self._pool = ThreadPoolExecutor(4)
+        self._news = asyncio.Event()
+        self._revoked: tuple[int, ...] = ()
+
+    async def run(self, address: str, port: int) -> None:
+        """Be the host until `leaving` is set or the register says so; raises FarmError."""
+        link.prepare()
+        server, client = self.authority.server_context(), self.authority.client_context()
+        security = link.security(client, server)
+        self._server = server
+        scheduler = link.Host(address, port, security, self._answer, self._enrol)
+        try:
+            await scheduler
+        except OSError as error:
+            raise FarmError(
+                "The farm cannot listen on {address}, port {port} ({reason}); choose another with"
+                " --port.",
+                address=address,
+                port=port,
+                reason=error.strerror or str(error),
+            ) from error
+        self._scheduler = scheduler
+        try:
+            scheduler.add_plugin(_Watch(self))
+            port = int(scheduler.address.rpartition(":")[2])
+            self.register.open(address, port)
+            self.say(f"the farm is on at {address}, port {port}; nds farm stop ends it")
+            async with link.Client(
+                scheduler.address, security=security, asynchronous=True, set_as_default=False
+            ) as client_:
+                await self._work(client_)
+        finally:
+            await scheduler.close(reason="the farm ends")
+            self._pool.shutdown(wait=True)
+            for lease in self.table.leases():  # of one that is killed they stay
+                self.table.hand_back(lease.token)
+            self.register.ended()
+
+    async def _work(self, client: Any) -> None:
+        loop = asyncio.get_running_loop()
+        looked = 0.0
+        sent: set[Any] = set()
+        while not self.leaving.is_set():
+            if time.monotonic() - looked > LOOK:
+                looked = time.monotonic()
+                if not await loop.run_in_executor(self._pool, self._look):
+                    return
+            orders = await loop.run_in_executor(self._pool, self._lease)
+            for machine, order in orders:
+                sent.add(
+                    client.submit(
+                        *(link.take, order),
+                        key=f"row-{order['token']}",
+                        workers=[self._machines[machine]],
+                        pure=False,
+                    )
+                )
+            sent = {future for future in sent if not future.done()}
+            self._news.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), TICK)
+
+    def _look(self) -> bool:
+        """Say that the host is there, and obey the register; whether to stay."""
+        revoked = self.register.revoked()
+        if revoked != self._revoked:
+            self._revoked = revoked
+            self.authority.revoke(revoked)
+            self._server.load_verify_locations(self.authority.revoked_file)
+            self._scheduler.refused = set(revoked)
+        known = {machine.name for machine in self.register.machines()}
+        for name in set(self._machines) - known:
+            self._scheduler.loop.add_callback(self._dismiss, name)
+        return self.register.seen()
+
+    async def _dismiss(self, name: str) -> None:
+        """Let a machine whose certificate was revoked go."""
+        address = self._machines.pop(name, None)
+        if address is not None:
+            await self._scheduler.remove_worker(address, stimulus_id="revoked", close=True)
+
+    def _lease(self) -> list[tuple[str, dict[str, Any]]]:
+        """Lease rows to machines that have less than they may; orders to send."""
+        orders = []
+        with suppress(JobsError):  # of a damaged row, which is set aside
+            self.table.expire(results.is_whole)
+            has = Counter(lease.machine for lease in self.table.leases())
+            ready = [name for name in self._ready() if has[name] < link.DEPTH]
+            engines = self.table.engines() if ready else []
+            for name in sorted(ready, key=lambda name: has[name]):
+                mine = [engine for engine in engines if self._can(name, engine)]
+                while mine and has[name] < link.DEPTH:
+                    alone = len(self._machines) == 1
+                    found = self.table.reserve(name, mine, self.lease, alone=alone)
+                    if found is None:
+                        break
+                    has[name] += 1
+                    job, token = found
+                    pack = self._hash(job.work.pack)
+                    if pack is not None and name in self._machines:
+                        orders.append((name, order_of(job, token, pack, self.lease)))
+        return orders
+
+    def _ready(self) -> list[str]:
+        """Machines that may be given rows."""
+        now = time.monotonic()
+        aside = {machine.name for machine in self.register.machines() if machine.aside}
+        return [
+            name
+            for name in self._machines
+            if name not in aside and self.desk.resting.get(name, 0) < now
+        ]
+
+    def _can(self, name: str, engine: str) -> bool:
+        """Whether a machine has the pack and the backend of such rows."""
+        _, backend, pack = json.loads(engine)
+        packs, backends = self._able[name]
+        return backend in backends and self._hash(pack) in packs
+
+    def _hash(self, path: str) -> str | None:
+        """The hash of the pack there, None where it cannot be opened."""
+        pack = Path(path)
+        manifest = pack / "pack.json" if pack.is_dir() else pack
+        changed = manifest.stat().st_mtime if manifest.is_file() else 0.0
+        if self._packs.get(path, (None, None))[0] != changed:
+            opened = None
+            with suppress(NeodragonError, OSError):
+                opened = open_pack(path)
+            self._packs[path] = changed, opened
+        opened = self._packs[path][1]
+        return None if opened is None else opened.pack_hash
+
+    def _pack(self, pack: str) -> Pack | None:
+        """The open pack of that hash, if rows are made with it."""
+        opened = [known for _, known in self._packs.values() if known is not None]
+        return next((known for known in opened if known.pack_hash == pack), None)
+
+    async def _answer(self, machine: str, ask: str, values: dict[str, Any]) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        if ask == "hello":
+            return await loop.run_in_executor(self._pool, lambda: self._hello(machine, **values))
+        answer = await loop.run_in_executor(self._pool, self.desk.answer, machine, ask, values)
+        if ask in ("done", "failed", "back"):
+            self._news.set()
+        return answer
+
+    def _hello(
+        self,
+        name: str,
+        address: str,
+        version: str,
+        packs: Mapping[str, str],
+        backends: list[str],
+    ) -> dict[str, Any]:
+        if problem := hello(version):
+            return {"error": problem}
+        self.register.came(name, packs, backends)
+        self._able[name] = set(packs), set(backends)
+        self._machines[name] = address
+        engines = [json.loads(engine) for engine in self.table.engines()]
+        wanted = {self._hash(pack) for _, backend, pack in engines if backend in backends}
+        return {"lacks": sorted(wanted - set(packs) - {None})}
+
+    async def _enrol(self, request: str, wish: str, version: str) -> dict[str, Any]:
+        if problem := hello(version):
+            return {"error": problem}
+
+        def sign() -> dict[str, Any]:
+            name = self.register.enrol(wish[:60] or "machine")
+            try:
+                signed = self.authority.sign_request(request, name)
+            except FarmError as error:
+                return {"error": str(error)}
+            ends = signed.not_valid_after_utc.timestamp()
+            self.register.issued(signed.serial_number, "machine", name, ends)
+            return {"name": name, "certificate": pem_text(signed)}
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, sign)
+
+    def gone(self, address: str) -> None:
+        """Dask says that a machine's connection is no more."""
+        for name, known in list(self._machines.items()):
+            if known == address:
+                del self._machines[name]
+                self.register.left(name)
+                self.table.withdraw(name, self.lease)
+
+
+class _Watch(link.SchedulerPlugin):
+    """Hears of machines that go."""
+
+    def __init__(self, host: FarmHost) -> None:
+        self.host = host
+
+    def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
+        """A machine's connection is no more."""
+        self.host.gone(worker)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Be the host as the arguments say; the exit code."""
+    parser = argparse.ArgumentParser(prog="studio.farm.host", description="Lease rows.")
+    parser.add_argument("--address", help="the network to be on, by this machine's address in it")
+    parser.add_argument("--port", type=int, help="the last one, or a free one, when absent")
+    parser.add_argument("--lease", type=float, default=LEASE, help="seconds a row is a machine's")
+    parser.add_argument("--attached", action="store_true", help="end when stdin does")
+    arguments = parser.parse_args(argv)
+    try:
+        serve(arguments.address, arguments.port, arguments.lease, attached=arguments.attached)
+    except NeodragonError as error:
+        print(f"nds: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def serve(
+    address: str | None,
+    port: int | None,
+    lease: float = LEASE,
+    *,
+    attached: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Be the farm's host until it is to be off; raises FarmError.
+
+    attached: only as long as standard input is open; say: takes a line for the user.
+    """
+    folder = farm_folder()
+    paths.private(folder)
+    with ExitStack() as stack:
+        if not stack.enter_context(lock(folder / "host.lock", 1.0)):
+            raise FarmError("The farm is on already; see nds farm status.")
+        register = stack.enter_context(open_register())
+        table = stack.enter_context(LeasingTable(paths.jobs_file()))
+        known = register.farm()
+        where = chosen(address, known)
+        host = FarmHost(table, register, folder, clips_folder(), lease, say)
+        if attached:
+            threading.Thread(target=_watch, args=[host], daemon=True).start()
+        with table.attended():
+            asyncio.run(host.run(where, _port(where, port or (known.port if known else None))))
+        pause_if_deserted(table, CLOSED)
+
+
+def _port(address: str, wish: int | None) -> int:
+    """The port that is wished for, else the usual one if it is free, else 0 for any."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, wish or PORT))
+        except OSError:
+            return wish or 0
+    return wish or PORT
+
+
+def _watch(host: FarmHost) -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    host.leaving.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
