@@ -26,6 +26,7 @@ from builder.layout import Layout
 from builder.plans import plans
 from builder.portable import Portable, choose
 from builder.quantise.cpu import quantise_pack
+from engine.errors import Message
 from engine.pack import MANIFEST, open_pack
 
 STAGED = ".build"
@@ -90,7 +91,7 @@ class Build:
         chip = chip_for(self.target)
         if self.pack.exists():
             raise BuildError(
-                "{pack} should not be there yet, but it is; choose another name or remove it.",
+                "{pack} exists already; choose another name or remove it.",
                 pack=self.pack,
             )
         layout = self._layout()
@@ -187,18 +188,18 @@ class Build:
         largest = max(layout.weights(folder) for folder in used)
         memory = min(FILLING, 2e8 + largest) if not compiled else min(6e9, 3e8 + 2.5 * largest)
         room = {
-            "free disk": (DISK[kind] * weights - there, shutil.disk_usage(home).free),
-            "free memory": (memory, psutil.virtual_memory().available),
+            "disk": (DISK[kind] * weights - there, shutil.disk_usage(home).free),
+            "memory": (memory, psutil.virtual_memory().available),
         }
         for what, (wanted, found) in room.items():
             if found < wanted:
                 raise BuildError(
-                    "The build of {pack} should have {value:.1f} GB of {what}, but there are "
-                    "{value2:.1f} GB; free some, or use another machine.",
+                    "The build of {pack} needs {needed:.1f} GB of {what}, and {free:.1f} GB are "
+                    "there; free some, or use another machine.",
                     pack=self.pack.name,
-                    value=wanted / 1000000000.0,
-                    what=what,
-                    value2=found / 1000000000.0,
+                    needed=wanted / 1e9,
+                    what=Message(what),
+                    free=found / 1e9,
                 )
 
 

@@ -13,8 +13,8 @@ def chip_for(target: str) -> Chip | None:
     """The chip of a target, None where it is compiled for none; raises BuildError."""
     if target not in TARGETS:
         raise BuildError(
-            "The target should be one of {value}, but it is {target}; choose one.",
-            value=", ".join(TARGETS),
+            "There is no target {target}; choose one of {known}.",
+            known=", ".join(TARGETS),
             target=target,
         )
     if target != "this-chip":
@@ -22,9 +22,8 @@ def chip_for(target: str) -> Chip | None:
     chip = this_chip()
     if chip is None:
         raise BuildError(
-            "This machine should have a known Snapdragon, but it says {value} of its processor;"
-            " choose one of {known}, or cpu.",
-            value=processor_name() or "nothing",
+            "The processor {processor} is not a known Snapdragon; choose one of {known}, or cpu.",
+            processor=processor_name() or "?",
             known=", ".join(chip.target for chip in CHIPS),
         )
     return chip

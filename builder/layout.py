@@ -52,8 +52,7 @@ class Layout:
         self.blocks = blocks
         if not self.has(TRANSFORMER):
             raise BuildError(
-                "{root} should hold the published folders, but there is no {transformer}; "
-                "choose the folder that holds it.",
+                "{root} has no folder {transformer}; choose the folder with the published weights.",
                 root=root,
                 transformer=TRANSFORMER,
             )
@@ -85,8 +84,7 @@ class Layout:
         )
         if found is None:
             raise BuildError(
-                "{folder} should know its pad token, but {token!r} is not in its vocabulary; "
-                "copy the weights again.",
+                "The vocabulary of {folder} lacks its pad token {token!r}; copy the weights again.",
                 folder=folder,
                 token=token,
             )
@@ -216,5 +214,5 @@ def _json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise BuildError(
-            "{path} should be there and be JSON, but it is not; copy the weights again.", path=path
+            "{path} is missing or is not valid JSON; copy the weights again.", path=path
         ) from error

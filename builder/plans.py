@@ -144,8 +144,7 @@ def write_tokenizers(layout: Layout, pack: Path) -> dict[str, Any]:
     """Copy the tokenizers to the pack and return their manifest entries; raises BuildError."""
     if layout.tokenizer("tokenizer").get_vocab() != layout.tokenizer("tokenizer_2").get_vocab():
         raise BuildError(
-            "tokenizer and tokenizer_2 should have one vocabulary, but they differ; copy the"
-            " weights again."
+            "tokenizer and tokenizer_2 have different vocabularies; copy the weights again."
         )
     entries = {}
     for name, folder in (("clip", "tokenizer"), ("t5", "tokenizer_3")):

@@ -131,8 +131,8 @@ def check(layout: Layout, templates: Templates, filled: Filled, every: Iterable[
     for name, told in made.items():
         if json.loads(json.dumps(layout.manifest[name])) != told:
             raise BuildError(
-                "{root} should have the {name} of the published model, but it has another; "
-                "export it with training.export.",
+                "The {name} of {root} is not that of the published model; export it with "
+                "training.export.",
                 root=layout.root,
                 name=name,
             )
@@ -147,18 +147,18 @@ def check(layout: Layout, templates: Templates, filled: Filled, every: Iterable[
         for key in STRUCTURE:
             if key in known and key in config and config[key] != known[key]:
                 raise BuildError(
-                    "{folder} should have {key} {value} in its config.json, but it has {value2}; "
-                    "copy the weights again.",
+                    "{key} in config.json of {folder} is {got} instead of {wanted}; copy the "
+                    "weights again.",
                     folder=folder,
                     key=key,
-                    value=known[key],
-                    value2=config[key],
+                    wanted=known[key],
+                    got=config[key],
                 )
 
 
 def choose(layout: Layout, paths: Sequence[Path]) -> Templates:
     """The first set of templates that a checkpoint fits; raises the last set's BuildError."""
-    problem = BuildError("There should be templates, but there are none; install the studio again.")
+    problem = BuildError("The templates are missing; install the studio again.")
     for path in paths:
         try:
             templates = Templates(path)

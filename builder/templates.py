@@ -126,17 +126,15 @@ class Templates:
             self.layout: dict[str, Any] = json.loads(self.archive.read(LAYOUT))
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BuildError(
-                "{path} should hold templates, but it cannot be read; install Neodragon Studio "
-                "again.",
+                "{path} cannot be read; install Neodragon Studio again.",
                 path=path,
             ) from error
         if self.layout["format"] != FORMAT:
             raise BuildError(
-                "{path} should be of format {format}, but it is of {value}; update Neodragon "
-                "Studio.",
+                "{path} has format {got} instead of {format}; update Neodragon Studio.",
                 path=path,
                 format=FORMAT,
-                value=self.layout["format"],
+                got=self.layout["format"],
             )
 
     def has(self, plan: Plan, blocks: int) -> bool:
@@ -153,8 +151,7 @@ class Templates:
         home = home_of(plan, blocks)
         if not self.has(plan, blocks):
             raise BuildError(
-                "{path} should have a template of {home}, but it has none; update Neodragon "
-                "Studio.",
+                "{path} has no template of {home}; update Neodragon Studio.",
                 path=self.path.name,
                 home=home,
             )
@@ -175,8 +172,7 @@ class Templates:
             if name in self.layout["folders"]:
                 return name
         raise BuildError(
-            "The templates should know the folder {folder}, but they do not; update "
-            "Neodragon Studio.",
+            "The templates do not know the folder {folder}; update Neodragon Studio.",
             folder=folder,
         )
 

@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if pieces.is_file() and merges.is_file():
         return _clip(pieces, merges)
     raise BuildError(
-        "{folder} should hold a tokenizer.json, but there is none; copy the folder again.",
+        "{folder} has no tokenizer.json; copy the folder again.",
         folder=folder,
     )
 

@@ -26,7 +26,6 @@ DTYPES: dict[str, Any] = {
 }
 # Tables of numbers that older releases of transformers stored beside the weights.
 IGNORED = ("position_ids",)
-COPY_AGAIN = "copy the weights again"
 
 
 @dataclass(frozen=True)
@@ -59,26 +58,24 @@ class Weights:
             if unsafe or missing or not names:
                 what = (unsafe or missing or ["no file"])[0]
                 raise BuildError(
-                    "{value} should list the files of the weights, but {what} is not there; copy "
-                    "the weights again.",
-                    value=indexes[0],
-                    what=what,
+                    "{index} lists {name}, which is not there; copy the weights again.",
+                    index=indexes[0],
+                    name=what,
                 )
             return [self.folder / name for name in names]
         plain = [file for file in found if ".fp16." not in file.name] or found
         if not plain:
             raise BuildError(
-                "{folder} should hold a .safetensors file, but there is none; copy the weights "
-                "again.",
+                "{folder} has no .safetensors file; copy the weights again.",
                 folder=self.folder,
             )
         if len(plain) > 1:
             raise BuildError(
-                "{folder} should hold one .safetensors file or an index of several, but there "
-                "are {name} and {name2} without one; copy the weights again.",
+                "{folder} has several .safetensors files ({one}, {other}) and no index of them; "
+                "copy the weights again.",
                 folder=self.folder,
-                name=plain[0].name,
-                name2=plain[1].name,
+                one=plain[0].name,
+                other=plain[1].name,
             )
         return plain
 
@@ -139,10 +136,10 @@ class Weights:
         unknown = sorted(self.places.keys() - shapes.keys())
         if unknown:
             raise BuildError(
-                "{folder} holds the tensor {value}, which the model has no place for; use the "
-                "published weights of this model.",
+                "{folder} has the tensor {name}, which the model does not know; use the published"
+                " weights of this model.",
                 folder=self.folder,
-                value=unknown[0],
+                name=unknown[0],
             )
 
     def resolve(self, name: str, ties: Iterable[Iterable[str]]) -> str:
@@ -159,9 +156,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise BuildError(
-            "{path} should be JSON, but it is not; copy the weights again.", path=path
-        ) from error
+        raise BuildError("{path} is not valid JSON; copy the weights again.", path=path) from error
 
 
 def _header(file: Path) -> dict[str, Place]:
@@ -175,7 +170,7 @@ def _header(file: Path) -> dict[str, Place]:
     except (OSError, ValueError, SafetensorError) as error:
         line = str(error).splitlines()[0]
         raise BuildError(
-            "{file} should hold tensors, but it cannot be read ({line}); copy the weights again.",
+            "{file} cannot be read ({line}); copy the weights again.",
             file=file,
             line=line,
         ) from error
@@ -184,11 +179,11 @@ def _header(file: Path) -> dict[str, Place]:
     for name, told in listed.items():
         if told["dtype"] not in DTYPES:
             raise BuildError(
-                "{file} should hold weights in 16 or 32 bits, but {name} is {value}; use the "
-                "weights as they were published.",
+                "{name} in {file} is {dtype}, and only weights in 16 or 32 bits can be used; use "
+                "the weights as they were published.",
                 file=file,
                 name=name,
-                value=told["dtype"],
+                dtype=told["dtype"],
             )
         start = 8 + length + told["data_offsets"][0]
         places[name] = Place(file, told["dtype"], tuple(told["shape"]), start)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.errors import BackendError, NeodragonError
+from engine.errors import BackendError, Message, NeodragonError
 from engine.measures import snr_db
 from engine.noise import normal, stream
 from engine.pack import Graph, Pack
 from engine.session import UNMAPPED, Array, Backend, NoBackendError, OrtSession, open_session
 
 SEED = 7
+CPU = Message("the CPU")
 PLACES = 256  # of an output that are compared where there is no portable graph
 FLOOR_DB = 30.0  # below which an NPU computes something else
 
@@ -36,8 +37,8 @@ class Score:
     db: float = math.nan
     load_seconds: float = math.nan
     run_seconds: float = math.nan
-    beside: str = "the CPU"
-    problem: str = ""
+    beside: Message = CPU
+    problem: Message | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -49,7 +50,9 @@ def canary(pack: Pack, backend: Backend) -> Score:
     """The smallest graph that the pack has for NPUs, on `backend`; NaN dB where it has none."""
     graphs = _graphs(pack, backend)
     if not graphs:
-        return Score("", "", problem=f"The pack {pack.name} has no graph for NPUs.")
+        return Score(
+            "", "", problem=Message("The pack {pack} has no graph for NPUs.", {"pack": pack.name})
+        )
     component, graph = min(graphs, key=lambda found: sum(file.size for file in found[1].files))
     return _score(pack, component, graph, backend)
 
@@ -64,8 +67,8 @@ def require_sound(pack: Pack, backend: Backend) -> None:
         raise BackendError(score.problem)
     if not score.problem and not score.is_sound:
         raise BackendError(
-            "The graph {graph} should come out on {backend} as on {beside}, but it is"
-            " {db:.0f} dB from it; update the NPU's driver, or choose the backend cpu.",
+            "The graph {graph} gives {db:.0f} dB on {backend} against {beside}, which is too "
+            "little; update the NPU's driver, or choose the backend cpu.",
             graph=score.graph,
             backend=backend,
             beside=score.beside,
@@ -96,11 +99,11 @@ def _score(pack: Pack, component: str, graph: Graph, backend: Backend) -> Score:
     reference = portable.get(graph.name)
     if reference is None:  # a stage of the one portable graph
         reference = next((one for one in portable.values() if one.file == graph.file), None)
-    inputs, beside = noise_inputs(graph), "the CPU"
+    inputs, beside = noise_inputs(graph), CPU
     wanted: Mapping[str, Array] = {}
     try:
         if graph.expected:
-            beside = "its emulation"
+            beside = Message("its emulation")
             wanted = {name: np.array(values) for name, values in graph.expected.items()}
         elif reference is not None:
             with open_session(pack, reference) as session:
@@ -113,7 +116,7 @@ def _score(pack: Pack, component: str, graph: Graph, backend: Backend) -> Score:
             session.run(**inputs)
             ended = time.perf_counter()
     except NeodragonError as error:
-        return Score(component, graph.name, problem=str(error))
+        return Score(component, graph.name, problem=error.message)
     if graph.expected:
         got = {name: np.array(values) for name, values in sampled(got).items()}
     db = math.nan

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import PackError, RequestError
+from engine.errors import Message, PackError, RequestError
 
 Mode = Literal["hybrid", "monolithic"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -65,7 +65,7 @@ class Request:
             if not _is_int(seed) or not 0 <= seed < SEED_LIMIT:
                 raise RequestError(
                     "The {name} is {seed!r}; use a whole number from 0 to {limit}.",
-                    name=name.replace("_", " "),
+                    name=Message(name.replace("_", " ")),
                     seed=seed,
                     limit=SEED_LIMIT - 1,
                 )
@@ -90,7 +90,7 @@ class Request:
             if not isinstance(value, bool | np.bool_):
                 raise RequestError(
                     "{name} is {value!r}; choose true or false.",
-                    name=name.capitalize(),
+                    name=name,
                     value=value,
                 )
             object.__setattr__(self, name, bool(value))
@@ -152,11 +152,11 @@ def _check_image(image: Any) -> None:
 
 
 def _require(valid: bool, expected: str, got: object) -> None:
-    """Raise PackError unless `valid`."""
+    """Raise PackError unless `valid`; expected: a formula, which reads alike in every language."""
     if not valid:
         raise PackError(
-            "The pack's manifest should have {expected}, but it has {got}; get the pack again or"
-            " export it anew.",
+            "pack.json says {got}, and {expected} was expected; get the pack again or export it"
+            " anew.",
             expected=expected,
             got=f"{got!r:.80}",
         )
@@ -167,14 +167,14 @@ def _positive(part: object, *names: str) -> None:
     for name in names:
         value = getattr(part, name)
         fits = _is_int(value) and 0 < value < LARGEST
-        _require(fits, f"a positive whole number below {LARGEST} as {name}", value)
+        _require(fits, f"0 < {name} < {LARGEST}", value)
 
 
 def _numbers(part: object, *names: str) -> None:
     """Raise PackError unless every named field is a finite number."""
     for name in names:
         value = getattr(part, name)
-        _require(is_number(value), f"a finite number as {name}", value)
+        _require(is_number(value), f"{name}: number", value)
 
 
 @dataclass(frozen=True)
@@ -197,16 +197,16 @@ class Geometry:
 
     def __post_init__(self) -> None:
         _positive(self, *self.__dataclass_fields__)
-        _require(self.stages <= STAGE_LIMIT, f"at most {STAGE_LIMIT} stages", self.stages)
+        _require(self.stages <= STAGE_LIMIT, f"stages <= {STAGE_LIMIT}", self.stages)
         for name in ("height", "width"):
             step = self.spatial_stride * 2 ** (self.stages - 1)
             size = getattr(self, name)
-            _require(size % step == 0, f"a {name} that is a multiple of {step}", size)
+            _require(size % step == 0, f"{name} % {step} == 0", size)
             size = getattr(self, f"first_frame_{name}")
             step = self.first_frame_stride
-            _require(size % step == 0, f"a first_frame_{name} that is a multiple of {step}", size)
+            _require(size % step == 0, f"first_frame_{name} % {step} == 0", size)
         whole = (self.frames - 1) % self.temporal_stride == 0
-        _require(whole, f"1 frame more than a multiple of {self.temporal_stride}", self.frames)
+        _require(whole, f"(frames - 1) % {self.temporal_stride} == 0", self.frames)
 
     @property
     def units(self) -> int:
@@ -246,12 +246,12 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         _positive(self, *self.__dataclass_fields__)
-        _require(self.width % 4 == 0, "a transformer width that is a multiple of 4", self.width)
-        _require(self.head_dim % 2 == 0, "an even head_dim", self.head_dim)
+        _require(self.width % 4 == 0, "width % 4 == 0", self.width)
+        _require(self.head_dim % 2 == 0, "head_dim % 2 == 0", self.head_dim)
         heads = self.width % self.head_dim == 0
-        _require(heads, f"a width that is a multiple of head_dim {self.head_dim}", self.width)
+        _require(heads, f"width % head_dim {self.head_dim} == 0", self.width)
         fits = self.sample_size % self.patch_size == 0
-        _require(fits, f"a sample_size that is a multiple of {self.patch_size}", self.sample_size)
+        _require(fits, f"sample_size % patch_size {self.patch_size} == 0", self.sample_size)
 
 
 @dataclass(frozen=True)
@@ -274,11 +274,11 @@ class ModeConfig:
                 continue
             valid = isinstance(steps, tuple | list) and len(steps) > 0
             valid = valid and all(_is_int(n) and 0 < n <= STEP_LIMIT for n in steps)
-            _require(valid, f"positive whole numbers as {name}", steps)
+            _require(valid, f"0 < {name} <= {STEP_LIMIT}", steps)
             object.__setattr__(self, name, tuple(int(n) for n in steps))
         _numbers(self, "guidance")
         both = (self.first_steps is None) == (self.first_guidance is None)
-        _require(both, "first_steps and first_guidance together", self.first_guidance)
+        _require(both, "first_steps + first_guidance", self.first_guidance)
         if self.first_guidance is not None:
             _numbers(self, "first_guidance")
 
@@ -299,20 +299,20 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         _positive(self, "train_timesteps")
         _numbers(self, "gamma")
-        _require(0 < self.gamma <= 1 / 3 + 1e-9, "a gamma above 0 and up to 1/3", self.gamma)
+        _require(0 < self.gamma <= 1 / 3 + 1e-9, "0 < gamma <= 1/3", self.gamma)
         borders = self.stage_range
         valid = isinstance(borders, tuple | list) and len(borders) >= 2
         valid = valid and all(is_number(border) for border in borders)
         valid = valid and borders[0] == 0 and borders[-1] == 1
         valid = valid and all(low < high for low, high in pairwise(borders))
-        _require(valid, "a rising stage_range from 0 to 1", borders)
+        _require(valid, "0 = stage_range[0] < stage_range[1] < … = 1", borders)
         object.__setattr__(self, "stage_range", tuple(float(border) for border in borders))
         known = len(self.modes) > 0 and set(self.modes) <= set(MODES)
-        _require(known, f"modes out of {', '.join(MODES)}", list(self.modes))
+        _require(known, f"modes: {', '.join(MODES)}", list(self.modes))
         for mode in self.modes.values():
             for steps in (mode.first_steps, mode.steps):
                 valid = steps is None or len(steps) == len(borders) - 1
-                _require(valid, f"{len(borders) - 1} steps, one per stage", steps)
+                _require(valid, f"len(steps) == {len(borders) - 1}", steps)
 
     @property
     def stages(self) -> int:
@@ -339,20 +339,20 @@ class FirstFrameConfig:
     latent_scale: float
 
     def __post_init__(self) -> None:
-        _require(self.sampler in ("lcm", "ddim"), "lcm or ddim as sampler", self.sampler)
+        _require(self.sampler in ("lcm", "ddim"), "sampler: lcm | ddim", self.sampler)
         known = self.prediction in ("epsilon", "v_prediction")
-        _require(known, "epsilon or v_prediction as prediction", self.prediction)
+        _require(known, "prediction: epsilon | v_prediction", self.prediction)
         _positive(self, "train_timesteps")
         _numbers(self, "guidance", "beta_start", "beta_end", "latent_scale")
         steps = self.timesteps
         valid = isinstance(steps, tuple | list) and len(steps) > 0
         valid = valid and all(_is_int(t) and 0 <= t < self.train_timesteps for t in steps)
         valid = valid and all(high > low for high, low in pairwise(steps))
-        _require(valid, f"falling timesteps below {self.train_timesteps}", steps)
+        _require(valid, f"{self.train_timesteps} > timesteps[0] > timesteps[1] > …", steps)
         object.__setattr__(self, "timesteps", tuple(int(t) for t in steps))
         betas = 0 < self.beta_start <= self.beta_end < 1
         _require(betas, "0 < beta_start <= beta_end < 1", (self.beta_start, self.beta_end))
-        _require(self.latent_scale > 0, "a positive latent_scale", self.latent_scale)
+        _require(self.latent_scale > 0, "latent_scale > 0", self.latent_scale)
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,7 @@ class VaeConfig:
     def __post_init__(self) -> None:
         _numbers(self, *self.__dataclass_fields__)
         positive = self.first_scale > 0 and self.scale > 0
-        _require(positive, "positive latent scales", (self.first_scale, self.scale))
+        _require(positive, "first_scale, scale > 0", (self.first_scale, self.scale))
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         for name in ("suffix", "negative"):
-            _require(isinstance(getattr(self, name), str), f"text as {name}", getattr(self, name))
+            _require(isinstance(getattr(self, name), str), f"{name}: string", getattr(self, name))
         for name in ("clip_l_pad", "clip_g_pad"):
             value = getattr(self, name)
-            _require(_is_int(value) and value >= 0, f"a token id as {name}", value)
+            _require(_is_int(value) and value >= 0, f"{name} >= 0", value)

@@ -28,10 +28,13 @@ class Message:
 
 
 class NeodragonError(Exception):
-    """Base of every error raised on purpose: `NeodragonError("No {name} here.", name="pack")`."""
+    """Base of every error raised on purpose: `NeodragonError("No {name} here.", name="pack")`.
 
-    def __init__(self, template: str = "", **values: object) -> None:
-        self.message = Message(template, values)
+    It takes a template with its values, or a message that has both.
+    """
+
+    def __init__(self, template: str | Message = "", **values: object) -> None:
+        self.message = template if isinstance(template, Message) else Message(template, values)
         super().__init__(str(self.message))
 
 
@@ -49,6 +52,11 @@ class PackError(NeodragonError):
 
 class BackendError(NeodragonError):
     """The backend could not load or run a graph."""
+
+
+def message_of(error: Exception) -> Message:
+    """The message of an error, ours or another library's."""
+    return error.message if isinstance(error, NeodragonError) else Message(str(error))
 
 
 def first_line(error: Exception) -> str:

@@ -291,8 +291,8 @@ def _planned(pack: Pack, request: Request) -> _Plan:
     draws_first = first_given and request.image is None
     if draws_first and pack.first_frame is None:
         raise RequestError(
-            "The pack {pack} makes no first frame in the mode {mode}; give a picture or use"
-            " --mode monolithic.",
+            "The pack {pack} makes no first frame in the mode {mode}; give a picture or use "
+            "--mode monolithic.",
             pack=pack.name,
             mode=request.mode,
         )
@@ -387,8 +387,7 @@ def _mode(pack: Pack, request: Request) -> ModeConfig:
     modes = pack.schedule.modes
     if request.mode not in modes:
         raise RequestError(
-            "The mode should be one that {name} has ({names}), but it is {mode}; choose"
-            " one of them.",
+            "{name} has no mode {mode}; choose one of {names}.",
             name=pack.name,
             names=", ".join(modes),
             mode=request.mode,
@@ -398,8 +397,7 @@ def _mode(pack: Pack, request: Request) -> ModeConfig:
         return mode
     if len(request.steps) != pack.schedule.stages:
         raise RequestError(
-            "The steps should be {stages} numbers for {name}, but they are {steps}; give"
-            " one per stage.",
+            "{name} has {stages} stages, and the steps are {steps}; give one number per stage.",
             stages=pack.schedule.stages,
             name=pack.name,
             steps=request.steps,

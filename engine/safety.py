@@ -24,8 +24,7 @@ def check(checker: Session, image: Bytes) -> None:
     margin = float(found["concepts"].max()) + SPECIAL_CARE * bool((found["special"] > 0).any())
     if margin > 0:
         raise WithheldError(
-            "The first frame should pass the safety check, but it is like something the"
-            " checker withholds (by {margin:.3f}), maybe wrongly; try another look seed or"
-            " prompt, or switch the check off in the settings.",
+            "The safety check withholds the first frame (by {margin:.3f}), maybe wrongly; try "
+            "another look seed or prompt, or switch the check off in the settings.",
             margin=margin,
         )

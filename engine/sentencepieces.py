@@ -44,8 +44,7 @@ def load_sentencepieces(path: Path, extra_ids: int = 100) -> Tokenizer:
         normalizer = _first(model, NORMALIZER)
     except (KeyError, StopIteration, ValueError, struct.error, IndexError, OSError) as error:
         raise PackError(
-            "{file} should be a SentencePiece model of a T5, but it cannot be read ({reason});"
-            " copy it again.",
+            "{file} cannot be read as a SentencePiece model of T5 ({reason}); copy it again.",
             file=path,
             reason=error,
         ) from error

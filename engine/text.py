@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from engine.errors import PackError
-from engine.pack import GET_AGAIN, Pack
+from engine.pack import Pack
 
 Ints = NDArray[np.int64]
 
@@ -65,9 +65,8 @@ def _load(pack: Pack, name: str) -> Tokenizer:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises nothing narrower
         raise PackError(
-            "{name} should be a tokenizer, but it cannot be read as one; {get_again}.",
+            "{name} cannot be read as a tokenizer; get the pack again or export it anew.",
             name=file.name,
-            get_again=GET_AGAIN,
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -114,9 +114,9 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
         ("unknown", "holds the tensor strange.weight, which the model has no place for"),
         ("misshapen", "holds {name} of shape .*was expected"),
         ("cut", "cannot be read"),
-        ("gone", "should hold a .safetensors file"),
-        ("config", "should have num_attention_heads"),
-        ("quantised", "should hold weights in 16 or 32 bits"),
+        ("gone", "has no .safetensors file"),
+        ("config", "num_attention_heads in config.json"),
+        ("quantised", "only weights in 16 or 32 bits"),
     ],
 )
 def test_weights_that_do_not_fit_are_one_sentence_before_anything_is_written(
@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_are_one_sentence_before_anything_is_written(
         config["num_attention_heads"] *= 2
         config["attention_head_dim"] //= 2
         (folder / "config.json").write_text(json.dumps(config))
-        message = "should have (num_attention_heads|the transformer)"
+        message = "(num_attention_heads in config.json|The transformer of) "
     else:
         save_file(tensors, file)
     with pytest.raises(BuildError, match=message.format(name=name)) as error:
@@ -218,7 +218,7 @@ for target in ("portable", "cpu"):
 def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = shutil.disk_usage("/")._replace(free=9)
     monkeypatch.setattr("builder.build.shutil.disk_usage", lambda _: full)
-    with pytest.raises(BuildError, match="GB of free disk, but there are 0.0 GB"):
+    with pytest.raises(BuildError, match="GB of disk, and 0.0 GB are there"):
         build(MINI, tmp_path / "pack", "portable")
 
 
@@ -272,7 +272,7 @@ def test_templates_of_another_model_are_not_taken(tmp_path: Path) -> None:
     settings = json.loads((root / "neodragon.json").read_text())
     settings["geometry"]["height"] = 256
     (root / "neodragon.json").write_text(json.dumps(settings))
-    with pytest.raises(BuildError, match="should have the geometry of the published model"):
+    with pytest.raises(BuildError, match="The geometry of .* is not that of the published model"):
         choose(Layout(root), [TEMPLATES])
 
 

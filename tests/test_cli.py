@@ -156,7 +156,7 @@ def test_a_damaged_pack_is_not_sound(
         (["render", PROMPT, "--steps", "0,1,1"], "three whole numbers"),
         (["render", PROMPT, "--image", "missing.png"], "missing.png"),
         (["render", PROMPT, "--image", "text.png"], "text.png"),
-        (["render", PROMPT, "--pack", "missing"], "missing should be a pack's folder or .zip"),
+        (["render", PROMPT, "--pack", "missing"], "There is no pack at missing"),
         (["render", PROMPT, "--pack", "text.png"], "text.png"),
         (["render", PROMPT, "-o", "clip.avi"], "end in .mp4"),
         (["render", PROMPT, "-o", "text.png/clip.mp4"], "choose another folder"),
@@ -164,7 +164,7 @@ def test_a_damaged_pack_is_not_sound(
         (["render", PROMPT, "--mode", "other"], "monolithic"),
         (["render"], "prompt"),
         (["frame", PROMPT, "-o", "clip.mp4"], "end in .png"),
-        (["pack", "info", "missing"], "missing should be a pack's folder or .zip"),
+        (["pack", "info", "missing"], "There is no pack at missing"),
         ([], "COMMAND"),
     ],
 )

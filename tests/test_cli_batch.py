@@ -260,7 +260,7 @@ def test_a_list_draws_the_same_seeds_again(pack: Pack) -> None:
         ("a,,,,\n", ["--motion-seeds", "x"], "The motion seed (--motion-seeds) is 'x'"),
         ("a,,,,\n", ["--repeats", "0"], "whole number from 1"),
         ("a,,,,\n", ["--out", "list.csv"], "choose another folder"),
-        ("a,,,,\n", ["--pack", "missing"], "missing should be a pack's folder or .zip"),
+        ("a,,,,\n", ["--pack", "missing"], "There is no pack at missing"),
         ("a,,,,\n", ["--backend", "npu"], "--backend cpu"),
         (None, [], "list.csv cannot be read"),
     ],

@@ -33,8 +33,8 @@ Ffmpeg = Callable[..., tuple[bytes, str]]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 
 DAMAGED = (
-    "The settings in settings.json should be readable, but it is damaged: the last good ones were"
-    " taken and the file is kept as settings.damaged.json.\n"
+    "The settings in settings.json are damaged; the file is kept as settings.damaged.json."
+    " The last good settings are used.\n"
 )
 PROMPT = "a red ball bounces on the meadow"
 REQUEST = [PROMPT, "--look-seed", "3", "--steps", "1,1,1"]
@@ -157,26 +157,26 @@ def test_marks_and_the_bin(capsys: Said, folder: Path) -> None:
 
 def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None:
     bad, good = listed(capsys, "library", "mark", "none.mp4", "clip.mp4", "--star", "1", code=1)
-    assert "none.mp4 should be a clip" in bad["error"] and good["stars"] == 1
-    assert "none.mp4 should be a clip" in refused(capsys, "library", "reject", "none.mp4")
+    assert "none.mp4 is not a clip" in bad["error"] and good["stars"] == 1
+    assert "none.mp4 is not a clip" in refused(capsys, "library", "reject", "none.mp4")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["library", "mark"], "should have clips after it"),
-        (["library", "mark", "clip.mp4"], "should have --star, --keep"),
-        (["library", "reject", "clip.mp4", "--star", "3"], "should go without --star"),
-        (["library", "mark", "clip.mp4", "--since", "2026-11-22"], "should go without --since"),
-        (["library", "ball", "--note", "x"], "should go without --note"),
-        (["library", "--star", "6"], "it should be 0 to 5"),
+        (["library", "mark"], "needs clips"),
+        (["library", "mark", "clip.mp4"], "needs --star, --keep"),
+        (["library", "reject", "clip.mp4", "--star", "3"], "has no option --star"),
+        (["library", "mark", "clip.mp4", "--since", "2026-11-22"], "has no option --since"),
+        (["library", "ball", "--note", "x"], "has no option --note"),
+        (["library", "--star", "6"], "give 0 to 5 stars"),
         (["library", "--since", "yesterday"], "a day such as 2026-11-22"),
         (["verify"], "CLIP"),
         (["settings", "colour"], "'colour'"),
         (["settings", "colour", "red"], "'colour'"),
-        (["settings", "battery", "101"], "battery should be a percentage"),
-        (["settings", "notify", "1"], "notify should be true or false"),
-        (["settings", "clips", ""], "clips should be a path"),
+        (["settings", "battery", "101"], "battery cannot be '101'; choose 0 .. 100 %"),
+        (["settings", "notify", "1"], "notify cannot be '1'; choose true, false"),
+        (["settings", "clips", ""], "clips cannot be ''; choose a path"),
         (["export"], "CLIP"),
         (["export", "none.mp4"], "none.mp4"),
         (["export", "none.mp4", "--format", "avi"], "avi"),
@@ -187,7 +187,7 @@ def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None
         (["export", "--join", "none.mp4"], "none.mp4"),
         (["export", "--join", "none.mp4", "--format", "gif"], "leave one of them out"),
         (["verify", "none.mp4"], "none.mp4"),
-        (["verify", "none.mp4", "--pack", "none"], "none should be a pack's folder or .zip"),
+        (["verify", "none.mp4", "--pack", "none"], "There is no pack at none"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], words: str, capsys: Said) -> None:
@@ -208,7 +208,7 @@ def test_verify_says_identical_close_different(capsys: Said, folder: Path) -> No
     capsys.readouterr()
     assert main(["verify", str(folder / "different.mp4"), str(folder / "none.mp4")]) == 1
     out, err = capsys.readouterr()
-    assert f"{folder / 'different.mp4'}: Different (" in out and "none.mp4 should be" in err
+    assert f"{folder / 'different.mp4'}: Different (" in out and "none.mp4 has no settings" in err
 
 
 def test_a_frame_verifies(capsys: Said, folder: Path) -> None:

@@ -71,7 +71,7 @@ def test_request_accepts_everything_optional() -> None:
         ({"image": np.zeros((4, 4, 3), np.float32)}, "image"),
         ({"image": np.zeros((4, 0, 3), np.uint8)}, "image"),
         ({"image": "fox.png"}, "image"),
-        ({"upscale": "yes"}, "Upscale"),
+        ({"upscale": "yes"}, "upscale"),
     ],
 )
 def test_request_refuses(change: dict[str, Any], words: str) -> None:

@@ -209,7 +209,7 @@ def test_another_binary_than_the_manifests_is_not_read(pack: Pack, tmp_path: Pat
     for changed in (b"../" + name[3:], b"x" * (len(name) - 4) + b".bin", b"/" + name):
         path = tmp_path / "changed.onnx"
         path.write_bytes(content.replace(name, changed))
-        with pytest.raises(PackError, match="should read contexts/upscaler_qnn.bin alone"):
+        with pytest.raises(PackError, match="does not read contexts/upscaler_qnn.bin alone"):
             session.load_graph(graph, path, "npu-emulated")
 
 
@@ -232,7 +232,7 @@ def test_where_a_shared_context_is_refused_the_single_ones_serve(
     def device(pack: Pack, graph: Graph, *others: Any, **more: Any) -> Any:
         """A device that has no room for a shared context."""
         if graph.context is not None and graph.context.shared:
-            raise BackendError(f"{graph.name} should load, but it does not; choose another.")
+            raise BackendError(f"{graph.name} does not load; choose another.")
         opened.append(graph)
         return OrtSession(graph, None)  # type: ignore[arg-type]
 
@@ -251,7 +251,7 @@ def test_a_compiled_graph_carries_what_a_device_should_give(pack: Pack) -> None:
     lean = replace(pack, components=few | {"upscaler": upscaler})
     found = {score.graph: score for score in scores(lean, "npu-emulated")}
     assert found["upscaler"].db > 100 and found["transformer_0"].db > 100
-    assert found["upscaler"].beside == "its emulation"
+    assert str(found["upscaler"].beside) == "its emulation"
     devices = scores(lean, "npu")
     assert next(score for score in devices if score.graph == "transformer_0").problem
     graph = upscaler.variants["context"]["upscaler"]
@@ -260,7 +260,7 @@ def test_a_compiled_graph_carries_what_a_device_should_give(pack: Pack) -> None:
     wrong = replace(pack, components={"upscaler": part})
     assert not canary(wrong, "npu-emulated").is_sound
     running = generate(wrong, Request("a red ball", 1, 2), "npu-emulated")
-    with pytest.raises(BackendError, match="upscaler should come out on npu-emulated as on its"):
+    with pytest.raises(BackendError, match="upscaler gives .* on npu-emulated against its"):
         next(running)
 
 
@@ -276,10 +276,10 @@ def test_without_the_unshared_form_it_says_how_to_get_it(
     assert placements(lean, "transformer", "modulation", "npu-emulated")
 
     def device(pack: Pack, graph: Graph, *others: Any, **more: Any) -> Any:
-        raise BackendError(f"{graph.name} should load, but it does not; choose another.")
+        raise BackendError(f"{graph.name} does not load; choose another.")
 
     monkeypatch.setattr(placement, "open_session", device)
-    with pytest.raises(BackendError, match="transformer_0 should load.* with --unshared"):
+    with pytest.raises(BackendError, match="transformer_0 does not load.* with --unshared"):
         open_graphs(lean, "transformer", "transformer", "npu")
 
 
@@ -290,7 +290,7 @@ def test_a_device_that_goes_away_is_one_sentence(pack: Pack) -> None:
 
     graph = pack.graphs("upscaler", "portable")["upscaler"]
     image = np.zeros([int(size) for size in graph.inputs["image"].shape], np.float32)
-    with pytest.raises(BackendError, match="upscaler should run, but it failed") as error:
+    with pytest.raises(BackendError, match="upscaler failed") as error:
         OrtSession(graph, Gone()).run(image=image)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
 

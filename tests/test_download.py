@@ -90,7 +90,7 @@ def test_what_was_cut_off_goes_on(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_wrong_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.wrong.add(WEIGHTS)
-    with pytest.raises(DownloadError, match="model.safetensors should have the published hash"):
+    with pytest.raises(DownloadError, match="model.safetensors does not have the published hash"):
         get(tmp_path)
     assert not (tmp_path / WEIGHTS).exists()
     hub.wrong.clear()
@@ -122,7 +122,7 @@ def test_a_full_disk_is_said_before_a_byte_is_fetched(
 ) -> None:
     full = shutil.disk_usage(tmp_path)._replace(free=10**9)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: full)
-    with pytest.raises(DownloadError, match="GB of free disk, but there are 1.0 GB"):
+    with pytest.raises(DownloadError, match="GB of free disk, and 1.0 GB are free"):
         get(tmp_path)
     assert not [line for line in hub.asked if "/resolve/" in line]
 
@@ -131,7 +131,7 @@ def test_a_disk_that_fills_up_on_the_way(hub: Hub, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(DownloadError, match="should be written"):
+        with pytest.raises(DownloadError, match="cannot be written"):
             get(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

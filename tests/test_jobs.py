@@ -309,7 +309,7 @@ def test_the_key_is_what_decides_the_frames(pack: Pack, tmp_path: Path) -> None:
     picture.write_bytes(b"22")
     assert content_key(others[-1], pack) not in keys
     for lost in ("absent.png", "\0", str(tmp_path)):
-        with pytest.raises(RequestError, match=r"^The picture .* should be a file, .*\.$"):
+        with pytest.raises(RequestError, match=r"^The picture .* cannot be read .*\.$"):
             content_key(replace(WORK, image=Path(lost)), pack)
 
 

@@ -333,10 +333,10 @@ def test_what_is_not_ours_is_not_touched(library: Library, folder: Path, tmp_pat
     ]
     for path in refused:
         for call in (library.item, library.reject, library.bring_back, library.mark):
-            with pytest.raises(LibraryError, match=r"^[^\n]* should be a clip[^\n]*\.$"):
+            with pytest.raises(LibraryError, match=r"^[^\n]* is not a clip[^\n]*\.$"):
                 call(path)  # type: ignore[operator]
     for stars in (-1, 6, 2.0, "3"):
-        with pytest.raises(LibraryError, match="The stars should be 0 to 5"):
+        with pytest.raises(LibraryError, match="A clip has 0 to 5 stars"):
             library.mark(ours, stars=stars)  # type: ignore[arg-type]
     after = listing(tmp_path)
     assert {name: after[name] for name in before if "jobs.sqlite" not in name} == {
@@ -427,8 +427,8 @@ def test_a_clip_gives_every_control_back(made: Made, pack: Pack, tmp_path: Path)
             None,
         )
         assert (origin.pack_name, origin.pack_version) == (pack.name, pack.version)
-        assert origin.pack_note(pack.name, pack.version, pack.pack_hash) == ""
-        assert origin.pack_note("other", "2", "ff" * 32).count(".") >= 1
+        assert origin.pack_note(pack.name, pack.version, pack.pack_hash) is None
+        assert "other 2" in str(origin.pack_note("other", "2", "ff" * 32))
     # Dropped on the page, a file arrives somewhere else and alone.
     alone = tmp_path / "upload.bin.mp4"
     shutil.copyfile(made.clip, alone)
@@ -511,7 +511,8 @@ def test_another_pack_is_said_in_one_sentence(made: Made, mini_pack: Path, tmp_p
     with open_pack(other) as pack:
         result = verify(made.frame, pack, threads=1)
     assert result.outcome == "identical" and len(result.notes) == 1
-    assert "9.9" in result.notes[0] and restore(made.frame).pack_hash[:12] in result.notes[0]
+    note = str(result.notes[0])
+    assert "9.9" in note and restore(made.frame).pack_hash[:12] in note
 
 
 def test_a_picture_is_asked_for_and_known_again(made: Made, pack: Pack, tmp_path: Path) -> None:
@@ -527,7 +528,7 @@ def test_a_picture_is_asked_for_and_known_again(made: Made, pack: Pack, tmp_path
         verify(path, pack)
     assert verify(path, pack, image=picture, threads=1).notes == ()
     wrong = verify(path, pack, image=other, threads=1)
-    assert wrong.notes == ("The picture other.png is not the one that it began with.",)
+    assert str(wrong.notes[0]) == "The picture other.png is not the one that it began with."
     assert wrong.outcome == "different"
 
 

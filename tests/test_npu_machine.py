@@ -149,7 +149,7 @@ def test_without_any_other_form_the_error_is_said(
     forms = {k: v for k, v in part.variants.items() if k == "context"}
     lean = replace(pack, components={"upscaler": replace(part, variants=forms)})
     seen = machine(lambda graph, options: DRIVER)
-    with pytest.raises(BackendError, match="should load on npu, .*5005") as error:
+    with pytest.raises(BackendError, match="does not load on npu .*5005") as error:
         open_graphs(lean, "upscaler", "upscaler", "npu", 1)
     assert seen == ["own", "own unmapped"] and "\n" not in str(error.value)
     assert owner._count == 0
@@ -178,7 +178,7 @@ def test_the_emulation_takes_no_other_way(
 
     monkeypatch.setattr(placement, "start", refuse)
     monkeypatch.setattr(placement, "_check_context", lambda graph, path: None)
-    with pytest.raises(BackendError, match="npu-emulated, but it does not .*5005"):
+    with pytest.raises(BackendError, match="does not load on npu-emulated .*5005"):
         open_graphs(pack, "upscaler", "upscaler", "npu-emulated", 1)
     assert not capsys.readouterr().err
 
@@ -223,7 +223,7 @@ def test_a_run_that_failed_is_tried_once_more_from_a_fresh_load(
             told = capsys.readouterr().err.splitlines()
             assert len(told) == 1 and "upscaler failed on the NPU" in told[0] and "1100" in told[0]
         else:
-            with pytest.raises(BackendError, match="upscaler should run, but it failed"):
+            with pytest.raises(BackendError, match="upscaler failed"):
                 session.run(image=image)
     assert len(made) == loads
 
@@ -309,7 +309,7 @@ def test_an_npu_that_cannot_load_the_canary_is_not_refused(
 ) -> None:
     lean = replace(pack, components={"upscaler": pack.components["upscaler"]})
     machine(lambda graph, options: DRIVER)
-    assert "5005" in canary(lean, "npu").problem
+    assert "5005" in str(canary(lean, "npu").problem)
     require_sound(lean, "npu")
     seen = machine(
         lambda graph, options: "" if options.get("disable_file_mapped_weights") else MAPPING

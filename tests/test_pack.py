@@ -132,13 +132,13 @@ def test_a_newer_format_says_to_update(pack: Path) -> None:
     rewrite(pack, lambda manifest: manifest.update(format=2))
     with pytest.raises(PackError) as error:
         open_pack(pack)
-    assert "newer format 2; update Neodragon Studio" in one_sentence(error)
+    assert "format 2, which is newer than 1; update Neodragon Studio" in one_sentence(error)
 
 
 MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
     "no geometry": (lambda m: m.pop("geometry"), "geometry"),
     "no height": (lambda m: m["geometry"].pop("height"), "geometry.height"),
-    "odd height": (lambda m: m["geometry"].update(height=130), "multiple of 32"),
+    "odd height": (lambda m: m["geometry"].update(height=130), "height % 32 == 0"),
     "text for a number": (lambda m: m["vae"].update(scale="1"), "scale"),
     "unknown sampler": (lambda m: m["first_frame"].update(sampler="euler"), "sampler"),
     "too few stages": (lambda m: m["schedule"].update(stage_range=[0, 1]), "stage"),
@@ -147,7 +147,7 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
     "no first frame": (lambda m: m["components"].pop("first_frame"), "first_frame"),
     "no portable": (
         lambda m: m["components"]["clip_l"]["variants"].pop("portable"),
-        "with portable",
+        "portable | context",
     ),
     "components is a list": (lambda m: m.update(components=[]), "components"),
     "graphs is a list": (
@@ -186,7 +186,7 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
         ),
         "dimensions",
     ),
-    "stages without end": (lambda m: m["geometry"].update(stages=1000), "at most 8 stages"),
+    "stages without end": (lambda m: m["geometry"].update(stages=1000), "stages <= 8"),
     "a number no machine holds": (lambda m: m["vae"].update(shift=10**400), "shift"),
     "a size no machine holds": (lambda m: m["geometry"].update(height=10**400), "height"),
     "infinite dB": (lambda m: graph(m).update(fidelity_db=10**400), "fidelity_db"),
@@ -250,7 +250,7 @@ def test_no_file_name_that_some_system_cannot_store(
     rewrite(pack, lambda manifest: graph(manifest).update(file=name))
     with pytest.raises(PackError) as error:
         open_pack(pack)
-    assert "plain relative name" in one_sentence(error)
+    assert "The file name" in one_sentence(error)
     assert str(error.value).isprintable()
     if isinstance(name, str) and name and name.isascii() and "\0" not in name:
         archive = tmp_path / "names.zip"
@@ -258,7 +258,7 @@ def test_no_file_name_that_some_system_cannot_store(
             writing.writestr(zipfile.ZipInfo(name), b"x")
         with pytest.raises(PackError) as error:
             open_pack(archive)
-        assert "plain relative name" in one_sentence(error) or name.endswith("/")
+        assert "The file name" in one_sentence(error) or name.endswith("/")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_names_that_cannot_lie_beside_each_other(pack: Path, tmp_path: Path, cas
         rewrite(pack, change)
         with pytest.raises(PackError) as error:
             open_pack(path)
-        assert "cannot be stored beside each other" in one_sentence(error)
+        assert "cannot be in one folder" in one_sentence(error)
 
 
 def test_one_file_has_one_size_and_hash(pack: Path) -> None:
@@ -322,7 +322,7 @@ def test_one_file_has_one_size_and_hash(pack: Path) -> None:
     rewrite(pack, change)
     with pytest.raises(PackError) as error:
         open_pack(pack)
-    assert "one size and hash" in one_sentence(error)
+    assert "describes" in one_sentence(error)
     rewrite(pack, lambda manifest: graph(manifest).update(file=MANIFEST, data=[]))
     with pytest.raises(PackError) as error:
         open_pack(pack)
@@ -354,7 +354,7 @@ def test_licences_are_part_of_the_pack(pack: Path, tmp_path: Path) -> None:
     (pack / "licences" / "LICENSE").unlink()
     with pytest.raises(PackError) as error:
         open_pack(pack)
-    assert "licences/LICENSE should be in the pack" in one_sentence(error)
+    assert "licences/LICENSE is missing from the pack" in one_sentence(error)
     rewrite(pack, lambda manifest: manifest.update(licences={"file": "x"}))
     with pytest.raises(PackError) as error:
         open_pack(pack)
@@ -365,9 +365,7 @@ def test_a_missing_file(pack: Path) -> None:
     (pack / "portable" / "video_decoder.onnx").unlink()
     with pytest.raises(PackError) as error:
         open_pack(pack)
-    assert "portable/video_decoder.onnx should be in the pack, but it is missing" in one_sentence(
-        error
-    )
+    assert "portable/video_decoder.onnx is missing from the pack" in one_sentence(error)
 
 
 def test_an_optional_component_may_be_missing(pack: Path) -> None:
@@ -384,7 +382,7 @@ def test_a_truncated_file(pack: Path) -> None:
     replace(file, file.read_bytes()[:-1])
     with pytest.raises(PackError) as error:
         open_pack(pack)
-    assert "video_decoder.onnx should have" in one_sentence(error)
+    assert "video_decoder.onnx has" in one_sentence(error)
 
 
 def test_a_flipped_bit_is_found_before_use(pack: Path) -> None:
@@ -395,7 +393,7 @@ def test_a_flipped_bit_is_found_before_use(pack: Path) -> None:
     with open_pack(pack) as opened:
         with pytest.raises(PackError) as error:
             open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
-        assert "video_decoder.onnx should have the SHA-256" in one_sentence(error)
+        assert "video_decoder.onnx has the SHA-256" in one_sentence(error)
         with pytest.raises(PackError):
             list(verify_pack(opened))
 
@@ -429,7 +427,7 @@ def test_a_graph_that_is_another_one(pack: Path) -> None:
     with open_pack(pack) as opened:
         with pytest.raises(PackError) as error:
             open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
-    assert "video_decoder.onnx should have the inputs latent" in one_sentence(error)
+    assert "video_decoder.onnx has the inputs" in one_sentence(error)
 
 
 def test_a_shape_that_the_graph_does_not_have(pack: Path) -> None:
@@ -445,14 +443,14 @@ def test_a_shape_that_the_graph_does_not_have(pack: Path) -> None:
         with pytest.raises(PackError) as error:
             open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
     message = one_sentence(error)
-    assert "state_0 of portable/video_decoder.onnx should be float32 [1, 32, 16, 24]" in message
+    assert "state_0 of portable/video_decoder.onnx is" in message
 
 
 def test_inputs_are_checked_on_every_call(pack: Path) -> None:
     with open_pack(pack) as opened:
         session = open_session(opened, opened.graphs("upscaler", "portable")["upscaler"])
     for inputs, named in (
-        ({"picture": np.zeros((1, 3, 128, 192), np.float32)}, "should get image"),
+        ({"picture": np.zeros((1, 3, 128, 192), np.float32)}, "takes the inputs image"),
         ({"image": np.zeros((1, 3, 128, 192), np.float64)}, "float64"),
         ({"image": np.zeros((1, 3, 128, 191), np.float32)}, "[1, 3, 128, 191]"),
         ({"image": np.zeros((3, 128, 192), np.float32)}, "[3, 128, 192]"),
@@ -498,9 +496,9 @@ def link() -> zipfile.ZipInfo:
 @pytest.mark.parametrize(
     ("entries", "named"),
     [
-        ([("../pack.json", b"{}")], "plain relative name"),
-        ([("/pack.json", b"{}")], "plain relative name"),
-        ([("a/../../pack.json", b"{}")], "plain relative name"),
+        ([("../pack.json", b"{}")], "The file name"),
+        ([("/pack.json", b"{}")], "The file name"),
+        ([("a/../../pack.json", b"{}")], "The file name"),
         ([(link(), b"/etc/passwd")], "is a link"),
         ([(MANIFEST, b"{}"), ("bomb.bin", b"\0" * 2**23)], "claims to unpack"),
         ([(MANIFEST, b"{}"), ("other.txt", b"")], "format"),

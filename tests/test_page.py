@@ -262,7 +262,7 @@ def test_a_pack_is_installed_checked_and_removed(page: Page, desk: Desk, mini_pa
     expect(page.locator("#models-message .failure")).to_contain_text("choose one")
     page.fill("#pack-source textarea, #pack-source input", str(mini_pack / "portable"))
     page.click("#install")
-    expect(page.locator("#install-progress .failure")).to_contain_text("pack.json should be")
+    expect(page.locator("#install-progress .failure")).to_contain_text("There is no pack")
     page.fill("#pack-source textarea, #pack-source input", str(mini_pack))
     page.click("#install")
     expect(page.locator("#install-progress .notice")).to_contain_text("installed and verified")

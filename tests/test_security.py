@@ -550,7 +550,7 @@ def test_an_upload_has_a_limit_of_size_and_number(
         assert b"HTTP/1.1 413" in line.recv(100)
     assert post(iter([b"a", b"b"])).status_code == 413  # of no known size
     said = post(iter([b"a"])).text
-    assert said == "The file should have 256 MB at most, but it has more; choose a smaller one."
+    assert said == "The file is larger than 256 MB; choose a smaller one."
     guard = intake.Intake(None, {}, tmp_path, Speaker("en"))
     monkeypatch.setattr(intake, "FILES", 2)
     scope = {"headers": [(b"content-length", b"9")]}

@@ -93,14 +93,14 @@ WRONG: list[dict[str, Any]] = [
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_a_wrong_value_costs_only_itself(path: Path, wrong: dict[str, Any]) -> None:
     (name,) = wrong
-    with pytest.raises(SettingsError, match=rf"^The setting {name} should be [^\n]*\.$"):
+    with pytest.raises(SettingsError, match=rf"^The setting {name} cannot be [^\n]*\.$"):
         change(path, **wrong)
     assert not path.exists()
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"suffix": False, "x": 1} | wrong))
     read, sentence = load(path)
     assert read == Settings(suffix=False, rest={"x": 1})
-    assert sentence.startswith(f"settings.json: The setting {name} should be ")
+    assert sentence.startswith(f"settings.json: The setting {name} cannot be ")
 
 
 def test_an_unknown_setting_is_refused(path: Path) -> None:

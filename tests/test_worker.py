@@ -162,7 +162,7 @@ def test_a_withheld_row_ends_no_run(place: Place, monkeypatch: pytest.MonkeyPatc
     assert place.drain().returncode == 0
     row, made = place.table.jobs()
     assert (row.state, made.state) == ("failed", "done")
-    assert "should pass the safety check" in str(row.error) and "settings" in str(row.error)
+    assert "safety check withholds" in str(row.error) and "settings" in str(row.error)
     assert not list((place.cache / str(row.id)).glob("*.png")), "it is not shown either"
     place.table.retry([row.id])
     assert place.table.job(row.id).state == "waiting"
@@ -391,7 +391,7 @@ def test_a_device_that_goes_away_costs_one_row(
     worker.Worker(place.table, place.clips, place.cache, threads=1).run(drain=True)
     first = place.table.job(lost)
     assert first.state == "failed" and first.error
-    assert "video_decoder should run, but it failed" in str(first.error)
+    assert "video_decoder failed" in str(first.error)
     assert "\n" not in str(first.error)
     assert (place.cache / str(lost) / "first.png").is_file()
     assert place.table.job(made).state == "done"

@@ -66,9 +66,9 @@ def _compiler(job: str) -> str:
     if child.returncode:
         lines = errors.strip().splitlines() or [f"its process ended with {child.returncode}"]
         raise BuildError(
-            "The graphs should compile for the NPU, but the compiler says: {value}; close "
-            "other programs and start the build again.",
-            value=lines[-1],
+            "The graphs do not compile for the NPU ({reason}); close other programs and start the"
+            " build again.",
+            reason=lines[-1],
         )
     return told
 
@@ -79,10 +79,10 @@ def _binary(target: Path) -> Path:
     kinds = {node.op_type for node in model.graph.node}
     if kinds != {"EPContext"} or len(model.graph.node) != 1:
         raise BuildError(
-            "{target} should be one context, but it has {value}; the NPU cannot run all of "
-            "this graph.",
+            "The NPU cannot run all of {target}: it has {kinds} instead of one context; use other"
+            " weights.",
             target=target.name,
-            value=", ".join(sorted(kinds)),
+            kinds=", ".join(sorted(kinds)),
         )
     (name,) = [a.s for a in model.graph.node[0].attribute if a.name == "ep_cache_context"]
     return target.with_name(name.decode())

@@ -35,15 +35,15 @@ def compile_pack(
     BuildError.
     """
     if not prompts:
-        raise BuildError("There should be a prompt to calibrate with, but there is none; give one.")
+        raise BuildError("There is no prompt to calibrate with; give one.")
     manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
     with open_pack(source) as pack:
         unknown = sorted(set(components) - set(pack.components))
         if unknown:
             raise BuildError(
-                "The components should be among {value}, but there is {value2}; correct its name.",
-                value=", ".join(pack.components),
-                value2=unknown[0],
+                "There is no component {name}; choose from {known}.",
+                known=", ".join(pack.components),
+                name=unknown[0],
             )
         chosen = {
             name: part.variants["htp"]

@@ -197,10 +197,10 @@ class Work:
             break
         else:
             raise BuildError(
-                "{graph} should keep {floor} dB on the NPU, but it has {tried}; use other weights.",
+                "{graph} has less than {floor} dB on the NPU ({tried}); use other weights.",
                 graph=graph.name,
                 floor=floor,
-                tried=tried,
+                tried=", ".join(f"{name} {db or 0.0:.1f} dB" for name, db in tried.items()),
             )
         if not graph.dimensions:
             shutil.rmtree(self._quantised(component, graph), ignore_errors=True)

@@ -9,12 +9,11 @@ from engine.pack.contract import CONTRACT, PARTS
 from engine.pack.graphs import Component, Context, Graph, PackFile, TensorSpec, TokenizerFile
 from engine.pack.manifest import FORMAT
 from engine.pack.opened import REQUIRED, Pack, open_pack
-from engine.pack.values import GET_AGAIN, MANIFEST
+from engine.pack.values import MANIFEST
 
 __all__ = [
     "CONTRACT",
     "FORMAT",
-    "GET_AGAIN",
     "MANIFEST",
     "PARTS",
     "REQUIRED",

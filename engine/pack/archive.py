@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from engine.errors import PackError, first_line
+from engine.errors import Message, PackError, first_line
 from engine.pack.names import check_name, check_together
 from engine.pack.values import MANIFEST
 
@@ -59,14 +59,12 @@ class Source:
         got = self.size(name)
         if got is None:
             raise PackError(
-                "{file} should be in the pack, but it is missing; get the pack again or export it"
-                " anew.",
+                "{file} is missing from the pack; get the pack again or export it anew.",
                 file=name,
             )
         if got != size:
             raise PackError(
-                "{file} should have {size} bytes, but it has {got}; get the pack again or export"
-                " it anew.",
+                "{file} has {got} bytes instead of {size}; get the pack again or export it anew.",
                 file=name,
                 size=size,
                 got=got,
@@ -90,8 +88,7 @@ class Folder(Source):
         except OSError as error:
             raise _unreadable(name, error) from error
         raise PackError(
-            "{file} should be a file of the pack, but it is a link; get the pack again or export"
-            " it anew.",
+            "{file} is a link, not a file of the pack; get the pack again or export it anew.",
             file=name,
         )
 
@@ -117,8 +114,8 @@ class Zip(Source):
             self.archive = zipfile.ZipFile(path)
         except ZIP_ERRORS as error:
             raise PackError(
-                "{file} should be a folder or a .zip, but it cannot be read as one ({reason});"
-                " get the pack again or export it anew.",
+                "{file} is neither a folder nor a readable .zip ({reason}); get the pack again or"
+                " export it anew.",
                 file=path.name,
                 reason=first_line(error),
             ) from error
@@ -134,8 +131,8 @@ class Zip(Source):
         listed = self.archive.infolist()
         if len(listed) > ENTRY_LIMIT:
             raise PackError(
-                "The .zip should have at most {limit} files, but it has {count}; get the pack"
-                " again or export it anew.",
+                "The .zip has {count} files, more than the {limit} allowed; get the pack again or"
+                " export it anew.",
                 limit=ENTRY_LIMIT,
                 count=len(listed),
             )
@@ -144,21 +141,17 @@ class Zip(Source):
             name = check_name(entry.orig_filename.removesuffix("/"))  # as it is in the file
             if entry.is_dir():
                 continue
-            problem = "is there twice" if name in entries else _entry_problem(entry)
+            problem = Message("is there twice") if name in entries else _entry_problem(entry)
             if problem:
                 raise PackError(
-                    "{file} in the .zip should be a plain file, but it {problem}; get the pack"
-                    " again or export it anew.",
+                    "{file} in the .zip {problem}; get the pack again or export it anew.",
                     file=name,
                     problem=problem,
                 )
             entries[name] = entry
         check_together(entries)
         if sum(entry.compress_size for entry in entries.values()) > size:
-            raise PackError(
-                "The files in the .zip should lie one behind the other, but they overlap; get the"
-                " pack again or export it anew."
-            )
+            raise PackError("The files in the .zip overlap; get the pack again or export it anew.")
         manifests = [name for name in entries if PurePosixPath(name).name == MANIFEST]
         shallow = min(manifests, key=lambda name: name.count("/"), default=MANIFEST)
         folder = shallow[: -len(MANIFEST)]
@@ -201,8 +194,7 @@ class Zip(Source):
                 yield from _blocks(packed)
         except ZIP_ERRORS as error:
             raise PackError(
-                "{file} in the .zip should unpack, but it is damaged ({reason}); get the pack"
-                " again or export it anew.",
+                "{file} in the .zip is damaged ({reason}); get the pack again or export it anew.",
                 file=name,
                 reason=first_line(error),
             ) from error
@@ -214,17 +206,20 @@ class Zip(Source):
             self.unpacked.cleanup()
 
 
-def _entry_problem(entry: zipfile.ZipInfo) -> str | None:
+def _entry_problem(entry: zipfile.ZipInfo) -> Message | None:
     """What is wrong with an entry of a .zip, to end a sentence."""
     mode = entry.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        return "is a link or a device"
+        return Message("is a link or a device")
     if entry.flag_bits & 0x41:  # by a password, or strongly
-        return "is encrypted"
+        return Message("is encrypted")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed in another way than Deflate"
+        return Message("is not packed with Deflate")
     if entry.file_size > min(FILE_LIMIT, RATIO_LIMIT * entry.compress_size + 2**20):
-        return f"claims to unpack to {entry.file_size} bytes from {entry.compress_size}"
+        return Message(
+            "claims to unpack to {size} bytes from {packed}",
+            {"size": entry.file_size, "packed": entry.compress_size},
+        )
     return None
 
 
@@ -235,8 +230,7 @@ def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
 
 def _unreadable(name: str, error: OSError) -> PackError:
     return PackError(
-        "{file} should be readable, but it is not ({reason}); get the pack again or export it"
-        " anew.",
+        "{file} cannot be read ({reason}); get the pack again or export it anew.",
         file=name,
         reason=error.strerror or first_line(error),
     )

@@ -108,7 +108,7 @@ def check_contract(graph: Graph, where: str, sizes: Mapping[str, int]) -> None:
         if name.startswith("state_"):
             following = graph.outputs.get(f"next_{name}")
             if following != spec or not all(isinstance(size, int) for size in spec.shape):
-                expected = f"{spec} of fixed size"
+                expected = str(spec)
                 raise wrong(f"{where}outputs.next_{name}", expected, str(following))
 
 

@@ -29,18 +29,18 @@ Section = TypeVar("Section")
 
 def section(manifest: Mapping[str, Any], key: str, build: Callable[..., Section]) -> Section:
     """A dataclass from the manifest's `key`; raises PackError where a field is missing."""
-    values = get(manifest, key, dict, "", "a table")
+    values = get(manifest, key, dict, "", "object")
     names = [f.name for f in fields(build)]  # type: ignore[arg-type]
     for name in names:
         if name not in values:
-            raise wrong(f"{key}.{name}", "given", None)
+            raise wrong(f"{key}.{name}", "!= null", None)
     return build(**{name: values[name] for name in names})
 
 
 def schedule_of(manifest: Mapping[str, Any]) -> ScheduleConfig:
     """The schedule with its modes; raises PackError."""
-    values = get(manifest, "schedule", dict, "", "a table")
-    modes = get(values, "modes", dict, "schedule.", "a table")
+    values = get(manifest, "schedule", dict, "", "object")
+    modes = get(values, "modes", dict, "schedule.", "object")
     built = {name: section(modes, name, ModeConfig) for name in modes}
     return section({"schedule": {**values, "modes": built}}, "schedule", ScheduleConfig)
 
@@ -48,63 +48,63 @@ def schedule_of(manifest: Mapping[str, Any]) -> ScheduleConfig:
 def name_of(name: str, where: str) -> str:
     """A key of the manifest that can be shown on one line; raises PackError."""
     if not 0 < len(name) <= NAME_LIMIT or not name.isprintable():
-        raise wrong(where or "the top", f"a table with plain names up to {NAME_LIMIT} long", name)
+        raise wrong(where or "{}", f"name: 1..{NAME_LIMIT}", name)
     return name
 
 
 def text_of(manifest: Mapping[str, Any], key: str) -> str:
     """A text that can be shown on one line; raises PackError."""
-    text: str = get(manifest, key, str, "", "text")
+    text: str = get(manifest, key, str, "", "string")
     if len(text) > TEXT_LIMIT or not text.isprintable():
-        raise wrong(key, f"one line of at most {TEXT_LIMIT} plain characters", text)
+        raise wrong(key, f"string, length <= {TEXT_LIMIT}", text)
     return text
 
 
 def _file(values: Mapping[str, Any], where: str) -> PackFile:
     name = check_name(values.get("file"))
-    size = get(values, "size", int, where, "a number of bytes")
+    size = get(values, "size", int, where, "integer")
     if not 0 < size <= FILE_LIMIT:
-        raise wrong(f"{where}size", f"1 to {FILE_LIMIT} bytes", size)
-    digest = get(values, "sha256", str, where, "64 hex digits")
+        raise wrong(f"{where}size", f"1..{FILE_LIMIT}", size)
+    digest = get(values, "sha256", str, where, "[0-9a-f]{64}")
     if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise wrong(f"{where}sha256", "64 hex digits", digest)
+        raise wrong(f"{where}sha256", "[0-9a-f]{64}", digest)
     return PackFile(name, size, digest)
 
 
 def _tensors(values: Mapping[str, Any], key: str, where: str) -> dict[str, TensorSpec]:
     tensors = {}
-    for name, spec in get(values, key, dict, where, "a table of tensors").items():
+    for name, spec in get(values, key, dict, where, "object").items():
         here = f"{where}{key}.{name_of(name, where + key)}"
         if not isinstance(spec, dict) or spec.get("dtype") not in DTYPES:
-            raise wrong(here, f"a tensor of one of {', '.join(DTYPES)}", spec)
-        shape = get(spec, "shape", list, f"{here}.", "a list of dimensions")
+            raise wrong(here, f"dtype: {' | '.join(DTYPES)}", spec)
+        shape = get(spec, "shape", list, f"{here}.", "array")
         for size in shape:
             number = isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**31
             if len(shape) > 8 or not (number or (isinstance(size, str) and size.isidentifier())):
-                raise wrong(f"{here}.shape", "up to 8 positive sizes or names", shape)
+                raise wrong(f"{here}.shape", "integer > 0 | string, length <= 8", shape)
         tensors[name] = TensorSpec(spec["dtype"], tuple(shape))
     return tensors
 
 
 def _graph(name: str, values: Any, where: str) -> Graph:
     if not isinstance(values, dict):
-        raise wrong(where[:-1], "a table", values)
+        raise wrong(where[:-1], "object", values)
     dimensions = values.get("dimensions", {})
     valid = isinstance(dimensions, dict) and all(
         name.isidentifier() and is_number(size) and isinstance(size, int) and 0 < size < 2**31
         for name, size in dimensions.items()
     )
     if not valid:
-        raise wrong(f"{where}dimensions", "a table of positive sizes", dimensions)
+        raise wrong(f"{where}dimensions", "object, integer > 0", dimensions)
     data = values.get("data", [])
     if not isinstance(data, list) or not all(isinstance(file, dict) for file in data):
-        raise wrong(f"{where}data", "a list of files", data)
+        raise wrong(f"{where}data", "array, object", data)
     fidelity = values.get("fidelity_db")
     if fidelity is not None and not (is_number(fidelity) and abs(fidelity) <= DB_LIMIT):
-        raise wrong(f"{where}fidelity_db", "a number of dB", fidelity)
+        raise wrong(f"{where}fidelity_db", f"-{DB_LIMIT}..{DB_LIMIT} dB", fidelity)
     expected = values.get("expected", {})
     if not isinstance(expected, dict) or not all(map(_numbers, expected.values())):
-        raise wrong(f"{where}expected", "a table of lists of numbers", expected)
+        raise wrong(f"{where}expected", "object, array, number", expected)
     return Graph(
         name=name,
         file=_file(values, where),
@@ -125,26 +125,26 @@ def _context(part: Mapping[str, Any], where: str) -> Context | None:
     """What the graphs of a variant were compiled for."""
     if "context" not in part:
         return None
-    values, here = get(part, "context", dict, where, "a table"), f"{where}context."
-    sdk = get(values, "sdk", str, here, "a version")
+    values, here = get(part, "context", dict, where, "object"), f"{where}context."
+    sdk = get(values, "sdk", str, here, "1.2.3")
     if not VERSION.fullmatch(sdk):
-        raise wrong(f"{here}sdk", "a version", sdk)
+        raise wrong(f"{here}sdk", "1.2.3", sdk)
     driver = values.get("driver", "")
     if driver and not (isinstance(driver, str) and VERSION.fullmatch(driver)):
-        raise wrong(f"{here}driver", "a version", driver)
+        raise wrong(f"{here}driver", "1.2.3", driver)
     return Context(
         _number(values, "soc_model", here),
         _number(values, "htp_arch", here),
         sdk,
-        get(values, "shared", bool, here, "true or false"),
+        get(values, "shared", bool, here, "true | false"),
         driver or "",
     )
 
 
 def _number(values: Mapping[str, Any], key: str, where: str) -> int:
-    number: int = get(values, key, int, where, "a number")
+    number: int = get(values, key, int, where, "integer")
     if not 0 <= number < LARGEST:
-        raise wrong(f"{where}{key}", f"a number below {LARGEST}", number)
+        raise wrong(f"{where}{key}", f"0 <= {key} < {LARGEST}", number)
     return number
 
 
@@ -152,35 +152,35 @@ def component_of(name: str, values: Any, sizes: Mapping[str, int]) -> Component:
     """A component, its graphs checked against their contracts; raises PackError."""
     where = f"components.{name_of(name, 'components')}."
     if not isinstance(values, dict):
-        raise wrong(where[:-1], "a table", values)
+        raise wrong(where[:-1], "object", values)
     variants: dict[str, dict[str, Graph]] = {}
-    for variant, part in get(values, "variants", dict, where, "a table").items():
+    for variant, part in get(values, "variants", dict, where, "object").items():
         here = f"{where}variants.{name_of(variant, where + 'variants')}."
         if not isinstance(part, dict):
-            raise wrong(here[:-1], "a table", part)
+            raise wrong(here[:-1], "object", part)
         context = _context(part, here)
         variants[variant] = {
             name_of(graph, here + "graphs"): replace(
                 _graph(graph, entry, f"{here}graphs.{graph}."), context=context
             )
-            for graph, entry in get(part, "graphs", dict, here, "a table of graphs").items()
+            for graph, entry in get(part, "graphs", dict, here, "object").items()
         }
         for graph in variants[variant].values():
             check_contract(graph, f"{here}graphs.{graph.name}.", sizes)
     if not {"portable", "context"} & set(variants):
-        raise wrong(f"{where}variants", "a table with portable or context", list(variants))
-    return Component(name, get(values, "optional", bool, where, "true or false"), variants)
+        raise wrong(f"{where}variants", "portable | context", list(variants))
+    return Component(name, get(values, "optional", bool, where, "true | false"), variants)
 
 
 def tokenizers_of(manifest: Mapping[str, Any]) -> dict[str, TokenizerFile]:
     """Both tokenizers; raises PackError."""
-    listed = get(manifest, "tokenizers", dict, "", "a table")
+    listed = get(manifest, "tokenizers", dict, "", "object")
     built = {}
     for name in ("clip", "t5"):
-        values = get(listed, name, dict, "tokenizers.", "a table")
-        length = get(values, "length", int, f"tokenizers.{name}.", "a number of tokens")
+        values = get(listed, name, dict, "tokenizers.", "object")
+        length = get(values, "length", int, f"tokenizers.{name}.", "integer")
         if not 2 <= length <= 4096:
-            raise wrong(f"tokenizers.{name}.length", "2 to 4096 tokens", length)
+            raise wrong(f"tokenizers.{name}.length", "2..4096", length)
         built[name] = TokenizerFile(_file(values, f"tokenizers.{name}."), length)
     return built
 
@@ -189,7 +189,7 @@ def licences_of(manifest: Mapping[str, Any]) -> tuple[PackFile, ...]:
     """The files of licences that came with the weights, maybe none; raises PackError."""
     listed = manifest.get("licences", [])
     if not isinstance(listed, list) or not all(isinstance(file, dict) for file in listed):
-        raise wrong("licences", "a list of files", listed)
+        raise wrong("licences", "array, object", listed)
     return tuple(_file(file, "licences.") for file in listed)
 
 
@@ -198,13 +198,13 @@ def load_manifest(source: Source) -> tuple[dict[str, Any], str]:
     size = source.size(MANIFEST)
     if size is None:
         raise PackError(
-            "{file} should be in the pack, but it is missing; choose a pack's folder or .zip.",
+            "There is no {file}; choose a pack's folder or .zip.",
             file=MANIFEST,
         )
     if not 0 < size <= MANIFEST_LIMIT:
         raise PackError(
-            "{file} should have at most {limit} bytes, but it has {size}; choose a pack's folder"
-            " or .zip.",
+            "{file} has {size} bytes, and only 1 to {limit} are read; choose a pack's folder or "
+            ".zip.",
             file=MANIFEST,
             limit=MANIFEST_LIMIT,
             size=size,
@@ -214,16 +214,14 @@ def load_manifest(source: Source) -> tuple[dict[str, Any], str]:
         manifest = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PackError(
-            "{file} should be JSON, but it cannot be read ({reason}); get the pack again or"
-            " export it anew.",
+            "{file} is not valid JSON ({reason}); get the pack again or export it anew.",
             file=MANIFEST,
             reason=first_line(error),
         ) from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if is_number(version) and isinstance(version, int) and version > FORMAT:
         raise PackError(
-            "{file} should have format {format}, but it has the newer format {version}; update"
-            " Neodragon Studio.",
+            "{file} has format {version}, which is newer than {format}; update Neodragon Studio.",
             file=MANIFEST,
             format=FORMAT,
             version=version,

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from engine.errors import PackError
+from engine.errors import Message, PackError
 
 LONGEST = 200  # bytes in UTF-8; file systems take 255 of a name, and .part is added to it
 FORBIDDEN = set('\\:*?"<>|')
@@ -15,11 +15,10 @@ DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|CLOCK\$|(COM|LPT)[0-9¹
 
 def check_name(name: object) -> str:
     """A relative file name with forward slashes that Windows can store too; raises PackError."""
-    problem = "is no text" if not isinstance(name, str) else _problem(name)
+    problem = _problem(name) if isinstance(name, str) else Message("is not text")
     if problem:
         raise PackError(
-            "A file of the pack should have a plain relative name, but {name} {problem}; get the"
-            " pack again or export it anew.",
+            "The file name {name} in the pack {problem}; get the pack again or export it anew.",
             name=f"{name!a:.80}",
             problem=problem,
         )
@@ -52,28 +51,28 @@ def _folded(name: str) -> str:
 
 def _clash(one: str, other: str) -> PackError:
     return PackError(
-        "The files {one} and {other} of the pack cannot be stored beside each other; get the pack"
-        " again or export it anew.",
+        "The files {one} and {other} of the pack cannot be in one folder; get the pack again or "
+        "export it anew.",
         one=one,
         other=other,
     )
 
 
-def _problem(name: str) -> str:
-    """What is wrong with a name, to end a sentence; "" for nothing."""
+def _problem(name: str) -> Message | None:
+    """What is wrong with a name, to end a sentence."""
     if not name:
-        return "is empty"
+        return Message("is empty")
     if not name.isprintable():
-        return "has control characters"
+        return Message("has control characters")
     if len(name.encode()) > LONGEST:
-        return f"has more than {LONGEST} bytes"
+        return Message("has more than {limit} bytes", {"limit": LONGEST})
     if set(name) & FORBIDDEN:
-        return f"has one of {' '.join(sorted(FORBIDDEN))}"
+        return Message("has one of {forbidden}", {"forbidden": " ".join(sorted(FORBIDDEN))})
     for part in name.split("/"):
         if part in ("", ".", ".."):
-            return "leaves its folder"
+            return Message("leaves its folder")
         if part != part.strip(" ") or part.endswith("."):
-            return "begins or ends with a space or ends with a full stop"
+            return Message("begins or ends with a space, or ends with a dot")
         if DEVICES.fullmatch(part.partition(".")[0].rstrip(" ")):
-            return "is a device on Windows"
-    return ""
+            return Message("is a device on Windows")
+    return None

@@ -28,7 +28,7 @@ from engine.pack.manifest import (
     tokenizers_of,
 )
 from engine.pack.names import check_together
-from engine.pack.values import GET_AGAIN, MANIFEST, get, wrong
+from engine.pack.values import MANIFEST, get, wrong
 
 REQUIRED = ("clip_l", "clip_g", "text_encoder", "video_encoder", "transformer", "video_decoder")
 
@@ -100,8 +100,7 @@ class Pack:
         """A component's graphs in `variant`, maybe none; PackError without the component."""
         if component not in self.components:
             raise PackError(
-                "The pack {name} should have the component {component}, but it is absent; use"
-                " a pack that has it.",
+                "The pack {name} has no component {component}; use a pack that has it.",
                 name=self.name,
                 component=component,
             )
@@ -114,11 +113,11 @@ class Pack:
             got = sha256_of(path, file.name)
             if got != file.sha256:
                 raise PackError(
-                    "{name} should have the SHA-256 {sha256}, but it has {got}; {get_again}.",
+                    "{name} has the SHA-256 {got} instead of {sha256}; get the pack again or "
+                    "export it anew.",
                     name=file.name,
                     sha256=file.sha256[:12],
                     got=got[:12],
-                    get_again=GET_AGAIN,
                 )
             self._verified.add(file)
         return path
@@ -157,7 +156,7 @@ def open_pack(path: Path | str) -> Pack:
         ) from error
     if source is None:
         raise PackError(
-            "{path} should be a pack's folder or .zip, but there is nothing; check the path.",
+            "There is no pack at {path}; check the path.",
             path=str(path),
         )
     try:
@@ -173,12 +172,12 @@ def _check_files(files: list[PackFile], components: Iterable[Component]) -> None
     for file in (*files, *(file for component in components for file in component.files)):
         if known.setdefault(file.name, file) != file:
             raise PackError(
-                "{file} should be in the manifest with one size and hash, but there are two; get"
-                " the pack again or export it anew.",
+                "pack.json describes {file} twice and differently; get the pack again or export "
+                "it anew.",
                 file=file.name,
             )
     if MANIFEST in known:
-        raise wrong("components", f"a table of other files than {MANIFEST}", MANIFEST)
+        raise wrong("components", f"!= {MANIFEST}", MANIFEST)
     check_together([MANIFEST, *known])
 
 
@@ -189,13 +188,17 @@ def _read(path: Path, source: Source) -> Pack:
     transformer = section(manifest, "transformer", TransformerConfig)
     schedule = schedule_of(manifest)
     if schedule.stages != geometry.stages:
-        raise wrong("schedule.stage_range", f"for {geometry.stages} stages", schedule.stage_range)
+        raise wrong(
+            "schedule.stage_range",
+            f"len(stage_range) == {geometry.stages + 1}",
+            schedule.stage_range,
+        )
     first = None
     if manifest.get("first_frame") is not None:
         first = section(manifest, "first_frame", FirstFrameConfig)
     tokenizers = tokenizers_of(manifest)
     sizes = sizes_of(geometry, transformer, tokenizers)
-    listed = get(manifest, "components", dict, "", "a table")
+    listed = get(manifest, "components", dict, "", "object")
     components = {name: component_of(name, values, sizes) for name, values in listed.items()}
     licences = licences_of(manifest)
     alone = [*(tokenizer.file for tokenizer in tokenizers.values()), *licences]
@@ -211,7 +214,7 @@ def _read(path: Path, source: Source) -> Pack:
             source.check(file.name, file.size)
     for name in (*REQUIRED, *(("first_frame",) if first else ())):
         if name not in components or name in missing:
-            raise wrong("components", f"a table with {name}", list(components))
+            raise wrong("components", name, list(components))
     return Pack(
         path=path,
         pack_hash=digest,

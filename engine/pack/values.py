@@ -8,13 +8,15 @@ from typing import Any
 from engine.errors import PackError
 
 MANIFEST = "pack.json"
-GET_AGAIN = "get the pack again or export it anew"
 
 
 def wrong(where: str, expected: str, got: object) -> PackError:
-    """The error of a value that is not what was expected at its place in the manifest."""
+    """The error of a value that is not what was expected at its place in the manifest.
+
+    expected: in the words of JSON Schema, which need no translation.
+    """
     return PackError(
-        "{where} in {file} should be {expected}, but it is {got}; get the pack again or export it"
+        "{where} in {file} is {got}, and {expected} was expected; get the pack again or export it"
         " anew.",
         where=f"{where:.150}",
         file=MANIFEST,

@@ -76,9 +76,8 @@ def plain_folder(source: Path) -> Path:
         except OSError as error:
             reason = error.strerror or error
     raise BackendError(
-        "The NPU's runtime lies in {folder}, which has other letters than A to Z, and cannot be"
-        " copied to a plain folder ({reason}); install the studio in a folder such as"
-        " C:\\Neodragon.",
+        "The NPU's runtime is in {folder}, whose name has letters other than A to Z, and copying "
+        "it failed ({reason}); install the studio in a folder such as C:\\Neodragon.",
         folder=str(source),
         reason=reason,
     )

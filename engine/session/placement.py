@@ -13,7 +13,7 @@ from types import MappingProxyType
 import onnxruntime as ort
 
 from engine.errors import BackendError, Message, PackError, first_line
-from engine.pack import GET_AGAIN, Graph, Pack
+from engine.pack import Graph, Pack
 from engine.pack.graphs import version_numbers
 from engine.session import owner
 from engine.session.chips import chip_with, this_chip
@@ -101,7 +101,7 @@ def load_graph(
     """
     misfit = _misfit(graph, backend)
     if misfit:
-        raise BackendError(misfit.template, **misfit.values)
+        raise BackendError(misfit)
     if graph.context is not None:
         _check_context(graph, path)
 
@@ -117,8 +117,8 @@ def load_graph(
             session = load()
         except ORT_ERRORS as error:
             raise BackendError(
-                "The graph {file} should load on {backend}, but it does not ({reason}); choose"
-                " another backend, or get the pack again or export it anew.",
+                "The graph {file} does not load on {backend} ({reason}); choose another backend, "
+                "or get the pack again.",
                 file=graph.file.name,
                 backend=backend,
                 reason=first_line(error),
@@ -184,15 +184,15 @@ def open_graphs(
                 raise BackendError(
                     "{problem} If this device takes no graphs that share weights, export the pack"
                     " with --unshared.",
-                    problem=error,
+                    problem=error.message,
                 ) from error
             if following is None:
                 raise
             reason = first_line(
                 error.__cause__ if isinstance(error.__cause__, Exception) else error
             )
-            told = Message(following.template, {"component": component, "reason": reason})
-            print(told, file=sys.stderr)
+            values = {"component": component, "reason": reason}
+            print(Message(following.template, values), file=sys.stderr)
     raise AssertionError("placements are never empty")
 
 
@@ -266,28 +266,27 @@ def placements(
     if found:
         return found
     if problem:
-        raise BackendError(problem.template, **problem.values)
+        raise BackendError(problem)
     if backend == "npu-emulated" and pack.graphs(component, "context-shared"):
         raise BackendError(
-            "The component {component} of {name} should have graphs for the emulation, but"
-            " its graphs share their weights; export the pack with --unshared.",
+            "The graphs of {component} in {name} share their weights, which the emulation cannot "
+            "load; export the pack with --unshared.",
             component=component,
             name=pack.name,
         )
     if backend == "cpu" and pack.graphs(component, "context"):
         raise BackendError(
-            "The component {component} of {name} should have graphs for the CPU, but it is"
-            " compiled for the NPU alone; choose the backend npu, or another pack.",
+            "The component {component} of {name} is compiled for the NPU only; choose the backend"
+            " npu, or another pack.",
             component=component,
             name=pack.name,
         )
     raise PackError(
-        "The component {component} of {name} should have a graph {role}, but it has"
-        " none; {get_again}.",
+        "The component {component} of {name} has no graph {role}; get the pack again or export it"
+        " anew.",
         component=component,
         name=pack.name,
         role=role,
-        get_again=GET_AGAIN,
     )
 
 
@@ -305,15 +304,15 @@ def _misfit(graph: Graph, place: Backend) -> Message | None:
         )
     if place == "npu" and mine is not None and mine.htp_arch != made_for.htp_arch:
         return Message(
-            "The graph {graph} is compiled for {chip}, but this machine has {mine}; use a pack"
-            " made for it.",
+            "The graph {graph} is compiled for {chip}, and this machine has {mine}; use a pack "
+            "made for {mine}.",
             {"graph": graph.name, "chip": chip.name, "mine": mine.name},
         )
     installed = qnn_sdk()
     if installed and version_numbers(made_for.sdk) > version_numbers(installed):
         return Message(
-            "The graph {graph} is compiled by QNN {sdk}, but this version has {installed}; update"
-            " Neodragon Studio.",
+            "The graph {graph} is compiled by QNN {sdk}, and this version has the older "
+            "{installed}; update Neodragon Studio.",
             {"graph": graph.name, "sdk": made_for.sdk, "installed": installed},
         )
     return None
@@ -346,8 +345,7 @@ def _check_context(graph: Graph, path: Path) -> None:
     sound = bool(names) and bytes([len(names[0])]) + names[0] in content
     if not sound or content.count(b".bin") != 1:
         raise PackError(
-            "{name} should read {value} alone, but it does not; {get_again}.",
+            "{name} does not read {binary} alone; get the pack again or export it anew.",
             name=graph.file.name,
-            value=graph.data[0].name if names else "one binary",
-            get_again=GET_AGAIN,
+            binary=graph.data[0].name if names else "*.bin",
         )

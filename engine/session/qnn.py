@@ -8,7 +8,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from engine.errors import BackendError
+from engine.errors import BackendError, Message
 from engine.session import library
 from engine.session.chips import ASSUMED, this_chip
 from engine.session.runtime import BACKENDS, ORT_ERRORS, Backend, NoBackendError
@@ -57,12 +57,12 @@ def require(backend: str) -> Backend:
             if reason is None:
                 return known
             raise NoBackendError(
-                "The backend {backend} should be on this machine, but {reason}; use --backend cpu.",
+                "The backend {backend} cannot run here: {reason}; use --backend cpu.",
                 backend=known,
                 reason=reason,
             )
     raise NoBackendError(
-        "The backend should be one of {known}, but it is {backend}; choose one of them.",
+        "There is no backend {backend}; choose one of {known}.",
         known=", ".join(BACKENDS),
         backend=repr(backend),
     )
@@ -87,22 +87,27 @@ def _is_npu(device: Any) -> bool:
     return bool(device.device.type == ort.OrtHardwareDeviceType.NPU)
 
 
-def _unavailable(backend: Backend) -> str | None:
+def _unavailable(backend: Backend) -> Message | None:
     """Why this machine lacks a backend, None where it has it."""
     if backend == "cpu":
         return None
     machine = platform.system(), platform.machine()
     if backend == "npu-emulated" and machine not in EMULATING:
-        return f"it exists for x86-64 Linux and Windows only and this is {' '.join(machine)}"
+        return Message(
+            "it exists for x86-64 Linux and Windows only, and this is {machine}",
+            {"machine": " ".join(machine)},
+        )
     if backend == "npu" and sys.platform == "win32" and sys.version_info < LEAST_PYTHON:
-        return "Python 3.11 loads the wrong libraries for it on Windows; install Python 3.12"
+        return Message(
+            "Python 3.11 loads the wrong libraries for it on Windows, Python 3.12 the right ones"
+        )
     if not library.is_installed():
-        return "onnxruntime-qnn is not installed"
+        return Message("onnxruntime-qnn is not installed")
     devices = _devices()
     if not devices:
-        return "onnxruntime-qnn finds no device"
+        return Message("onnxruntime-qnn finds no device")
     if backend == "npu" and not any(_is_npu(device) for device in devices):
-        return "there is no Hexagon NPU"
+        return Message("there is no Hexagon NPU")
     return None
 
 
@@ -115,7 +120,7 @@ def qnn_options(backend: Backend, **extra: str) -> dict[str, str]:
     unknown = sorted(set(options) - QNN_OPTION_NAMES)
     if unknown:
         raise BackendError(
-            "The QNN options should be known ones, but there is {name}; correct its name.",
+            "QNN has no option {name}; correct its name.",
             name=repr(unknown[0]),
         )
     return options

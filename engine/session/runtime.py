@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from engine.errors import BackendError, Message, PackError, first_line
-from engine.pack import GET_AGAIN, Graph, TensorSpec
+from engine.pack import Graph, TensorSpec
 
 ort.disable_telemetry_events()  # also where the legacy backend does not know the variable
 
@@ -134,7 +134,7 @@ class OrtSession:
         """
         if self._session is None:
             raise BackendError(
-                "The graph {graph} should be open, but it is closed; open it again.",
+                "The graph {graph} is closed; open it again.",
                 graph=self.name,
             )
         started = time.perf_counter()
@@ -154,7 +154,7 @@ class OrtSession:
                 return do(self._session)
         except ORT_ERRORS as error:
             raise BackendError(
-                "The graph {graph} should run, but it failed ({reason}); try another backend.",
+                "The graph {graph} failed ({reason}); try another backend.",
                 graph=self.name,
                 reason=first_line(error),
             ) from error
@@ -241,11 +241,10 @@ def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
     """Raise BackendError unless the inputs are those of the graph; a named size is one size."""
     if set(inputs) != set(specs):
         raise BackendError(
-            "The graph {name} should get {names}, but it gets {names_2}; {get_again}.",
+            "The graph {name} takes the inputs {names}, and got {got}; update Neodragon Studio.",
             name=name,
             names=", ".join(specs),
-            names_2=", ".join(inputs),
-            get_again=GET_AGAIN,
+            got=", ".join(inputs),
         )
     named: dict[str, int] = {}
     for key, array in inputs.items():
@@ -256,14 +255,13 @@ def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
             fits = fits and size == expected
         if not fits:
             raise BackendError(
-                "The input {key} of the graph {name} should be {spec}, but it is {dtype}"
-                " {shape}; {get_again}.",
+                "The input {key} of the graph {name} is {dtype} {shape}, and {spec} was expected;"
+                " get the pack again or export it anew.",
                 key=key,
                 name=name,
                 spec=spec,
                 dtype=array.dtype,
                 shape=list(array.shape),
-                get_again=GET_AGAIN,
             )
 
 
@@ -272,12 +270,11 @@ def check_graph(graph: Graph, key: str, found: Mapping[str, Any]) -> None:
     specs: Mapping[str, TensorSpec] = getattr(graph, key)
     if set(found) != set(specs):
         raise PackError(
-            "{name} should have the {key} {names}, but it has {names_2}; {get_again}.",
+            "{name} has the {key} {got} instead of {names}; get the pack again or export it anew.",
             name=graph.file.name,
             key=key,
             names=", ".join(specs),
-            names_2=", ".join(found),
-            get_again=GET_AGAIN,
+            got=", ".join(found),
         )
     for name, spec in specs.items():
         dtype = TYPES.get(found[name].type, found[name].type)
@@ -289,11 +286,11 @@ def check_graph(graph: Graph, key: str, found: Mapping[str, Any]) -> None:
             fits = fits and (loose or size == wanted)
         if not fits:
             raise PackError(
-                "{name} of {name_2} should be {spec}, but it is {dtype} {shape}; {get_again}.",
+                "{name} of {file} is {dtype} {shape}, and {spec} was expected; get the pack again"
+                " or export it anew.",
                 name=name,
-                name_2=graph.file.name,
+                file=graph.file.name,
                 spec=spec,
                 dtype=dtype,
                 shape=shape,
-                get_again=GET_AGAIN,
             )

@@ -89,8 +89,8 @@ def decode(source: bytes) -> Text:
 def _refuse(kind: str | None) -> None:
     if kind:
         raise BatchError(
-            "The list is {kind}, but it should be text; open it in the program that made it and"
-            " save it as CSV (UTF-8) or as plain text.",
+            "The list is {kind}, and only text can be read; open it in the program that made it "
+            "and save it as CSV (UTF-8) or as plain text.",
             kind=Message(kind),
         )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -231,7 +233,7 @@ class Rows:
         path = _inside(self.folders, "wildcard", f"{name}.txt")
         try:
             if path.stat().st_size > LIST_LIMIT:
-                raise OSError(0, "it is too large")
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             lines = [line.strip() for line in lines_of(decode(path.read_bytes()).words)]
         except OSError as error:
             raise RequestError(

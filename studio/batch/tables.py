@@ -69,8 +69,8 @@ def _check_header(line: str, found: Records) -> None:
         )
     if "prompt" not in header:
         raise BatchError(
-            "The first line of a table names its columns and prompt among them, but it is {line};"
-            " write one like prompt,look_seed,motion_seed, each in a cell of its own.",
+            "The first line of a table names its columns, one of them prompt; here it is {line}. "
+            "Write one like prompt,look_seed,motion_seed, each in a cell of its own.",
             line=repr(line[:60]),
         )
 
@@ -115,7 +115,7 @@ def _table_row(
             {
                 "count": len(cells),
                 "columns": len(header),
-                "delimiter": "a tab" if delimiter == "\t" else delimiter,
+                "delimiter": Message("a tab") if delimiter == "\t" else delimiter,
             },
         )
     cells = [_unguarded(cell) for cell in cells]

@@ -21,8 +21,10 @@ GROUPED = re.compile(  # 1,234,567.00
 )
 POWER = re.compile(r"(\d{1,10})(?:[.,](\d*))?e\+?(\d{1,2})", re.ASCII | re.IGNORECASE)
 RANGE = re.compile(r"(\d{1,10})\.\.(\d{1,10})", re.ASCII)
-SEED = "write a whole number from 0 to {most}, several like 1..9 or 1, 2, 3, or nothing at all"
-BAD_SEED = "The {name} ({where}) is {got}; " + SEED + " for a random one."
+BAD_SEED = (
+    "The {name} ({where}) is {got}; write a whole number from 0 to {most}, several like 1..9 or"
+    " 1, 2, 3, or nothing at all for a random one."
+)
 UNCLEAR = (
     "The {name} ({where}) is {got}, which may be one number or several; write {one} for one number,"
     " or put a space after each comma."
@@ -209,7 +211,7 @@ def words(name: str, where: Message, value: object) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise RequestError(
-            "The {name} ({where}) is {got}, but it should be text; put it in quotes.",
+            "The {name} ({where}) is {got}, which is not text; put it in quotes.",
             name=Message(name),
             where=where,
             got=shown(value),

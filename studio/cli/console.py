@@ -65,7 +65,7 @@ def seed(text: str) -> int:
     """An argument that is a seed."""
     if not (text.isascii() and text.isdigit() and int(text) < 2**32):
         raise argparse.ArgumentTypeError(
-            f"it should be a whole number from 0 to {2**32 - 1}, but it is {text!r}"
+            f"use a whole number from 0 to {2**32 - 1} instead of {text!r}"
         )
     return int(text)
 
@@ -73,7 +73,7 @@ def seed(text: str) -> int:
 def counted(text: str) -> int:
     """An argument that is a number from 1."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**63):
-        raise argparse.ArgumentTypeError(f"it should be a whole number from 1, but it is {text!r}")
+        raise argparse.ArgumentTypeError(f"use a whole number from 1 instead of {text!r}")
     return int(text)
 
 

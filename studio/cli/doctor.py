@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from studio.cli.console import SOME_FAILED, print_json
 
@@ -34,5 +33,5 @@ def _doctor(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print(redacted(str(line)) if arguments.report else line, flush=True)
     if arguments.json:
-        print_json([asdict(line) for line in lines])
+        print_json([line.to_dict() for line in lines])
     return SOME_FAILED if any(line.state == "fail" for line in lines) else 0

@@ -58,10 +58,10 @@ def _export(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             raise ExportError(
-                "{flag} should go {value} --join, but it does not; {value_2}.",
+                "{flag} works only without --join; leave one of them out."
+                if arguments.join
+                else "{flag} works only with --join; add it.",
                 flag=flag,
-                value="without" if arguments.join else "with",
-                value_2="leave one of them out" if arguments.join else "add --join",
             )
     if arguments.join:
         results: list[dict[str, object]] = [_joined(arguments)]

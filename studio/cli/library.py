@@ -82,20 +82,18 @@ def _library(arguments: argparse.Namespace) -> int:
     for name in sorted(given):
         if getattr(arguments, name) is not None:
             raise LibraryError(
-                "`nds library{number}` should go without --{name}, but that is given; leave it"
-                " out.",
-                number=f" {action}" * bool(action),
+                "`nds library{action}` has no option --{name}; leave it out.",
+                action=f" {action}" * bool(action),
                 name=name,
             )
     if action and not clips:
         raise LibraryError(
-            "`nds library {action}` should have clips after it, but has none; name some.",
+            "`nds library {action}` needs clips; name some after it.",
             action=action,
         )
     if action == "mark" and all(getattr(arguments, name) is None for name in ACTIONS["mark"]):
         raise LibraryError(
-            "`nds library mark` should have --star, --keep, --no-keep or --note, but has none; say"
-            " what to change."
+            "`nds library mark` needs --star, --keep, --no-keep or --note; say what to change."
         )
     with Library(paths.jobs_file(), settings.clips_folder()) as library:
         if action is None:
@@ -190,7 +188,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             "file": str(clip.absolute()),
             "outcome": result.outcome,
             "psnr": result.psnr,
-            "notes": result.notes,
+            "notes": [str(note) for note in result.notes],
         }
 
     with open_pack(arguments.pack or settings.pack_path()) as pack:
@@ -203,7 +201,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _stars(text: str) -> int:
     if text not in tuple("012345"):
-        raise argparse.ArgumentTypeError(f"it should be 0 to 5, but it is {text!r}")
+        raise argparse.ArgumentTypeError(f"give 0 to 5 stars instead of {text!r}")
     return int(text)
 
 
@@ -212,5 +210,5 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"it should be a day such as 2026-11-22, but it is {text!r}"
+            f"write a day such as 2026-11-22 instead of {text!r}"
         ) from None

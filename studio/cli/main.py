@@ -181,7 +181,7 @@ def _steps(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"they should be three whole numbers such as 1,1,1, but they are {text!r}"
+            f"write three whole numbers such as 1,1,1 instead of {text!r}"
         ) from None
 
 

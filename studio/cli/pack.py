@@ -113,7 +113,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     with open_pack(path) as pack:
         wrong = {file.name: problem for file, problem in packs.damaged(pack) if problem}
         if arguments.json:
-            print_json({"pack": str(path), "damaged": wrong})
+            print_json(
+                {
+                    "pack": str(path),
+                    "damaged": {name: str(problem) for name, problem in wrong.items()},
+                }
+            )
             return FAILED if wrong else 0
         if wrong:
             raise PackError(next(iter(wrong.values())))
@@ -136,7 +141,7 @@ def _list(arguments: argparse.Namespace) -> None:
         return
     for one in known:
         mark = "*" if one.path.resolve() == used else " "
-        words = one.problem or f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB"
+        words = str(one.problem or f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB")
         if one.absent:
             words += f", without {', '.join(one.absent)}"
         print(f"{mark} {one.path.name:32} {words}")
@@ -150,7 +155,7 @@ def _row(one: Installed) -> dict[str, Any]:
         "bytes": one.size,
         "parts": list(one.parts),
         "absent": list(one.absent),
-        "problem": one.problem,
+        "problem": str(one.problem or ""),
     }
 
 
@@ -185,7 +190,7 @@ def _repair(arguments: argparse.Namespace) -> int:
         target = packs.target_of(pack, packs.home())
     if not target.is_dir():
         raise packs.InstallError(
-            "{name} should be installed already, but it is not; install it instead.",
+            "{name} is not installed yet, so there is nothing to repair; install it.",
             name=target.name,
         )
     _install(arguments)

@@ -31,7 +31,7 @@ def _settings(arguments: argparse.Namespace) -> None:
     name = arguments.name
     if name is not None and name not in KNOWN:
         raise SettingsError(
-            "The setting should be one of {names}, but it is {name!r}; choose one of them.",
+            "There is no setting {name!r}; choose one of {names}.",
             names=", ".join(KNOWN),
             name=name,
         )

@@ -94,15 +94,15 @@ def export(
     """
     if format not in FORMATS:
         raise ExportError(
-            "The format should be one of {names}, but it is {format!r}; choose one of them.",
+            "There is no format {format!r}; choose one of {names}.",
             names=", ".join(FORMATS),
             format=format,
         )
     if not isinstance(loops, int) or not 1 <= loops <= LOOPS:
         raise ExportError(
-            "The clip should be in it 1 to {loops} times, but it is {loops_2!r}; choose a number.",
-            loops=LOOPS,
-            loops_2=loops,
+            "A clip can be repeated 1 to {most} times, not {loops!r}; choose a number.",
+            most=LOOPS,
+            loops=loops,
         )
     target = prepare(target, target.suffix.lower() if format == "png" else f".{format}")
     shot = read_shot(clip)

@@ -115,18 +115,17 @@ def timeline(clips: Sequence[Path], target: Path) -> Path:
 def _shots(clips: Sequence[Path]) -> Iterator[Shot]:
     """The clips one by one, all of one frame rate; raises ExportError, OutputError."""
     if not clips:
-        raise ExportError("There should be clips to join, but there are none; choose some.")
+        raise ExportError("There are no clips to join; choose some.")
     fps = None
     for clip in clips:
         shot = read_shot(clip)
         fps = fps or shot.fps
         if shot.fps != fps:
             raise ExportError(
-                "{name} should have {fps} frames per second as the first clip has, but it has"
-                " {fps_2}; leave it out.",
+                "{name} has {got} frames per second, and the first clip has {fps}; leave it out.",
                 name=clip.name,
                 fps=fps,
-                fps_2=shot.fps,
+                got=shot.fps,
             )
         yield shot
 

@@ -112,7 +112,7 @@ def inside(path: Path, kind: Kind | None = None) -> dict[str, Any]:
         assert isinstance(metadata, dict)
     except (OSError, ValueError, KeyError, SyntaxError, AssertionError) as error:
         raise OutputError(
-            "{name} is no frame with its settings inside; make it again.",
+            "{name} is not a first frame with its settings inside; draw it again.",
             name=path.name,
         ) from error
     return metadata

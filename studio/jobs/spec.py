@@ -64,7 +64,7 @@ class Work(Request):
             if isinstance(value, str) and value.encode("utf-8", "replace").decode() != value:
                 raise RequestError(
                     "The {name} has half a character in {text}; type it again.",
-                    name=name.replace("_", " "),
+                    name=Message(name.replace("_", " ")),
                     text=ascii(value)[:40],
                 )
 
@@ -201,8 +201,7 @@ def _digest(picture: str) -> str:
         return _digest_of(picture, stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError) as error:
         raise RequestError(
-            "The picture {picture} should be a file, but it cannot be read ({reason});"
-            " choose another.",
+            "The picture {picture} cannot be read ({reason}); choose another.",
             picture=picture,
             reason=getattr(error, "strerror", None) or error,
         ) from error

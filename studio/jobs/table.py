@@ -395,8 +395,8 @@ class JobTable(JobFile):
                 raise JobsError(
                     "Job {id} is {state} and cannot be {verb}; look at the queue again.",
                     id=job_id,
-                    state=row["state"],
-                    verb=verb,
+                    state=Message(row["state"]),
+                    verb=Message(verb),
                 )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from babel import Locale
 from babel.dates import format_datetime
-from babel.numbers import format_decimal
+from babel.numbers import format_decimal, get_decimal_symbol
 
 from engine.errors import Message, NeodragonError
 from studio.system.paths import ASSETS
@@ -46,14 +46,32 @@ def words(key: str, language: str, **values: object) -> str:
 
 def translated(message: Message, language: str) -> str:
     """A message in `language`; in English where it is not translated."""
-    template = _table("messages.json").get(message.template, {}).get(language)
-    if template is None:
-        return str(message)
-    values = {
-        name: translated(value, language) if isinstance(value, Message) else value
-        for name, value in message.values.items()
-    }
+    template = _table("messages.json").get(message.template, {}).get(language, message.template)
+    values = {name: _localised(value, language) for name, value in message.values.items()}
     return str(Message(template, values))
+
+
+def _localised(value: object, language: str) -> object:
+    """A value of a message: messages inside it are translated, decimals get the language's mark."""
+    if isinstance(value, Message):
+        return translated(value, language)
+    if isinstance(value, float):
+        return _Decimal(value, get_decimal_symbol(language))
+    return value
+
+
+class _Decimal(float):
+    """A number that a template's `{value:.1f}` writes with another decimal mark."""
+
+    def __new__(cls, value: float, mark: str) -> _Decimal:
+        decimal = super().__new__(cls, value)
+        decimal.mark = mark
+        return decimal
+
+    mark: str
+
+    def __format__(self, spec: str) -> str:
+        return float(self).__format__(spec).replace(".", self.mark)
 
 
 def number(value: float, language: str, digits: int = 0) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Request
-from engine.errors import NeodragonError, RequestError
+from engine.errors import Message, NeodragonError, RequestError
 from studio.jobs.spec import KINDS
 from studio.media import sidecars
 from studio.media.sidecars import Kind
@@ -36,13 +36,16 @@ class Origin:
     key: str | None
     marks: Mapping[str, Any]
 
-    def pack_note(self, name: str, version: str, pack_hash: str) -> str:
-        """A sentence to show where that pack is another than the one it was made with, else ""."""
+    def pack_note(self, name: str, version: str, pack_hash: str) -> Message | None:
+        """A sentence to show where that pack is another than the one it was made with."""
         if pack_hash == self.pack_hash:
-            return ""
-        return (
-            f"It was made with the pack {self.pack_name} {self.pack_version}"
-            f" ({self.pack_hash[:12]}), but this is {name} {version} ({pack_hash[:12]})."
+            return None
+        return Message(
+            "It was made with the pack {made_with}; the pack in use is {here}.",
+            {
+                "made_with": f"{self.pack_name} {self.pack_version} ({self.pack_hash[:12]})",
+                "here": f"{name} {version} ({pack_hash[:12]})",
+            },
         )
 
 
@@ -57,7 +60,7 @@ def restore(path: Path) -> Origin:
     marks = content.get("marks")
     kind = content.get("kind", "clip")
     if kind not in KINDS:
-        raise _wrong(path, f"{' or '.join(KINDS)} as its kind", kind)
+        raise _wrong(path, "kind", kind)
     try:
         request = Request.from_dict(content)
     except RequestError as error:
@@ -82,13 +85,13 @@ def _optional(path: Path, content: Mapping[str, Any], name: str) -> str | None:
     value = content.get(name)
     if value is None or isinstance(value, str):
         return value
-    raise _wrong(path, f"text as its {name}", value)
+    raise _wrong(path, name, value)
 
 
-def _wrong(path: Path, expected: str, got: object) -> RestoreError:
+def _wrong(path: Path, field: str, got: object) -> RestoreError:
     return RestoreError(
-        "{name} should have {expected}, but it has {value!r}; choose another file.",
+        "{name} says {value!r} for {field}, which is not a {field}; choose another file.",
         name=path.name,
-        expected=expected,
+        field=field,
         value=str(got)[:40],
     )

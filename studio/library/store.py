@@ -88,9 +88,9 @@ class Library(LibraryIndex):
         """Change the user's marks, those that are None staying as they are; the item then."""
         if stars is not None and (not isinstance(stars, int) or not 0 <= stars <= STARS):
             raise LibraryError(
-                "The stars should be 0 to {stars}, but they are {stars_2!r}; choose one of these.",
-                stars=STARS,
-                stars_2=stars,
+                "A clip has 0 to {most} stars, not {stars!r}; choose one of these.",
+                most=STARS,
+                stars=stars,
             )
         news = {"stars": stars, "keep": keep, "note": note}
         with self._transaction():  # so that no other process marks it in between
@@ -196,8 +196,8 @@ class Library(LibraryIndex):
             pass
         if row is None:
             raise LibraryError(
-                "{name} should be a clip or a first frame of ours in {folder}, but it is not;"
-                " look at the library again.",
+                "{name} is not a clip or first frame of the library in {folder}; refresh the "
+                "library.",
                 name=path.name,
                 folder=self.folder,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import Request
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from engine.measures import psnr
 from engine.pack import Pack
 from engine.pipeline import Event, FirstFrame, UnitFrames, generate
@@ -32,6 +32,14 @@ Outcome = Literal["identical", "close", "different"]
 CLOSE = 35.0
 
 
+OUTCOMES: Mapping[tuple[Outcome, bool], str] = {
+    ("identical", False): "Identical.",
+    ("close", True): "Close ({db:.1f} dB).",
+    ("different", True): "Different ({db:.1f} dB).",
+    ("different", False): "Different.",
+}
+
+
 class VerifyError(NeodragonError):
     """A clip cannot be made again here."""
 
@@ -46,11 +54,16 @@ class Verification:
 
     outcome: Outcome
     psnr: float | None
-    notes: tuple[str, ...]
+    notes: tuple[Message, ...]
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The outcome and the notes, to show one after the other."""
+        values = {} if self.psnr is None else {"db": self.psnr}
+        return (Message(OUTCOMES[self.outcome, bool(values)], values), *self.notes)
 
     def __str__(self) -> str:
-        number = "" if self.psnr is None else f" ({self.psnr:.1f} dB)"
-        return " ".join([f"{self.outcome.capitalize()}{number}.", *self.notes])
+        return " ".join(map(str, self.messages))
 
 
 def verify(
@@ -72,8 +85,7 @@ def verify(
     metadata = sidecars.inside(path)
     if "export" in metadata:
         raise VerifyError(
-            "{name} should be a clip as it was made, but it is an export of one; verify"
-            " the original.",
+            "{name} is an export of a clip; verify the original.",
             name=path.name,
         )
     if origin.request.image is not None and image is None:
@@ -83,9 +95,10 @@ def verify(
             image=str(origin.request.image),
         )
     backend = require(origin.backend) if backend is None else backend
-    notes = [origin.pack_note(pack.name, pack.version, pack.pack_hash)]
+    notes: list[Message | None] = [origin.pack_note(pack.name, pack.version, pack.pack_hash)]
     if backend != origin.backend:
-        notes.append(f"It was made on {origin.backend}, but compared on {backend}.")
+        values = {"made_on": origin.backend, "here": backend}
+        notes.append(Message("It was made on {made_on} and is compared on {here}.", values))
     request = replace(origin.request, image=image)
     if image is not None:
         notes.append(_image_note(origin, pack, request))
@@ -109,10 +122,13 @@ def verify(
     return _compared(before, again, tuple(note for note in notes if note))
 
 
-def _compared(before: Bytes, again: Bytes, notes: tuple[str, ...]) -> Verification:
+def _compared(before: Bytes, again: Bytes, notes: tuple[Message, ...]) -> Verification:
     if before.shape != again.shape:
-        sizes = [f"{len(f)} of {f.shape[2]} x {f.shape[1]}" for f in (before, again)]
-        note = f"Its frames are {sizes[0]}, but they should be {sizes[1]}."
+        sizes = [f"{len(f)} x {f.shape[2]} x {f.shape[1]}" for f in (before, again)]
+        note = Message(
+            "Its frames (number, width, height) are {got}, those made now {made}.",
+            {"got": sizes[0], "made": sizes[1]},
+        )
         return Verification("different", None, (*notes, note))
     if np.array_equal(before, again):
         return Verification("identical", None, notes)
@@ -120,12 +136,15 @@ def _compared(before: Bytes, again: Bytes, notes: tuple[str, ...]) -> Verificati
     return Verification("close" if decibels >= CLOSE else "different", decibels, notes)
 
 
-def _image_note(origin: Origin, pack: Pack, request: Request) -> str:
-    """A sentence where the key it was made under tells that the image is another, else ""."""
+def _image_note(origin: Origin, pack: Pack, request: Request) -> Message | None:
+    """A sentence where the key it was made under tells that the image is another."""
     if origin.key is None or pack.pack_hash != origin.pack_hash:
-        return ""
+        return None
     made_by = {"pack": str(pack.path), "backend": origin.backend, "kind": origin.kind}
     work = Work.from_dict(request.to_dict() | made_by)
     if content_key(work, pack) == origin.key:
-        return ""
-    return f"The picture {Path(str(request.image)).name} is not the one that it began with."
+        return None
+    return Message(
+        "The picture {image} is not the one that it began with.",
+        {"image": Path(str(request.image)).name},
+    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from engine.errors import RequestError
+from engine.errors import Message, RequestError
 from studio.media.colour import BAND, painter
 from studio.media.provenance import PACKET, PNG_KEYWORD
 from studio.system.files import prepare, publish, writing
@@ -32,17 +32,17 @@ LIMIT = 2**27
 LIMITS = {"JPEG": 2**28, "MPO": 2**28, "WEBP": 5 * 10**7, "AVIF": 5 * 10**7}
 HEAD = 64  # bytes that tell a format
 OTHERS = {  # formats that are told by name
-    b"%!PS": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"%PDF": "PDF",
-    b"8BPS": "Photoshop",
-    b"gimp xcf": "GIMP",
-    b"<svg": "SVG",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\0\0\1\0": "icon",
+    b"%!PS": "a PostScript file",
+    b"\xc5\xd0\xd3\xc6": "a PostScript file",
+    b"%PDF": "a PDF document",
+    b"8BPS": "a Photoshop file",
+    b"gimp xcf": "a GIMP file",
+    b"<svg": "an SVG drawing",
+    b"\xff\x0a": "a JPEG XL picture",
+    b"\0\0\0\x0cJXL ": "a JPEG XL picture",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 picture",
+    b"\0\0\1\0": "an icon",
     b"FUJIFILM": "camera raw",
 }
 KNOWN = (  # what begins like this is one of FORMATS
@@ -100,8 +100,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                         yield file
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
                 raise RequestError(
-                    "The picture {path} has more than the {limit} million pixels that are read;"
-                    " make it smaller first.",
+                    "The picture {path} has more than the {limit} million pixels that can be "
+                    "read; make it smaller first.",
                     path=path,
                     limit=LIMITS["JPEG"] // 10**6,
                 ) from error
@@ -146,7 +146,7 @@ def _unread(path: Path, kind: str) -> RequestError:
     return RequestError(
         "The picture {path} is {kind}, which cannot be read here; save it as PNG or JPEG first.",
         path=path,
-        kind=kind,
+        kind=Message(kind),
     )
 
 
@@ -155,9 +155,9 @@ def _other_format(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         brands = {head[k : k + 4] for k in range(8, len(head) - 3, 4)}
         if brands & {b"avif", b"avis"}:
-            return "AVIF"
+            return "an AVIF picture"
         if brands & {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}:
-            return "HEIC"
+            return "a HEIC picture"
         return "camera raw" if b"crx " in brands else "a video"
     return next((name for start, name in OTHERS.items() if head.startswith(start)), "")
 
@@ -172,8 +172,8 @@ def _check_size(path: Path, file: Image.Image) -> None:
         limit = LIMIT
     if file.width * file.height > limit:
         raise RequestError(
-            "The picture {path} has {width} x {height} pixels, but only {limit} million are read;"
-            " make it smaller first.",
+            "The picture {path} has {width} x {height} pixels; at most {limit} million can be "
+            "read. Make it smaller first.",
             path=path,
             width=file.width,
             height=file.height,

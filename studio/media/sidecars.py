@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from engine.errors import Message
 from studio.media.video import read_metadata
 from studio.system.files import (
     OutputError,
@@ -35,7 +36,7 @@ SHORT = 60  # characters of a name that is short enough in any script
 def inside(path: Path) -> dict[str, Any]:
     """What a clip or a first frame carries inside; raises OutputError where it is not ours."""
     kind = KINDS.get(path.suffix.lower())
-    problem = "it is something else"
+    problem: object = Message("another kind of file")
     try:
         if kind == "clip":
             metadata: object = read_metadata(path)
@@ -47,12 +48,12 @@ def inside(path: Path) -> dict[str, Any]:
         if isinstance(metadata, dict) and _is_ours(metadata):
             return {"kind": kind} | metadata
     except OSError as error:
-        problem = error.strerror or "it cannot be read"
+        problem = error.strerror or Message("it cannot be read")
     except (ValueError, KeyError, SyntaxError, RecursionError, Image.DecompressionBombError):
-        problem = "it has none"
+        problem = Message("it has none")
     raise OutputError(
-        "{name} should be a clip or a first frame with its settings inside, but"
-        " {problem}; choose one made by Neodragon Studio.",
+        "{name} has no settings of Neodragon Studio inside ({problem}); choose a clip or first "
+        "frame that it made.",
         name=path.name,
         problem=problem,
     )
@@ -91,7 +92,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises OutputError where it is not ours.
     """
-    problem = "it is not or is damaged"
+    problem: object = Message("another file, or damaged")
     try:
         if path.suffix.lower() in KINDS:
             found = beside(path)
@@ -100,10 +101,10 @@ def read(path: Path) -> dict[str, Any]:
         if content is not None:
             return content
     except OSError as error:
-        problem = f"it cannot be read ({error.strerror})"
+        problem = error.strerror or Message("it cannot be read")
     raise OutputError(
-        "{name} should be the sidecar of a clip or a first frame, but {problem};"
-        " choose one made by Neodragon Studio.",
+        "{name} is not a sidecar of Neodragon Studio ({problem}); choose the JSON file beside a "
+        "clip.",
         name=path.name,
         problem=problem,
     )

@@ -39,8 +39,7 @@ def thumbnail(path: Path, cache: Path) -> Path:
         return small
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OutputError(
-            "{name} should be a clip or a first frame, but it cannot be shown ({error});"
-            " choose another.",
+            "{name} cannot be shown ({error}); choose another clip or first frame.",
             name=path.name,
             error=error,
         ) from error

@@ -24,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import Message
 from studio.media.provenance import mark
 from studio.system.files import OutputError, open_regular, prepare, publish, writing
 
@@ -89,7 +90,7 @@ def stream_mp4(
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata `write_mp4` put into a file; raises OutputError where there is none."""
-    problem = "it has none"
+    problem: object = Message("it has none")
     try:
         with open_regular(path) as stream:
             comment = _find(stream, BOXES_TO_COMMENT, path.stat().st_size)
@@ -100,10 +101,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except OSError as error:
         problem = error.strerror or str(error)
     except (ValueError, RecursionError, struct.error):
-        problem = "it cannot be read"
+        problem = Message("it cannot be read")
     raise OutputError(
-        "{name} should be a clip with its settings inside, but {problem}; choose one"
-        " made by Neodragon Studio.",
+        "{name} is not a clip with its settings inside ({problem}); choose one made by Neodragon "
+        "Studio.",
         name=path.name,
         problem=problem,
     )
@@ -129,9 +130,9 @@ def read_mp4(path: Path) -> tuple[Bytes, int]:
     shown = re.search(r"Video: rawvideo.*?, (\d+)x(\d+).*?, (\d+) fps", said)
     if not frames or shown is None:
         raise OutputError(
-            "{name} should be a clip, but it cannot be read ({value}); choose another.",
+            "{name} cannot be read as a clip ({reason}); choose another.",
             name=path.name,
-            value=_last_line(said) or "it has no pictures",
+            reason=_last_line(said) or Message("it has no pictures"),
         )
     width, height, fps = map(int, shown.groups())
     return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3), fps

@@ -130,7 +130,8 @@ def run(
     before = status()
     if before is not None and before.state == "running" and before.pid != os.getpid():
         raise BuildRefused(
-            "One pack should be built at a time, but {pack} is being built; wait or pause it.",
+            "{pack} is being built, and only one pack can be built at a time; wait, or pause that"
+            " build.",
             pack=Path(before.pack).name,
         )
     process = psutil.Process()
@@ -205,7 +206,8 @@ def start(weights: Path, target: str, pack: Path | None = None, multistep: bool 
     before = status()
     if before is not None and before.state == "running":
         raise BuildRefused(
-            "One pack should be built at a time, but {pack} is being built; wait or pause it.",
+            "{pack} is being built, and only one pack can be built at a time; wait, or pause that"
+            " build.",
             pack=Path(before.pack).name,
         )
     folder = pack or target_folder(target)
@@ -242,7 +244,7 @@ def go_on() -> None:
     before = status()
     if before is None or before.state in ("running", "done"):
         raise BuildRefused(
-            "A build should wait to go on, but there is none; choose the weights and build a pack."
+            "No paused build is left to resume; choose the weights and build a pack."
         )
     start(Path(before.weights), before.target, Path(before.pack))
 
@@ -251,7 +253,7 @@ def pause() -> None:
     """Ask the build to stop at the next graph; raises BuildRefused where none runs."""
     before = status()
     if before is None or before.state != "running":
-        raise BuildRefused("A build should be running to be paused, but none is.")
+        raise BuildRefused("No build is running, so there is nothing to pause.")
     pack = Path(before.pack)
     work = pack.with_name(f"{pack.name}.build")
     work.mkdir(parents=True, exist_ok=True)

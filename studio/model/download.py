@@ -83,8 +83,7 @@ def listed(multistep: bool = False) -> tuple[str, list[File]]:
     ]
     if not files:
         raise DownloadError(
-            "{repository} should list the published weights, but it lists none; get them by hand"
-            " and choose their folder.",
+            "{repository} lists no weights; download them by hand and choose their folder.",
             repository=REPOSITORY,
         )
     return str(told.sha), files
@@ -103,8 +102,8 @@ def download(folder: Path, report: Report, multistep: bool = False) -> Iterator[
     free = shutil.disk_usage(folder).free
     if missing and free - KEPT_FREE < missing - _cut_off(folder):
         raise DownloadError(
-            "The weights should have {wanted} GB of free disk, but there are {found} GB; free some"
-            " or choose another folder.",
+            "The weights need {wanted} GB of free disk, and {found} GB are free; free some or "
+            "choose another folder.",
             wanted=round((missing + KEPT_FREE) / 1e9, 1),
             found=round(free / 1e9, 1),
         )
@@ -160,7 +159,7 @@ def _fetch(file: File, revision: str, folder: Path, report: Callable[[int], None
     if not file.is_sound(folder / file.name):
         (folder / file.name).unlink(missing_ok=True)
         raise DownloadError(
-            "{name} should have the published hash, but it has another; download it again.",
+            "{name} does not have the published hash; download it again.",
             name=file.name,
         )
 
@@ -182,43 +181,38 @@ def _one_sentence(ask: Callable[[], Any]) -> Any:
         raise DownloadError(*_REASONS.get(code, _REASONS[0]), code=code) from error
     except (errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError) as error:  # type: ignore[attr-defined]
         raise DownloadError(
-            "{repository} should answer, but there is no way to it ({reason}); look at the"
-            " connection and the proxy, or get the weights by hand and choose their folder.",
+            "{repository} cannot be reached ({reason}); check the connection and the proxy, or "
+            "download the weights by hand and choose their folder.",
             repository=REPOSITORY,
             reason=_line(error),
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DownloadError(
-                "The weights should be written, but the disk is full; free some space and go on."
+                "The disk is full, so the weights cannot be written; free some space and download"
+                " again."
             ) from error
         raise DownloadError(
-            "The weights should be written, but they are not ({reason}); choose another folder.",
+            "The weights cannot be written ({reason}); choose another folder.",
             reason=_line(error),
         ) from error
 
 
 _REASONS: dict[int, tuple[str]] = {
     401: (
-        "The weights should be free to read, but the server wants to know who asks (401); accept"
+        "The server gives the weights only to known users (401); accept"
         " their licence on the server and put your token in HF_TOKEN.",
     ),
     403: (
-        "The weights should be free to read, but the server refuses (403); accept their licence"
+        "The server refuses to give the weights (403); accept their licence"
         " on the server, or use another token.",
     ),
     404: (
-        "The weights should be there, but the server has none of that name (404); get them by"
-        " hand and choose their folder.",
+        "The server has no weights of that name (404); download them by hand and choose"
+        " their folder.",
     ),
-    429: (
-        "The server should go on, but it has had too many requests (429); wait some minutes, then"
-        " go on.",
-    ),
-    0: (
-        "The server should send the weights, but it fails ({code}); try again later, what is"
-        " there stays.",
-    ),
+    429: ("The server had too many requests (429); wait some minutes, then download again.",),
+    0: ("The server fails ({code}); try again later, the files downloaded so far are kept.",),
 }
 
 

@@ -35,7 +35,7 @@ def seed_of(text: str | None, name: str) -> int | None:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= SEED_LIMIT:
         raise RequestError(
             "The {name} is {got}. Use a whole number from 0 to {limit}.",
-            name=Message("{name} seed", {"name": name}),
+            name=Message(f"{name} seed"),
             got=text[:40],
             limit=SEED_LIMIT - 1,
         )
@@ -277,13 +277,14 @@ class Create(Controls):
             known = self.desk.table.by_key([origin.key]) if origin.key else {}
             job = known.get(origin.key or "")
             pack = self.desk.pack
-            notes = [origin.pack_note(pack.name, pack.version, pack.pack_hash)]
+            other = origin.pack_note(pack.name, pack.version, pack.pack_hash)
+            notes = [self.say.message(other)] if other else []
             picture = str(job.work.image) if job and job.work.image else None
             if request.image and not picture:
                 notes.append(self.say("restore.picture", name=str(request.image)))
         except NeodragonError as error:
             return {self.message: html.failure(self.say.error(error))}
-        sentence = " ".join(note for note in notes if note)
+        sentence = " ".join(notes)
         return {
             self.prompt: request.prompt,
             self.style: "",

@@ -256,9 +256,7 @@ class Desk:
     def last_frame(self, job: Job) -> Path:
         """The last frame of a finished clip, to begin the next one with; raises OutputError."""
         if job.result is None or job.work.kind != "clip":
-            raise RequestError(
-                "A clip that is done should be continued, but this job has none; choose another."
-            )
+            raise RequestError("This job has no finished clip to extend; choose another.")
         frames, _ = read_mp4(job.result)
         geometry = self.pack.geometry
         return self._kept(fit(frames[-1], geometry.height, geometry.width))

@@ -13,11 +13,11 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import NeodragonError, RequestError
+from engine.errors import Message, NeodragonError, RequestError
 from studio.jobs.spec import Work, as_json, content_key
 from studio.page.desk import Desk
 
-KINDS = {str: "text", int: "a whole number", bool: "true or false"}
+KINDS = {str: Message("text"), int: Message("a whole number"), bool: Message("true or false")}
 
 
 def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
@@ -28,7 +28,7 @@ def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
     ) -> Work:
         if kind not in ("clip", "frame"):
             raise RequestError(
-                "The kind should be clip or frame, but it is {kind!r}; choose one of them.",
+                "The kind is {kind!r}; choose clip or frame.",
                 kind=kind,
             )
         asked = {"prompt": prompt, "look_seed": look_seed, "motion_seed": motion_seed}
@@ -77,8 +77,9 @@ def _spoken(function: Callable[..., Any], tried: Callable[..., Any] | None) -> C
             bound = signature.bind(*values, **named)
         except TypeError as error:
             raise RequestError(
-                "The values should be {names}, but {error}; correct them and ask again.",
-                names=", ".join(signature.parameters) or "none",
+                "The function takes the values {names} ({error}); correct them and send them "
+                "again.",
+                names=", ".join(signature.parameters),
                 error=str(error),
             ) from error
         bound.apply_defaults()
@@ -103,7 +104,7 @@ def _spoken(function: Callable[..., Any], tried: Callable[..., Any] | None) -> C
 def _check(name: str, value: Any, kind: Any) -> None:
     if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
         raise RequestError(
-            "The value {name} should be {kind}, but it is {value}; correct it and ask again.",
+            "The value of {name} is {value}; send {kind}.",
             name=name,
             kind=KINDS[kind],
             value=json.dumps(value, default=str)[:60],
@@ -124,7 +125,7 @@ def completed(function: Any, body: bytes, by_name: bool) -> bytes:
     data = asked.get("data", []) if isinstance(asked, dict) else None
     if not isinstance(data, list):
         raise RequestError(
-            "The request should be JSON like {example}, but it is not; correct it and ask again.",
+            "The request is not JSON like {example}; correct it and send it again.",
             example=json.dumps({"data": names}),
         )
     named = {name: asked[name] for name in names if name in asked}

@@ -113,7 +113,7 @@ async def _body(receive: Any) -> bytes:
         more = message.get("more_body", False)
         if len(body) > BODY:
             raise RequestError(
-                "The request should have {limit} bytes at most, but it has more; shorten it.",
+                "The request is longer than {limit} bytes; shorten it.",
                 limit=BODY,
             )
     return body

@@ -70,7 +70,9 @@ class ModelsView:
         used = self.desk.pack.path.resolve()
         rows = []
         for number, one in enumerate(self._known()):
-            words = one.problem or f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB"
+            words = f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB"
+            if one.problem:
+                words = self.say.message(one.problem)
             if one.absent:
                 words += ", " + self.say("models.without", parts=", ".join(one.absent))
             verbs = ["use", "check"] + ["remove"] * (one.path.parent == self.home)
@@ -96,7 +98,7 @@ class ModelsView:
                 with open_pack(one.path) as pack:
                     for _, problem in packs.damaged(pack):
                         if problem:
-                            return self._listed(), html.failure(problem)
+                            return self._listed(), html.failure(self.say.message(problem))
                 words = self.say("models.sound", name=one.name)
             elif event.verb == "use":
                 with open_pack(one.path):
@@ -117,8 +119,7 @@ class ModelsView:
     def _install(self, source: str, dropped: str | None) -> tuple[str, str]:
         path = (source or "").strip().strip('"') or dropped
         if not path:
-            problem = "There should be a folder or .zip to install, but none is given; choose one."
-            return self._listed(), html.failure(problem)
+            return self._listed(), html.failure(self.say("models.no_source"))
         running = self.desk.installation
         if running is None or not running.running:
             self.desk.installation = packs.Installation(Path(path), self.home)
@@ -137,7 +138,7 @@ class ModelsView:
                 f'<p class="aside" aria-live="polite">{escape(words)}</p>'
             )
         elif installation.problem:
-            now = html.failure(installation.problem)
+            now = html.failure(self.say.message(installation.problem))
         else:
             assert installation.target is not None
             name = packs.look(installation.target).name
@@ -151,11 +152,12 @@ class ModelsView:
         lines, rows = [], []
         for line in doctor.examine():
             lines.append(line)
-            action = f"<em>{escape(line.action)}</em>" if line.action else ""
+            say = self.say.message
+            action = f"<em>{escape(say(line.action))}</em>" if line.action else ""
             state = escape(self.say(f"models.{line.state}"))
             rows.append(
                 f'<li class="{line.state}"><b>{line.code} {state}</b>'
-                f" {escape(line.sentence)} {action}</li>"
+                f" {escape(say(line.sentence))} {action}</li>"
             )
             yield f'<ul class="doctor" aria-busy="true">{"".join(rows)}</ul>'
         copied = escape(doctor.report(lines), quote=True)

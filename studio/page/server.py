@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from engine.pack import Pack
 from engine.session import Backend
 from studio.language.catalogue import Speaker, system_language
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 ENDS = ("SIGTERM", "SIGBREAK")  # on Windows the second alone comes from outside
 PORTS = range(7860, 7960)
+TAKEN = Message("another program uses it")
+ADMINISTRATORS = Message("only an administrator may use it")
 A_DAY = 86_400.0  # seconds
 LOOK = 0.3  # seconds between looks at the window
 
@@ -94,10 +96,7 @@ def _serve(
     publish: Callable[[str], None],
 ) -> None:
     if mcp and importlib.util.find_spec("mcp") is None:
-        raise ServerError(
-            "The package mcp should be installed for --mcp, but it is not;"
-            " pip install 'neodragon-studio[mcp]'."
-        )
+        raise ServerError("--mcp needs the package mcp; run pip install 'neodragon-studio[mcp]'.")
     settings, problem = load(settings_file())
     if problem:
         print(problem)
@@ -186,8 +185,8 @@ def launch(
     except Exception as error:  # whatever Gradio and its servers think of
         listening.close()
         raise ServerError(
-            "The page should be served, but it is not ({kind}: {error}); start the studio again,"
-            " and send this sentence to us if it comes back.",
+            "The page could not be built ({kind}: {error}); start the studio again, and report "
+            "this sentence if it comes back.",
             kind=type(error).__name__,
             error=" ".join(str(error).split())[:300],
         ) from error
@@ -244,8 +243,7 @@ def bound(port: int | None, last: int | None = None) -> socket.socket:
     """
     if port is not None and not 0 <= port < 65536:
         raise ServerError(
-            "The port should be a number from 0 to 65535, but it is {port};"
-            " choose another with --port.",
+            "There is no port {port}; choose one from 0 to 65535 with --port.",
             port=port,
         )
     choice = [port] if port is not None else [*([last] if last else []), *PORTS, 0]
@@ -260,12 +258,12 @@ def bound(port: int | None, last: int | None = None) -> socket.socket:
             listening.listen(128)
         except OSError as error:
             listening.close()
-            why = "only an administrator may use it" if error.errno == errno.EACCES else "it is not"
+            why = ADMINISTRATORS if error.errno == errno.EACCES else TAKEN
             continue
         return listening
     raise ServerError(
-        "The port {port} should be free, but {why}; choose another with --port.",
-        port=port or "from 7860 up",
+        "The port {port} cannot be used: {why}; choose another with --port.",
+        port=port,
         why=why,
     )
 
@@ -292,7 +290,9 @@ class Server:
         self.thread.start()
         while not self.server.started:
             if not self.thread.is_alive():
-                raise ServerError("The page should be served, but its server ended; try again.")
+                raise ServerError(
+                    "The page's server ended before it was ready; start the studio again."
+                )
             time.sleep(0.01)
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ class SettingsView:
     def _load(self) -> tuple[Any, ...]:
         settings, problem = load(self.file)
         shown = [_shown(name, settings) for name in self.parts]
-        return (*shown, html.notice(problem) if problem else "")
+        return (*shown, html.notice(self.say.message(problem)) if problem else "")
 
     def _quit(self) -> str:
         """Close the studio; what is being made waits until the next start."""
@@ -125,8 +125,7 @@ def _kept(name: str, value: Any) -> Any:
         trial.unlink()
     except (OSError, ValueError) as error:
         raise SettingsError(
-            "The folder for clips should be one that takes files, but {text} does not"
-            " ({reason}); choose another.",
+            "The folder {text} takes no files ({reason}); choose another for clips.",
             text=text,
             reason=getattr(error, "strerror", None) or error,
         ) from error

@@ -81,11 +81,13 @@ def _check_name(name: str) -> None:
         size = _length(name)
         name.encode()
     except UnicodeEncodeError as error:
-        raise _unusable(name, "The name {name} is no Unicode text; choose another name.") from error
+        raise _unusable(
+            name, "The name {name} is not valid Unicode; choose another name."
+        ) from error
     if size > NAME_LIMIT:
         raise OutputError(
-            "The name {name} takes {size} bytes, but {limit} are the most for a file; choose a"
-            " shorter one.",
+            "The name {name} takes {size} bytes, and a file name has at most {limit}; choose a "
+            "shorter one.",
             name=repr(_short(name)),
             size=size,
             limit=NAME_LIMIT,

@@ -49,8 +49,8 @@ class Instance:
                 return str(json.loads(self.file.read_text())["address"])
             time.sleep(POLL)
         raise InstanceError(
-            "Neodragon Studio is open already and should say where, but it does not; end it in the"
-            " task manager and start it again."
+            "Neodragon Studio is open already, and its address is unknown; end it in the task "
+            "manager and start it again."
         )
 
 
@@ -107,8 +107,7 @@ def end(data: Path) -> bool:
             opener.open(ask, timeout=PATIENCE).close()
         time.sleep(POLL)
     raise InstanceError(
-        "Neodragon Studio should end, but it has not after {seconds:.0f} seconds; end it in the"
-        " task manager.",
+        "Neodragon Studio has not ended after {seconds:.0f} seconds; end it in the task manager.",
         seconds=PATIENCE,
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError, message_of
 from engine.pack import MANIFEST, Pack, PackFile, open_pack
 from studio.system.paths import data_folder, partial
 
@@ -45,7 +45,7 @@ class Installed:
     size: int = 0
     parts: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    problem: str = ""
+    problem: Message | None = None
 
 
 def home() -> Path:
@@ -72,7 +72,7 @@ def look(path: Path) -> Installed:
                 absent=pack.missing,
             )
     except (NeodragonError, OSError) as error:
-        return Installed(path, path.name, problem=str(error))
+        return Installed(path, path.name, problem=message_of(error))
 
 
 def target_of(pack: Pack, folder: Path) -> Path:
@@ -101,8 +101,8 @@ def install(source: Path, folder: Path, report: Report = lambda done, total: Non
                 _sync(folder)
         except OSError as error:
             raise InstallError(
-                "The pack should be written to {folder}, but it is not ({reason}); free some"
-                " space or close what uses it, then install it again: it goes on where it was.",
+                "The pack cannot be written to {folder} ({reason}); free some space or close what"
+                " uses it, then install it again: it goes on where it stopped.",
                 folder=folder,
                 reason=error.strerror or error,
             ) from error
@@ -113,14 +113,14 @@ def remove(path: Path, folder: Path, in_use: Path) -> None:
     """Remove an installed pack; one in use, or elsewhere, is refused. Raises InstallError."""
     if path.resolve().parent != folder.resolve() or not path.is_dir():
         raise InstallError(
-            "{name} should be a pack in {folder}, but it is not; only packs that were"
-            " installed there can be removed.",
+            "{name} is not one of the packs installed in {folder}, and only those can be removed;"
+            " name one of them.",
             name=path.name,
             folder=folder,
         )
     if path.resolve() == in_use.resolve():
         raise InstallError(
-            "{name} should not be in use, but it is the studio's pack; use another one first.",
+            "{name} is the pack in use; choose another one first.",
             name=path.name,
         )
     gone = path.with_name(f"{uuid.uuid4().hex[:12]}{GONE}")
@@ -129,20 +129,20 @@ def remove(path: Path, folder: Path, in_use: Path) -> None:
         shutil.rmtree(gone)
     except OSError as error:
         raise InstallError(
-            "{name} should be removed, but it is not ({reason}); close what uses it and try again.",
+            "{name} cannot be removed ({reason}); close what uses it and try again.",
             name=path.name,
             reason=error.strerror,
         ) from error
 
 
-def damaged(pack: Pack) -> Iterator[tuple[PackFile, str]]:
-    """Each file of a pack with what is wrong with it, "" for nothing."""
+def damaged(pack: Pack) -> Iterator[tuple[PackFile, Message | None]]:
+    """Each file of a pack with what is wrong with it, None for nothing."""
     for file in pack.files:
         try:
             pack.verified(file)
-            yield file, ""
+            yield file, None
         except NeodragonError as error:
-            yield file, str(error)
+            yield file, error.message
 
 
 class Installation:
@@ -151,7 +151,7 @@ class Installation:
     def __init__(self, source: Path, folder: Path) -> None:
         self.done, self.total = 0, 0
         self.target: Path | None = None
-        self.problem = ""
+        self.problem: Message | None = None
         self._thread = threading.Thread(target=self._run, args=(source, folder), daemon=True)
         self._thread.start()
 
@@ -167,7 +167,7 @@ class Installation:
         try:
             self.target = install(source, folder, report)
         except (NeodragonError, OSError) as error:
-            self.problem = str(error)
+            self.problem = message_of(error)
 
 
 def _copy(pack: Pack, folder: Path, report: Report) -> None:
@@ -181,12 +181,12 @@ def _copy(pack: Pack, folder: Path, report: Report) -> None:
     free = shutil.disk_usage(folder).free
     if missing and free < needed + FLOOR:
         raise InstallError(
-            "The disk of {parent} should have {number:.1f} GB free for this pack, but it"
-            " has {number_2:.1f}; free {number_3:.1f} GB.",
+            "This pack needs {needed:.1f} GB on the disk of {parent}, and {free:.1f} GB are free;"
+            " free {lacking:.1f} GB.",
             parent=folder.parent,
-            number=(needed + FLOOR) / 1000000000.0,
-            number_2=free / 1000000000.0,
-            number_3=(needed + FLOOR - free) / 1000000000.0,
+            needed=(needed + FLOOR) / 1e9,
+            free=free / 1e9,
+            lacking=(needed + FLOOR - free) / 1e9,
         )
     done = total - needed
     report(done, total)
@@ -206,11 +206,10 @@ def _copy(pack: Pack, folder: Path, report: Report) -> None:
                 os.fsync(stream.fileno())
             if digest.hexdigest() != file.sha256:
                 raise InstallError(
-                    "{name} should have the SHA-256 {sha256}, but it has {value}; get the pack"
-                    " again.",
+                    "{name} has the SHA-256 {got} instead of {sha256}; get the pack again.",
                     name=file.name,
                     sha256=file.sha256[:12],
-                    value=digest.hexdigest()[:12],
+                    got=digest.hexdigest()[:12],
                 )
             part.replace(path)
         finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engine.config import MODES, Mode
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from studio.system import paths
 from studio.system.files import publish, replace_whole
 from studio.system.paths import data_folder
@@ -73,19 +73,21 @@ class Settings:
             self._choose(name, (True, False))
         for name in ("clips", "pack"):
             value = getattr(self, name)
-            self._require(name, value is None or isinstance(value, str) and value, "a path")
-        self._require("threads", self.threads is None or _whole(self.threads, 1, 1024), "1 to 1024")
-        self._require("battery", _whole(self.battery, 0, 100), "a percentage")
+            self._require(
+                name, value is None or isinstance(value, str) and value, Message("a path")
+            )
+        self._require("threads", self.threads is None or _whole(self.threads, 1, 1024), "1 .. 1024")
+        self._require("battery", _whole(self.battery, 0, 100), "0 .. 100 %")
 
     def _choose(self, name: str, values: tuple[Any, ...]) -> None:
         value = getattr(self, name)
         known = any(value == choice and type(value) is type(choice) for choice in values)
-        self._require(name, known, " or ".join(json.dumps(choice) for choice in values))
+        self._require(name, known, ", ".join(json.dumps(choice) for choice in values))
 
-    def _require(self, name: str, valid: object, expected: str) -> None:
+    def _require(self, name: str, valid: object, expected: object) -> None:
         if not valid:
             raise SettingsError(
-                "The setting {name} should be {expected}, but it is {value!r}; choose another.",
+                "The setting {name} cannot be {value!r}; choose {expected}.",
                 name=name,
                 expected=expected,
                 value=str(getattr(self, name))[:40],
@@ -112,8 +114,8 @@ def pack_path() -> Path:
     return paths.default_pack() if chosen is None else Path(chosen)
 
 
-def load(path: Path) -> tuple[Settings, str]:
-    """The settings in a file, and a sentence where something was wrong with it, else "".
+def load(path: Path) -> tuple[Settings, Message | None]:
+    """The settings in a file, and a sentence where something was wrong with it.
 
     Without a file they are the studio's own. A value that this version does not take is replaced by
     the studio's own, a damaged file by the last good copy; never raises for what is in it.
@@ -121,22 +123,31 @@ def load(path: Path) -> tuple[Settings, str]:
     try:
         return _parsed(_read(path), path)
     except FileNotFoundError:
-        return Settings(), ""
+        return Settings(), None
     except OSError as error:
-        problem, aside = f"it cannot be read ({error.strerror})", ""
+        aside = ""
+        problem = Message(
+            "The settings in {name} cannot be read ({reason}).",
+            {"name": path.name, "reason": error.strerror},
+        )
     except (ValueError, RecursionError):
-        problem, aside = "it is damaged", _set_aside(path)
-    took = "the studio's own were taken"
+        aside = _set_aside(path)
+        problem = Message("The settings in {name} are damaged.", {"name": path.name})
+        if aside:
+            problem = Message(
+                "The settings in {name} are damaged; the file is kept as {kept}.",
+                {"name": path.name, "kept": aside},
+            )
+    used = Message("The standard settings are used.")
     settings = Settings()
     try:
         settings, _ = _parsed(_read(_copy(path)), path)
-        took = "the last good ones were taken"
+        used = Message("The last good settings are used.")
         if aside:
             save(path, settings)
     except (OSError, ValueError, RecursionError, SettingsError):
-        pass  # no copy, or no place for it: the sentence below says what was taken
-    kept = f" and the file is kept as {aside}" if aside else ""
-    return settings, f"The settings in {path.name} should be readable, but {problem}: {took}{kept}."
+        pass  # no copy, or no place for it: the sentence below says what is used
+    return settings, Message("{problem} {used}", {"problem": problem, "used": used})
 
 
 def save(path: Path, settings: Settings) -> None:
@@ -149,8 +160,8 @@ def save(path: Path, settings: Settings) -> None:
             replace_whole(target, text)
     except OSError as error:
         raise SettingsError(
-            "The settings should be written to {path}, but they are not ({reason}); free"
-            " some space or close the file elsewhere.",
+            "The settings cannot be written to {path} ({reason}); free some space or close the "
+            "file elsewhere.",
             path=path,
             reason=error.strerror,
         ) from error
@@ -204,7 +215,7 @@ def _check_replaceable(path: Path) -> None:
             "The settings in {name} cannot be read ({reason}), so nothing was changed; move the"
             " file away.",
             name=str(path),
-            reason=getattr(error, "strerror", None) or "they are damaged",
+            reason=getattr(error, "strerror", None) or Message("they are damaged"),
         ) from error
 
 
@@ -218,16 +229,19 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _parsed(values: Mapping[str, Any], path: Path) -> tuple[Settings, str]:
+def _parsed(values: Mapping[str, Any], path: Path) -> tuple[Settings, Message | None]:
     """The settings and the first complaint about a value."""
     rest = {name: value for name, value in values.items() if name not in KNOWN}
-    settings, complaint = Settings(rest=rest), ""
+    settings = Settings(rest=rest)
+    complaint: Message | None = None
     for name in KNOWN:
         if name in values:
             try:
                 settings = replace(settings, **{name: values[name]})
             except SettingsError as error:
-                complaint = complaint or f"{path.name}: {error}"
+                complaint = complaint or Message(
+                    "{file}: {problem}", {"file": path.name, "problem": error.message}
+                )
     return settings, complaint
 
 
