@@ -46,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}-seeds", metavar="A..B", help=f"where a row names no {name} seed"
         )
+    parser.add_argument("--farm", action="store_true", help="let the farm's machines make it")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     engine_arguments(parser)
     parser.set_defaults(command=_batch)
@@ -168,7 +169,7 @@ def _made(
         for key, job in table.by_key(lines).items()
         if job.state in (*PENDING, *RUNNING)
     }
-    cli_work.work_off(table, ids, quiet=arguments.json)
+    cli_work.work_off(table, ids, quiet=arguments.json, farm=arguments.farm)
     if target is None:
         return None, None
     filled = filling.fill_beside(target, prompts, table)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from engine.errors import Message
 from studio.cli.console import Bar, shown
+from studio.farm.overseer import Overseer
 from studio.jobs.database import JobsError
 from studio.jobs.spec import PENDING, RUNNING, Job
 from studio.jobs.supervisor import Keeper
@@ -19,17 +20,22 @@ LOOK = 0.2  # seconds between looks at the table
 STOPPED = Message("You stopped the run; resume the queue or run the list again to go on.")
 
 
-def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool) -> None:
+def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool, farm: bool = False) -> None:
     """See to these waiting jobs until they have ended or the queue is paused; ids: their names.
 
+    farm: other machines work on them, and this one only where it has joined its own farm.
+
     On Ctrl+C the running one waits again and the queue is paused, unless it is another app's
-    worker that works on it. Raises WorkerError.
+    worker that works on it. Raises WorkerError or RegisterError.
     """
     if not ids:
         return
     bar = Bar()
     ended = 0
-    with Keeper(table, clips_folder(), paths.cache_folder()) as keeper:
+    here: Keeper | Overseer = (
+        Overseer(table) if farm else Keeper(table, clips_folder(), paths.cache_folder())
+    )
+    with here as keeper:
         others = [job for job in table.jobs((*RUNNING, *PENDING)) if job.id not in ids]
         if others and not quiet:
             print(f"{len(others)} other jobs are in the queue too", flush=True)
@@ -52,7 +58,9 @@ def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool) -> None:
         print(f"{len(left)} are still waiting: {str(table.queue().reason) or 'paused'}")
 
 
-def _watched(table: JobTable, keeper: Keeper, ids: Mapping[int, str], bar: Bar) -> Iterator[Job]:
+def _watched(
+    table: JobTable, keeper: Keeper | Overseer, ids: Mapping[int, str], bar: Bar
+) -> Iterator[Job]:
     """The jobs as they end, until all have or the queue is paused."""
     open_, before, rest = dict(ids), [-1], None
     while True:
@@ -73,7 +81,7 @@ def _watched(table: JobTable, keeper: Keeper, ids: Mapping[int, str], bar: Bar) 
                     continue
         if not open_ or (paused and not now):
             return
-        for job in running:
+        for job in running[:1]:
             done = len(ids) - len(open_)
             left = table.seconds_left([job])
             time_left = "" if left is None or rest is None else f", {duration(left + rest)} left"

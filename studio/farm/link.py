@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
 def prepare() -> None:
     """Set Dask up, whatever the user's own configuration of it says."""
     dask.config.set(SETTINGS)
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
 class _Security(Security):

@@ -232,9 +232,12 @@ class JobFile(Database):
         )
 
     def seconds_left(self, jobs: Iterable[Job] | None = None) -> float | None:
-        """Until those jobs (all of the queue) are done, None where one is unlike any before."""
+        """Until those jobs (all of the queue) are done, None where one is unlike any before.
+
+        What runs runs side by side, and as many machines as make rows now share what waits.
+        """
         known: dict[str, float | None] = {}
-        total = 0.0
+        running, waiting = 0.0, 0.0
         for job in self.jobs((*RUNNING, *PENDING)) if jobs is None else jobs:
             settings = job.work.settings
             if settings not in known:
@@ -242,8 +245,11 @@ class JobFile(Database):
             seconds = known[settings]
             if seconds is None:
                 return None
-            total += seconds * (1 - job.fraction if job.state == "running" else 1)
-        return total
+            if job.state == "running":
+                running = max(running, seconds * (1 - job.fraction))
+            else:
+                waiting += seconds
+        return running + waiting / max(1, self.count(RUNNING))
 
     def _unknown(self, ids: Collection[int]) -> JobsError:
         return JobsError(
