@@ -58,7 +58,7 @@ def in_farm(tmp_path: Path, do: Callable[[FarmHost, str], Awaitable[None]]) -> N
         serving = asyncio.create_task(host.run("127.0.0.1", 0))
         while register.farm() is None:
             await asyncio.sleep(0.05)
-            assert not serving.done(), await serving
+            assert not serving.done(), serving.exception()
         farm = register.farm()
         assert farm is not None
         try:
