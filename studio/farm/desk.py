@@ -16,6 +16,7 @@ from typing import Any
 from engine.errors import Message, NeodragonError
 from engine.pack import Pack, PackFile
 from studio import __version__
+from studio.farm.checks import TOKEN, Checks
 from studio.farm.orders import BLOCK, sha256
 from studio.farm.register import Register
 from studio.jobs import results
@@ -30,7 +31,7 @@ NOTHING = Message("")
 class Desk:
     """Answers what machines ask; lease: seconds for which a row is a machine's, unless renewed.
 
-    packs: those of waiting rows, by hash; made: called after each row with its job and its machine.
+    packs: those of waiting rows, by hash; checks: gets every row that is made.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class Desk:
         clips: Path,
         lease: float,
         packs: Callable[[str], Pack | None],
-        made: Callable[[Job, str, Path], None] = lambda job, machine, path: None,
+        checks: Checks,
     ) -> None:
         self.table, self.register, self.clips = table, register, clips
         self.lease = lease
-        self.packs, self._made = packs, made
+        self.packs, self.checks = packs, checks
         self.resting: dict[str, float] = {}  # machines, and until when
         self._asks: dict[str, Callable[..., dict[str, Any]]] = {
             **{"begin": self._begin, "progress": self._progress, "part": self._part},
@@ -54,8 +55,9 @@ class Desk:
 
     def answer(self, machine: str, ask: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """What it asks; an `error` where that cannot be."""
+        checked = str(values.get("token", "")).startswith(TOKEN)
         try:
-            return self._asks[ask](machine, **values)
+            return (self.checks.asks if checked else self._asks)[ask](machine, **values)
         except (NeodragonError, OSError, KeyError, TypeError) as error:
             return {"error": str(error)}
 
@@ -116,7 +118,7 @@ class Desk:
         results.describe(self.table, job, path, described, float(receipt["seconds"]))
         self.table.deliver(token, path, receipt["stages"])
         self.register.made(machine, time.time() - (job.started or time.time()))
-        self._made(job, machine, path)
+        self.checks.made(job, machine, path)
         return {"taken": True}
 
     def _checked(self, job: Job, part: Path, receipt: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import psutil
 from engine.errors import NeodragonError
 from engine.pack import Pack, open_pack
 from studio.farm import link
+from studio.farm.checks import Checks
 from studio.farm.desk import Desk, hello
 from studio.farm.orders import order_of
 from studio.farm.papers import Authority, FarmError, Invitation, pem_text
@@ -101,7 +103,8 @@ class FarmHost:
         self.leaving = threading.Event()
         self.authority = Authority(folder)
         self.authority.revoke(register.revoked())
-        self.desk = Desk(table, register, clips, lease, self._pack)
+        self.checks = Checks(table, register, folder / "checks", clips, self._pack_at)
+        self.desk = Desk(table, register, clips, lease, self._pack, self.checks)
         self._packs: dict[str, tuple[float, Pack | None]] = {}  # by path: when changed
         self._machines: dict[str, str] = {}  # name to Dask's address
         self._able: dict[str, tuple[set[str], set[str]]] = {}  # name to packs and backends
@@ -193,6 +196,9 @@ class FarmHost:
             self.table.expire(results.is_whole)
             has = Counter(lease.machine for lease in self.table.leases())
             ready = [name for name in self._ready() if has[name] < link.DEPTH]
+            orders = self._checks(ready)
+            for name in ready:
+                has[name] += self.checks.has(name)
             engines = self.table.engines() if ready else []
             for name in sorted(ready, key=lambda name: has[name]):
                 mine = [engine for engine in engines if self._can(name, engine)]
@@ -206,6 +212,16 @@ class FarmHost:
                     pack = self._hash(job.work.pack)
                     if pack is not None and name in self._machines:
                         orders.append((name, order_of(job, token, pack, self.lease)))
+        return orders
+
+    def _checks(self, ready: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        """Rows to be made twice; orders to send. A row with a picture is not."""
+        orders = []
+        for name in ready:
+            found = self.checks.next(name, partial(self._can, name))
+            pack = None if found is None else self._hash(found[0].work.pack)
+            if found is not None and pack is not None and found[0].work.image is None:
+                orders.append((name, order_of(*found, pack, self.lease)))
         return orders
 
     def _ready(self) -> list[str]:
@@ -236,6 +252,11 @@ class FarmHost:
             self._packs[path] = changed, opened
         opened = self._packs[path][1]
         return None if opened is None else opened.pack_hash
+
+    def _pack_at(self, path: str) -> Pack | None:
+        """The open pack there, None where it cannot be opened."""
+        self._hash(path)
+        return self._packs[path][1]
 
     def _pack(self, pack: str) -> Pack | None:
         """The open pack of that hash, if rows are made with it."""
@@ -291,6 +312,7 @@ class FarmHost:
                 del self._machines[name]
                 self.register.left(name)
                 self.table.withdraw(name, self.lease)
+                self.checks.gone(name)
 
 
 class _Watch(link.SchedulerPlugin):

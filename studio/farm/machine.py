@@ -38,7 +38,7 @@ from studio.system import packs, settings
 from studio.system.paths import private
 from studio.system.sqlite import lock
 
-LOOK = 0.02  # seconds between looks at the row that is made
+LOOK = 0.01  # seconds between looks at the row that is made
 TELL = 0.5  # seconds between reports on it
 RETRY = 1.0  # seconds between tries to reach the host
 ANSWER = 60.0  # seconds it may take to answer

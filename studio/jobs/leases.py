@@ -66,7 +66,12 @@ class LeasingTable(JobTable):
         return self._jobs([row])[0], token
 
     def begin(self, token: str, seconds: float) -> Job | None:
-        """The machine begins; its row, now running, or None where it must leave it."""
+        """The machine begins; its row, now running, or None where it must leave it.
+
+        Asked again, as after an answer that was lost, it says the same.
+        """
+        if (running := self.leased(token)) is not None:
+            return running
         with self._transaction() as db:
             rows = db.execute(
                 "UPDATE leases SET begun = 1, expires = ? WHERE token = ? AND NOT begun"

@@ -23,6 +23,7 @@ from studio.jobs.spec import Work, content_key
 from studio.library.restore import Origin, restore
 from studio.media import sidecars
 from studio.media.pictures import read_picture
+from studio.media.sidecars import Kind
 from studio.media.video import read_mp4, write_mp4
 
 Bytes = NDArray[np.uint8]
@@ -112,17 +113,23 @@ def verify(
             if isinstance(event, UnitFrames):
                 frames.append(event.frames)
     again = np.concatenate(frames)
-    if origin.kind == "frame":
-        before = read_picture(path)[None]
-    else:
-        before, _ = read_mp4(path)
+    before = frames_of(path, origin.kind)
+    if origin.kind == "clip":
         with tempfile.TemporaryDirectory(prefix="neodragon-") as folder:
             copy = write_mp4(Path(folder) / "again.mp4", again, pack.geometry.fps, metadata)
             again, _ = read_mp4(copy)
-    return _compared(before, again, tuple(note for note in notes if note))
+    return compared(before, again, tuple(note for note in notes if note))
 
 
-def _compared(before: Bytes, again: Bytes, notes: tuple[Message, ...]) -> Verification:
+def frames_of(path: Path, kind: Kind) -> Bytes:
+    """The frames that a clip or a first frame shows, uint8 [T, H, W, 3]; raises OutputError."""
+    if kind == "frame":
+        return read_picture(path)[None]
+    return read_mp4(path)[0]
+
+
+def compared(before: Bytes, again: Bytes, notes: tuple[Message, ...] = ()) -> Verification:
+    """How the frames of two clips compare, uint8 [T, H, W, 3]."""
     if before.shape != again.shape:
         sizes = [f"{len(f)} x {f.shape[2]} x {f.shape[1]}" for f in (before, again)]
         note = Message(

@@ -1,0 +1,192 @@
+"""Trust, but verify: a share of the rows is made twice, on different machines, and compared.
+
+Where the two differ, the host makes the row a third time and sees which of them was wrong: that
+machine is set aside, gets no rows any more, and is named. The wrong file stays where it is; the row
+then has the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import Message, NeodragonError
+from engine.pack import Pack
+from studio.farm.orders import sha256
+from studio.farm.register import Register
+from studio.jobs import results
+from studio.jobs.leases import LeasingTable
+from studio.jobs.spec import Job
+from studio.library.verify import Verification, compared, frames_of, verify
+from studio.system.files import OutputError, publish
+
+EVERY = 50  # one row in so many is checked
+MOST = 20  # that wait for another machine
+TOKEN = "check-"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row that was made, by whom, and where its file is."""
+
+    job: Job
+    machine: str
+    path: Path
+
+
+class Checks:
+    """Rows to be made twice; folder: for the second files; every: one row in so many."""
+
+    def __init__(
+        self,
+        table: LeasingTable,
+        register: Register,
+        folder: Path,
+        clips: Path,
+        packs: Callable[[str], Pack | None],
+        every: int = EVERY,
+    ) -> None:
+        self.table, self.register, self.clips = table, register, clips
+        self.folder, self.packs, self.every = folder, packs, every
+        self.said: list[tuple[int, Verification]] = []  # of every check, by job
+        self._waiting: deque[Check] = deque(maxlen=MOST)
+        self._open: dict[str, tuple[Check, str]] = {}  # by token, with the second machine
+        self._lock = threading.Lock()
+        self.asks: dict[str, Callable[..., dict[str, Any]]] = {
+            "begin": lambda machine, token: {"go": token in self._open},
+            "progress": lambda machine, token, **_: {"stop": "" if token in self._open else None},
+            "part": self._part,
+            "done": self._done,
+            "failed": self._drop,
+            "back": self._drop,
+        }
+
+    def made(self, job: Job, machine: str, path: Path) -> None:
+        """A row was made; perhaps it is to be made again."""
+        number = int(hashlib.sha256(job.key.encode()).hexdigest()[:8], 16)
+        if self.every and number % self.every == 0:
+            with self._lock:
+                self._waiting.append(Check(job, machine, path))
+
+    def next(self, machine: str, can: Callable[[str], bool]) -> tuple[Job, str] | None:
+        """A row of another machine's for this one to make, and the token of its order."""
+        with self._lock:
+            for check in self._waiting:
+                if check.machine != machine and can(check.job.work.engine):
+                    self._waiting.remove(check)
+                    token = TOKEN + secrets.token_hex(16)
+                    self._open[token] = check, machine
+                    return check.job, token
+        return None
+
+    def has(self, machine: str) -> int:
+        """How many a machine has been given."""
+        return sum(second == machine for _, second in self._open.values())
+
+    def gone(self, machine: str) -> None:
+        """What a machine was given others may have."""
+        with self._lock:
+            for token, (check, second) in list(self._open.items()):
+                if second == machine:
+                    del self._open[token]
+                    self._waiting.append(check)
+
+    def _hidden(self, token: str) -> Path:
+        return self.folder / f"{token}.part"
+
+    def _part(self, machine: str, token: str, offset: int, data: bytes) -> dict[str, Any]:
+        if token not in self._open:
+            return {"have": None}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._hidden(token).open("ab") as stream:
+            if stream.tell() == offset:
+                stream.write(data)
+            return {"have": stream.tell()}
+
+    def _drop(self, machine: str, token: str, **_: Any) -> dict[str, Any]:
+        with self._lock:
+            self._open.pop(token, None)
+        return {}
+
+    def _done(self, machine: str, token: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            check, _ = self._open.pop(token, (None, ""))
+        part = self._hidden(token)
+        try:
+            if check is not None and sha256(part) == receipt["sha256"]:
+                self._compare(check, machine, part, receipt)
+        finally:
+            part.unlink(missing_ok=True)
+        return {"taken": True}
+
+    def _compare(self, check: Check, other: str, part: Path, receipt: Mapping[str, Any]) -> None:
+        kind = check.job.work.kind
+        try:
+            first = frames_of(check.path, kind)
+        except (NeodragonError, OSError):
+            return  # the user has moved or changed it
+        found = compared(first, frames_of(part, kind))
+        self.said.append((check.job.id, found))
+        del self.said[:-MOST]
+        if found.outcome == "different":
+            self._judge(check, other, part, receipt, found)
+
+    def _judge(
+        self,
+        check: Check,
+        other: str,
+        part: Path,
+        receipt: Mapping[str, Any],
+        found: Verification,
+    ) -> None:
+        """Set aside whoever was wrong: both where this machine cannot tell."""
+        wrong = [check.machine, other]
+        image = check.job.work.image
+        with suppress(NeodragonError, OSError):
+            pack = self.packs(check.job.work.pack)
+            if pack is not None:
+                own = image if isinstance(image, Path) else None
+                first_is_right = verify(check.path, pack, image=own).outcome != "different"
+                wrong = [other] if first_is_right else [check.machine]
+        for machine in wrong:
+            self.set_aside(machine, check.job, found)
+        if wrong == [check.machine]:
+            self._replace(check.job, other, part, receipt)
+
+    def set_aside(self, machine: str, job: Job, found: Verification) -> None:
+        """Give a machine no more rows, and take back those it has."""
+        reason = Message(
+            "{machine} made job {job} unlike other machines ({number:.0f} dB); look at it, then let"
+            " it in again with nds farm admit {machine}.",
+            {"machine": machine, "job": job.id, "number": found.psnr or 0.0},
+        )
+        self.register.set_aside(machine, reason)
+        for lease in self.table.leases():
+            if lease.machine == machine:
+                self.table.hand_back(lease.token)
+        with self._lock:
+            for check in [check for check in self._waiting if check.machine == machine]:
+                self._waiting.remove(check)
+
+    def _replace(self, job: Job, machine: str, part: Path, receipt: Mapping[str, Any]) -> None:
+        """Let the row have the second file; the first one stays where it is."""
+        target = results.target(job, self.clips)
+        near = target.with_name(f".{secrets.token_hex(6)}.part")
+        near.write_bytes(part.read_bytes())
+        try:
+            metadata = results.inside(near, job.work.kind) | {"machine": machine}
+            accept = results.accepts(self.table, job, job.key)
+            path = publish(near, target, overwrite=False, accept=accept)
+        except OutputError:
+            return
+        finally:
+            near.unlink(missing_ok=True)
+        results.describe(self.table, job, path, metadata, float(receipt["seconds"]))
+        self.table.finish(job.id, path, receipt["stages"])

@@ -1,0 +1,175 @@
+"""A machine that makes something else is found out, and packs and pictures come whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("distributed")
+
+from engine.pack import Pack
+from engine.pipeline import FirstFrame, generate
+from studio.farm import link, supplies
+from studio.farm.host import FarmHost
+from studio.farm.machine import Machine
+from studio.farm.papers import FarmError, client_context, new_key, pem_of, pem_text, write
+from studio.farm.register import Register
+from studio.farm.workshop import State
+from studio.jobs.leases import LeasingTable
+from studio.jobs.render import record, with_pixels
+from studio.jobs.spec import Entry, Work, content_key
+from studio.media.pictures import read_picture, write_png
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+class Engine:
+    """A workshop that makes first frames, of other seeds if it lies."""
+
+    def __init__(self, pack: Pack, folder: Path, lies: bool = False) -> None:
+        self.pack, self.folder, self.lies = pack, folder, lies
+        folder.mkdir(parents=True)
+
+    def begin(self, work: Work, key: str) -> None:
+        self.work, self.key = work, key
+
+    def look(self) -> State:
+        values = self.work.to_dict() | {"look_seed": self.work.look_seed + self.lies}
+        events = generate(self.pack, with_pixels(Work.from_dict(values)), "cpu", 1)
+        image = next(event.image for event in events if isinstance(event, FirstFrame))
+        metadata = record(self.pack, self.work, "cpu") | {"key": self.key, "kind": "frame"}
+        return State(seconds=1, file=write_png(self.folder / "x.png", image, metadata))
+
+    def stop(self) -> None:
+        """It is done already."""
+
+    def clear(self, file: Path) -> None:
+        file.unlink()
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+
+async def member(host: FarmHost, address: str, name: str, machine: Machine) -> asyncio.Task:
+    """A machine in the farm."""
+    key = new_key()
+    host.register.enrol(name)
+    signed = host.authority.sign(key.public_key(), name, "machine", timedelta(days=1))
+    own = machine.folder / "own.pem"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    write(own, pem_text(signed).encode() + pem_of(key))
+    context = client_context(host.authority.certificate_file, own)
+    return asyncio.create_task(machine.join(address, name, link.security(context)))
+
+
+def in_farm(tmp_path: Path, do: Callable[[FarmHost, str], Awaitable[None]]) -> None:
+    async def run() -> None:
+        host = FarmHost(table, register, tmp_path / "farm", tmp_path / "clips", 30)
+        serving = asyncio.create_task(host.run("127.0.0.1", 0))
+        while (farm := register.farm()) is None:
+            await asyncio.sleep(0.05)
+        try:
+            await asyncio.wait_for(do(host, f"tls://127.0.0.1:{farm.port}"), 200)
+        finally:
+            host.leaving.set()
+            await serving
+
+    with (
+        LeasingTable(tmp_path / "jobs.sqlite") as table,
+        Register(tmp_path / "farm" / "farm.sqlite") as register,
+    ):
+        asyncio.run(run())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.05)
+
+
+async def leave(*tasks: asyncio.Task) -> None:
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def test_a_machine_that_makes_something_else_is_set_aside(tmp_path: Path, pack: Pack) -> None:
+    async def do(host: FarmHost, address: str) -> None:
+        host.checks.every = 1
+        known = {pack.pack_hash: pack.path}
+        tasks = []
+        for name, lies in (("liar", True), ("honest", False)):
+            folder = tmp_path / name
+            machine = Machine(Engine(pack, folder / "made", lies), folder, known)
+            tasks.append(await member(host, address, name, machine))
+            await until(lambda name=name: any(m.name == name for m in host.register.machines()))
+        work = Work(
+            **{"prompt": "a red star", "look_seed": 5, "motion_seed": 0, "kind": "frame"},
+            **{"pack": str(pack.path), "backend": "cpu"},
+        )
+        [row] = host.table.add([Entry(work, content_key(work, pack))])
+        await until(lambda: any(machine.aside for machine in host.register.machines()))
+        machines = {machine.name: machine for machine in host.register.machines()}
+        assert "liar made job" in str(machines["liar"].aside)
+        assert not machines["honest"].aside
+        await until(lambda: host.table.job(row).result is not None)
+        events = generate(pack, work, "cpu", 1)
+        right = next(event.image for event in events if isinstance(event, FirstFrame))
+
+        def is_right() -> bool:
+            result = host.table.job(row).result
+            return result is not None and np.array_equal(read_picture(result), right)
+
+        await until(is_right)
+        result = host.table.job(row).result
+        assert result is not None
+        beside = json.loads(result.with_suffix(".json").read_text("utf-8"))
+        assert beside["machine"] == "honest"
+        await leave(*tasks)
+
+    in_farm(tmp_path, do)
+
+
+def test_a_pack_comes_in_parts_and_goes_on(tmp_path: Path, pack: Pack) -> None:
+    async def do(host: FarmHost, address: str) -> None:
+        work = Work(
+            **{"prompt": "a", "look_seed": 5, "motion_seed": 0},
+            **{"pack": str(pack.path), "backend": "cpu"},
+        )
+        host.table.pause()
+        host.table.add([Entry(work, "key")])
+        folder = tmp_path / "one"
+        said: list[str] = []
+        machine = Machine(Engine(pack, folder / "made"), folder, {}, say=said.append)
+        task = await member(host, address, "one", machine)
+        await until(lambda: any("--fetch" in line for line in said))
+        asked = []
+
+        async def broken(ask: str, **values: object) -> dict:
+            asked.append((ask, values.get("name"), values.get("offset")))
+            if len(asked) == 6:
+                raise FarmError("the cable")
+            return await machine.ask(ask, **values)
+
+        home = tmp_path / "packs"
+        with pytest.raises(FarmError, match="cable"):
+            await supplies.fetch_pack(broken, pack.pack_hash, home, said.append)
+        path = await supplies.fetch_pack(broken, pack.pack_hash, home, said.append)
+        files = [one for one in asked if one[0] == "file"]
+        assert len(files) == len(set(files)) + 1, "what was there was not asked for again"
+        for file in pack.files:
+            assert (path / file.name).read_bytes() == (pack.path / file.name).read_bytes()
+        shutil.rmtree(path)
+        await leave(task)
+
+    in_farm(tmp_path, do)
