@@ -1,8 +1,8 @@
 """What a double click starts, and the one program behind every name in the frozen folder.
 
 `neodragon-studio` opens the studio; with arguments, or called `nds`, it is the command line;
-`--worker` is the worker, `--compile-context` the NPU's compiler. What goes wrong before a page can
-say so becomes a file that opens in the browser.
+`--worker` is the worker, `--farm` the farm's host, `--compile-context` the NPU's compiler. What
+goes wrong before a page can say so becomes a file that opens in the browser.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         from studio.jobs import worker  # noqa: PLC0415
 
         return worker.main(arguments[1:])
+    if arguments[:1] == ["--farm"]:
+        from studio.farm import host  # noqa: PLC0415
+
+        return host.main(arguments[1:])
     if arguments[:1] == ["--compile-context"]:
         from builder.contexts import compile_context  # noqa: PLC0415
 

@@ -53,7 +53,7 @@ ALONE = {
     "studio/model/build.py": {"psutil"},
     "studio/model/download.py": {"huggingface_hub"},
     "studio/page/server.py": {"starlette", "uvicorn"},
-    "studio/farm/host.py": {"psutil"},
+    "studio/farm/places.py": {"psutil"},
     "studio/farm/link.py": {"dask", "distributed"},
     "studio/farm/papers.py": {"cryptography"},
     "studio/language/catalogue.py": {"babel"},

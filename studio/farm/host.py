@@ -24,8 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from engine.errors import NeodragonError
 from engine.pack import Pack, open_pack
 from studio.farm import link
@@ -33,7 +31,8 @@ from studio.farm.checks import Checks
 from studio.farm.desk import Desk, hello
 from studio.farm.orders import order_of
 from studio.farm.papers import Authority, FarmError, Invitation, pem_text
-from studio.farm.register import Farm, Register, farm_folder, open_register
+from studio.farm.places import chosen
+from studio.farm.register import Register, farm_folder, open_register
 from studio.jobs import results
 from studio.jobs.database import JobsError
 from studio.jobs.leases import LeasingTable
@@ -48,30 +47,6 @@ LEASE = 30.0  # seconds for which a row is a machine's without a word from it
 PORT = 27860  # when it is free and none is named
 PATIENCE = 10.0  # seconds a host has to open
 FAILED = 2
-
-
-def addresses() -> list[str]:
-    """The IPv4 addresses at which other machines may reach this one."""
-    return [
-        part.address
-        for parts in psutil.net_if_addrs().values()
-        for part in parts
-        if part.family.name == "AF_INET" and not part.address.startswith("127.")
-    ]
-
-
-def chosen(address: str | None, known: Farm | None) -> str:
-    """The address to listen on: the named one, the last one, or the only one; raises FarmError."""
-    here = addresses()
-    wish = address or (known.address if known and known.address in here else None)
-    if wish is None and len(here) == 1:
-        [wish] = here
-    if wish not in here:
-        raise FarmError(
-            "Choose the network of the farm with --address: this machine has {addresses}.",
-            addresses=", ".join(here) or "none",
-        )
-    return wish
 
 
 def invite(register: Register, folder: Path, hours: float) -> Invitation:
@@ -332,10 +307,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--address", help="the network to be on, by this machine's address in it")
     parser.add_argument("--port", type=int, help="the last one, or a free one, when absent")
     parser.add_argument("--lease", type=float, default=LEASE, help="seconds a row is a machine's")
+    parser.add_argument("--clips", type=Path, help="folder for results; else as the settings say")
     parser.add_argument("--attached", action="store_true", help="end when stdin does")
     arguments = parser.parse_args(argv)
     try:
-        serve(arguments.address, arguments.port, arguments.lease, attached=arguments.attached)
+        serve(
+            *(arguments.address, arguments.port, arguments.lease),
+            attached=arguments.attached,
+            clips=arguments.clips,
+        )
     except NeodragonError as error:
         print(f"nds: {error}", file=sys.stderr)
         return FAILED
@@ -350,11 +330,13 @@ def serve(
     lease: float = LEASE,
     *,
     attached: bool = False,
+    clips: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Be the farm's host until it is to be off; raises FarmError.
 
-    attached: only as long as standard input is open; say: takes a line for the user.
+    attached: only as long as standard input is open; clips: folder of results; say: takes a line
+    for the user.
     """
     folder = farm_folder()
     paths.private(folder)
@@ -365,7 +347,7 @@ def serve(
         table = stack.enter_context(LeasingTable(paths.jobs_file()))
         known = register.farm()
         where = chosen(address, known)
-        host = FarmHost(table, register, folder, clips_folder(), lease, say)
+        host = FarmHost(table, register, folder, clips or clips_folder(), lease, say)
         if attached:
             threading.Thread(target=_watch, args=[host], daemon=True).start()
         with table.attended():

@@ -24,6 +24,12 @@ GONE = Message(
     "{attempts} machines did not bring this job back, the last one was {machine}; look at them, and"
     " retry the job."
 )
+# Each engine by one step in its index, however many rows there are.
+ENGINES = (
+    "WITH RECURSIVE kinds(kind) AS (SELECT min(engine) FROM jobs UNION ALL"
+    " SELECT (SELECT min(engine) FROM jobs WHERE engine > kind) FROM kinds WHERE kind IS NOT NULL)"
+    " SELECT kind AS engine FROM kinds WHERE EXISTS (SELECT 1 FROM jobs WHERE engine = kind"
+)
 
 
 @dataclass(frozen=True)
@@ -148,9 +154,7 @@ class LeasingTable(JobTable):
 
     def engines(self) -> list[str]:
         """What the waiting rows need (`Work.engine`)."""
-        rows = self._rows(
-            f"SELECT DISTINCT engine FROM jobs WHERE state IN ({marks(PENDING)})", *PENDING
-        )
+        rows = self._rows(f"{ENGINES} AND state IN ({marks(PENDING)}))", *PENDING)
         return [row["engine"] for row in rows]
 
     def _close(self, token: str, end: Callable[[int], None]) -> None:

@@ -26,6 +26,7 @@ from engine.pack import Pack
 from engine.session import Backend
 from engine.text import PromptTokenizers
 from engine.vae import fit
+from studio.farm.places import Switch
 from studio.jobs.database import JobsError
 from studio.jobs.spec import PENDING, RUNNING, Entry, Job, Work, content_key
 from studio.jobs.supervisor import Keeper, WorkerError
@@ -80,6 +81,7 @@ class Desk:
         warm = None if backend == "cpu" else (pack.path.absolute(), backend)
         self._keeper = Keeper(self.table, clips, cache, threads, warm)
         self.installation: Installation | None = None  # the last one, of a pack
+        self.farm = Switch(data, clips)
         self.quit = threading.Event()  # set: the studio is to be closed
         self._closing = threading.Event()
         self._draft_lock = threading.Lock()
@@ -113,7 +115,8 @@ class Desk:
         """Let the worker end: the job it is at waits again, the queue is paused."""
         self._closing.set()
         self._thread.join()
-        if self.table.count(RUNNING):
+        self.farm.close()
+        if self.table.count(RUNNING) and not self.farm.is_on:
             self._keeper.interrupt(Message("The studio was closed; resume the queue to go on."))
         self._keeper.close()
         self.table.close()

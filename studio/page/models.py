@@ -18,6 +18,7 @@ from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.desk import Desk
 from studio.page.events import QUICK
+from studio.page.farm import FarmCard
 from studio.page.full_size import FullSizeCard
 from studio.system import packs, paths
 from studio.system.settings import change
@@ -49,6 +50,7 @@ class ModelsView:
                 gr.HTML(f"<h2>{say('models.device')}</h2>")
                 self.examine = gr.Button(say("models.examine"), elem_id="examine")
                 self.lines = gr.HTML(elem_id="doctor")
+                FarmCard(desk, say)
         self.timer = gr.Timer(TICK)
         self._wire()
 

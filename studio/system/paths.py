@@ -39,6 +39,13 @@ def own_worker() -> list[str]:
     return [sys.executable, "-P", "-m", "studio.jobs.worker"]  # not from the folder we stand in
 
 
+def own_farm() -> list[str]:
+    """The command that starts the farm's host, likewise."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, "--farm"]
+    return [sys.executable, "-P", "-m", "studio.farm.host"]
+
+
 def default_pack() -> Path:
     """The pack to use when none is named: `$NEODRAGON_PACK`, else the mini pack in `assets`."""
     return Path(os.environ.get(PACK_VARIABLE) or ASSETS / "mini")
