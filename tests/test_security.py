@@ -447,6 +447,25 @@ def test_an_open_tab_finds_the_studio_that_was_started_again(
         assert httpx.get(first.address, trust_env=False).status_code == 401  # the old token
 
 
+@pytest.mark.parametrize("hanging", ["**/gradio_api/run/**", "**/assets/**"])
+def test_a_tab_whose_requests_hang_finds_it_too(
+    tmp_path: Path, context: BrowserContext, hanging: str
+) -> None:
+    """Its look at the queue, or the page itself that was still loading: then nothing breaks."""
+    with running(tmp_path / "data") as first:
+        page = context.new_page()
+        page.route(hanging, lambda route: None)
+        page.goto(first.address, wait_until="commit")
+        page.wait_for_function("window.gradio_config")
+        page.evaluate("window.old = true")
+        page.unroute(hanging)
+        first.process.kill()
+        first.process.wait()
+    with running(tmp_path / "data"):
+        page.wait_for_function("window.old === undefined", timeout=PATIENCE * 1000)
+        page.locator("#ruler .ruler").wait_for()
+
+
 def test_a_studio_that_ended_knows_its_old_cookies_no_more(
     tmp_path: Path, context: BrowserContext
 ) -> None:

@@ -55,7 +55,8 @@ class Guard:
     """An ASGI app around another one.
 
     port: our own; token: of this launch, None where anybody of this machine may ask; inline: the
-    script that Gradio puts into the page later; quit_: ends the studio.
+    script that Gradio puts into the page later; first: the one that runs before anything is loaded;
+    quit_: ends the studio.
     """
 
     app: App
@@ -64,6 +65,7 @@ class Guard:
     token: str | None
     say: Speaker
     inline: str
+    first: str
     quit_: Callable[[], None]
     _used: set[str] = field(default_factory=set)
 
@@ -77,7 +79,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, _guarded(send, self.inline))
+            await self._answer(scope, receive, _guarded(send, self.inline, self.first))
         else:
             await send({"type": "websocket.close", "code": 1008})  # nothing of ours needs one
 
@@ -174,10 +176,11 @@ def _is_ours(headers: dict[str, str], host: str) -> bool:
     return f"{referer.scheme}://{referer.netloc}".lower() == ours
 
 
-def _guarded(send: Any, inline: str) -> Any:
+def _guarded(send: Any, inline: str, first: str) -> Any:
     """`send` that puts our headers on the answer, and takes those off that open it to others.
 
-    A page of Gradio's is held back until it is whole: its scripts are named by their hashes.
+    A page of Gradio's is held back until it is whole: its scripts are named by their hashes. The
+    script `first` stands in front of them.
     """
     start: dict[str, Any] = {}
     page: list[bytes] = []
@@ -193,6 +196,7 @@ def _guarded(send: Any, inline: str) -> Any:
             if message.get("more_body"):
                 return
             body = b"".join(page).replace(b'<link rel="manifest" href="/manifest.json" />', b"")
+            body = body.replace(b"<head>", f"<head><script>{first}</script>".encode(), 1)
             headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
             headers += [(b"content-security-policy", policy(body, inline))]
             headers += [(b"content-length", str(len(body)).encode())]
