@@ -93,6 +93,18 @@ def test_an_interrupted_job_is_as_if_untouched(table: JobTable, pack: Pack, tmp_
     assert table.queue().paused and not list((tmp_path / "clips").glob("*"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no signal that stops a process")
+def test_a_worker_that_hangs_without_a_job_does_not_keep_the_app(
+    table: JobTable, tmp_path: Path
+) -> None:
+    with Keeper(table, tmp_path / "clips", tmp_path / "cache", 1) as keeper:
+        keeper.look()
+        assert keeper._process is not None
+        keeper._process.send_signal(signal.SIGSTOP)
+    assert keeper._process.returncode == -signal.SIGKILL
+    assert not table.has_worker()
+
+
 def test_a_worker_that_never_works_is_said(
     table: JobTable, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

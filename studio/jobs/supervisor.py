@@ -14,6 +14,7 @@ from studio.jobs import worker
 from studio.jobs.spec import RUNNING
 from studio.jobs.table import ATTEMPTS, JobTable
 
+GRACE = 2.0  # seconds in which a worker without a job ends by itself
 LEFT = Message("The queue was left by an app that is gone; resume it to go on.")
 
 
@@ -105,11 +106,22 @@ class Keeper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait()
+            while not self._has_ended():
+                if not self.table.count(RUNNING):  # it may be loading graphs for nobody
+                    self._process.kill()
         except BaseException:
             self._process.kill()
             self._process.wait()
             raise
+
+    def _has_ended(self) -> bool:
+        """Whether the worker ends within some seconds."""
+        assert self._process is not None
+        try:
+            self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def __enter__(self) -> Keeper:
         return self

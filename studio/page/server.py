@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib.util
 import logging
 import mimetypes
@@ -117,6 +118,7 @@ def _serve(
             if mcp:
                 print(f"MCP: {address}gradio_api/mcp/ with the header X-Token: {token}")
             address += f"?token={token}"
+            gc.freeze()  # what is loaded stays: else the end of the process is spent on visiting it
             publish(address)
             # Whoever sees to the browser himself gets the token, which programs need as well.
             told = _ticket(address, A_DAY) if browser else address
@@ -177,7 +179,10 @@ def launch(
         address = f"http://{HOST}:{number}/"
         if blocks.mcp_server_obj:
             blocks.mcp_server_obj._local_url = address
-        guard = Guard(app, number, known, token, Speaker(language), _script(), desk.quit.set)
+        guard = Guard(
+            *(app, number, known, token, Speaker(language)),
+            *(_script("page.js"), _script("outlive.js"), desk.quit.set),
+        )
         blocks.server = Server(guard, listening)  # type: ignore[assignment]
     except NeodragonError:
         listening.close()
@@ -219,7 +224,7 @@ def _gradio(
         theme=page.theme(),
         css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
         css_paths=ASSETS / "page.css",
-        head=f'<meta name="colours" content="{colours}"><script>{_script()}</script>',
+        head=f'<meta name="colours" content="{colours}"><script>{_script("page.js")}</script>',
         favicon_path=str(ASSETS / "icon.svg"),
         footer_links=[],
         run_history=False,
@@ -232,8 +237,8 @@ def _gradio(
     return blocks, Intake(inner, functions, temporary, Speaker(language))
 
 
-def _script() -> str:
-    return (ASSETS / "page.js").read_text(encoding="utf-8")
+def _script(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
 
 
 def bound(port: int | None, last: int | None = None) -> socket.socket:
