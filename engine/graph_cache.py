@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from engine.errors import BackendError
+from engine.errors import BackendError, Message
 from engine.pack import Pack
-from engine.session import Backend, OrtSession, open_graphs, placed
+from engine.session import Backend, OrtSession, notices_to, notify, open_graphs, placed
 
 WIDENED = 2  # on the CPU weights of 16 bits become 32 when they are loaded
 
@@ -35,6 +35,7 @@ class GraphCache:
         self.sound: set[tuple[str, Backend]] = set()  # packs whose canary sang there
         self._idle: dict[Key, dict[str, OrtSession]] = {}
         self._sizes: dict[Key, int] = {}  # of those idle and in use
+        self._notices: dict[Key, list[Message]] = {}  # of their load, said at each use
 
     def take(
         self, pack: Pack, component: str, role: str, backend: Backend, threads: int | None
@@ -46,20 +47,33 @@ class GraphCache:
         key = Key(pack.pack_hash, component, role, backend, threads)
         kept = self._idle.pop(key, None)
         if kept is not None:
+            for notice in self._notices[key]:
+                notify(notice)
             for session in kept.values():
                 session.busy(True)
             return key, kept
         size = _size(pack, component, role, backend)
         self._make_room(size)
+        notices: list[Message] = []
         try:
-            opened = open_graphs(pack, component, role, backend, threads, once=bool(self._idle))
+            with notices_to(notices.append):
+                opened = self._opened(pack, component, role, backend, threads)
+        finally:
+            for notice in notices:
+                notify(notice)
+        self._sizes[key], self._notices[key] = size, notices
+        return key, opened
+
+    def _opened(
+        self, pack: Pack, component: str, role: str, backend: Backend, threads: int | None
+    ) -> dict[str, OrtSession]:
+        try:
+            return open_graphs(pack, component, role, backend, threads, once=bool(self._idle))
         except BackendError:  # an NPU may have less room than the machine's memory lets one think
             if not self._idle:
                 raise
             self.clear()
-            opened = open_graphs(pack, component, role, backend, threads)
-        self._sizes[key] = size
-        return key, opened
+            return open_graphs(pack, component, role, backend, threads)
 
     def give_back(self, key: Key, sessions: dict[str, OrtSession]) -> None:
         """What `take` gave is no longer used."""
@@ -97,7 +111,7 @@ class GraphCache:
     def _free(self, key: Key) -> None:
         for session in self._idle.pop(key).values():
             session.close()
-        del self._sizes[key]
+        del self._sizes[key], self._notices[key]
 
 
 def _size(pack: Pack, component: str, role: str, backend: Backend) -> int:

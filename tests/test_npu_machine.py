@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from engine import Request, generate
 from engine.canary import canary, require_sound
-from engine.errors import BackendError
+from engine.errors import BackendError, Message
 from engine.graph_cache import GraphCache
 from engine.pack import Context, Graph, Pack, open_pack
 from engine.session import (
@@ -31,6 +31,7 @@ from engine.session import (
     chips,
     driver,
     library,
+    notices_to,
     open_graphs,
     owner,
     placement,
@@ -140,6 +141,21 @@ def test_a_load_that_fails_is_tried_in_other_ways(
     assert session.run(image=image)["image_2x"].shape == (1, 3, 256, 384)
     session.close()
     assert owner._count == 0
+
+
+def test_graphs_that_stay_loaded_say_again_how_they_came_to_be(
+    pack: Pack, machine: Callable[[Load], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = machine(lambda graph, options: DRIVER)
+    cache = GraphCache(budget=10**9)
+    for _ in range(2):
+        said: list[Message] = []
+        with notices_to(said.append):
+            cache.give_back(*cache.take(pack, "upscaler", "upscaler", "npu", 1))
+        assert len(said) == 3 and "runs on the CPU, which is slower" in str(said[-1])
+    assert len(seen) == 4, "it was loaded once"
+    assert not capsys.readouterr().err
+    cache.clear()
 
 
 def test_without_any_other_form_the_error_is_said(

@@ -23,13 +23,17 @@ from PIL import Image
 from random_pack import strict
 
 from engine import session
-from engine.pack import Pack
+from engine.pack import Graph, Pack
 from engine.pipeline import UnitFrames, generate
+from engine.session import placement
 from studio.jobs import worker
 from studio.jobs.spec import PENDING, Entry, Job, State, Work, content_key
 from studio.jobs.table import JobTable
+from studio.language.catalogue import Speaker
+from studio.media import sidecars
 from studio.media.pictures import write_png
 from studio.media.video import read_metadata
+from studio.page import html
 from studio.system.settings import change, settings_file
 
 PATIENCE = 600.0  # seconds, on a machine that is busy with other things
@@ -52,6 +56,13 @@ class Dying:
             stream.graph.work(lost)
 
         monkeypatch.setattr(session.Stream, "step", stepped)
+
+
+class Refusing:
+    """ONNX Runtime's session of a graph that some NPU runs no more."""
+
+    def run(self, *_: Any) -> None:
+        raise ort_state.EPFail("Error code: 1100")
 
 
 class Place:
@@ -397,6 +408,31 @@ def test_a_device_that_goes_away_costs_one_row(
     assert place.table.job(made).state == "done"
     assert len(list(place.clips.glob("*.mp4"))) == 1
     assert not list(place.clips.glob("*.part"))
+
+
+def test_what_the_engine_says_of_a_load_is_on_the_row_and_in_the_file(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = placement.load_graph
+
+    def tired(graph: Graph, *rest: Any, **options: Any) -> session.OrtSession:
+        """A graph whose first run asks for a fresh load, as some NPUs do."""
+        opened = load(graph, *rest, **options)
+        if graph.name == "clip_l":
+            whole, opened._session = opened._session, Refusing()
+            opened._reload = lambda: whole
+        return opened
+
+    monkeypatch.setattr(placement, "load_graph", tired)
+    (number,) = place.add(replace(place.work, kind="frame"))
+    worker.Worker(place.table, place.clips, place.cache, threads=1).run(drain=True)
+    job = place.table.job(number)
+    sentence = "The graph clip_l failed on the NPU (Error code: 1100); it is loaded again."
+    assert (job.state, [str(notice) for notice in job.notices]) == ("done", [sentence])
+    assert job.result is not None
+    assert json.loads(job.result.with_suffix(".json").read_text())["notices"] == [sentence]
+    assert sidecars.inside(job.result)["notices"] == [sentence]
+    assert sentence in html.caption(job, Speaker("en"))
 
 
 @pytest.mark.skipif("npu-emulated" not in session.available(), reason="no NPU emulation here")

@@ -2,12 +2,14 @@
 
 The only part that imports onnxruntime. Nothing falls back to another processor: a graph that
 cannot run where it was asked to run is a `BackendError`. It knows nothing of prompts, latents or
-frames. `runtime` runs a loaded graph, `qnn` knows the NPU, `chips` the machines that
-have one, `library` where its libraries are, `owner` whose it is, `placement` chooses and opens.
+frames. `runtime` runs a loaded graph, `qnn` knows the NPU, `chips` the machines that have one,
+`library` where its libraries are, `owner` whose it is, `notices` what the user is told,
+`placement` chooses and opens.
 """
 
 from engine.session.chips import CHIPS, Chip, chip_with, this_chip
 from engine.session.driver import npu_driver
+from engine.session.notices import notices_to, notify
 from engine.session.owner import NpuBusyError
 from engine.session.placement import (
     load_graph,
@@ -54,6 +56,8 @@ __all__ = [
     "available",
     "chip_with",
     "load_graph",
+    "notices_to",
+    "notify",
     "npu_driver",
     "open_graphs",
     "open_session",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import Message
+from engine.session.notices import notify
 from engine.session.runtime import NoBackendError
 
 PATIENCE = 120.0  # seconds: more than a clip and the time that graphs stay loaded after it
@@ -61,8 +61,7 @@ def acquire(patience: float = PATIENCE) -> None:
             except NpuBusyError:
                 if not patience:
                     raise
-                told = Message("The NPU is used by another clip; this one waits for it.")
-                print(told, file=sys.stderr)
+                notify(Message("The NPU is used by another clip; this one waits for it."))
                 _lock = _locked(patience)
         _count += 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from engine.pack import Graph, Pack
 from engine.pack.graphs import version_numbers
 from engine.session import owner
 from engine.session.chips import chip_with, this_chip
+from engine.session.notices import notify
 from engine.session.qnn import UNMAPPED, add_qnn, qnn_sdk
 from engine.session.runtime import (
     ORT_ERRORS,
@@ -170,8 +170,8 @@ def open_graphs(
 ) -> dict[str, OrtSession]:
     """Load a component's graphs whose names start with `role`, for `backend`.
 
-    Where an NPU refuses them, the next step of `ladder` is taken, and a sentence on stderr says
-    so; once: not so. Raises as `open_session` does.
+    Where an NPU refuses them, the next step of `ladder` is taken, and a notice says so;
+    once: not so. Raises as `open_session` does.
     """
     steps = ladder(placements(pack, component, role, backend))
     for step, following in zip_longest(steps, () if once else steps[1:]):
@@ -191,8 +191,7 @@ def open_graphs(
             reason = first_line(
                 error.__cause__ if isinstance(error.__cause__, Exception) else error
             )
-            values = {"component": component, "reason": reason}
-            print(Message(following.template, values), file=sys.stderr)
+            notify(Message(following.template, {"component": component, "reason": reason}))
     raise AssertionError("placements are never empty")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -16,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from engine.errors import BackendError, Message, PackError, first_line
 from engine.pack import Graph, TensorSpec
+from engine.session.notices import notify
 
 ort.disable_telemetry_events()  # also where the legacy backend does not know the variable
 
@@ -144,11 +144,12 @@ class OrtSession:
             except ORT_ERRORS as error:
                 if self._reload is None or not AGAIN.search(str(error)):
                     raise
-                told = Message(
-                    "The graph {graph} failed on the NPU ({reason}); it is loaded again.",
-                    {"graph": self.name, "reason": first_line(error)},
+                notify(
+                    Message(
+                        "The graph {graph} failed on the NPU ({reason}); it is loaded again.",
+                        {"graph": self.name, "reason": first_line(error)},
+                    )
                 )
-                print(told, file=sys.stderr)
                 self._session = None  # its memory first
                 self._session = self._reload()
                 return do(self._session)

@@ -11,13 +11,13 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Generator
-from contextlib import closing, redirect_stderr, redirect_stdout
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError
 from studio import __version__
 from studio.cli import batch as cli_batch
 from studio.cli import doctor as cli_doctor
@@ -203,7 +203,8 @@ def _render(arguments: argparse.Namespace) -> None:
             print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
-        with closing(_watched(pack, pixels, backend, render.Meter(), times)) as events:
+        watched = _watched(pack, pixels, backend, render.Meter(), times)
+        with _noted(metadata), closing(watched) as events:
             frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
         encoding = time.perf_counter()
         path = video.write_mp4(
@@ -235,9 +236,8 @@ def _frame(arguments: argparse.Namespace) -> None:
             print(f"look seed {request.look_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
-        with closing(
-            _watched(pack, request, backend, render.Meter("first_frame"), times)
-        ) as events:
+        watched = _watched(pack, request, backend, render.Meter("first_frame"), times)
+        with _noted(metadata), closing(watched) as events:
             image = next(event.image for event in events if isinstance(event, FirstFrame))
         path = write_png(
             *(output, image, metadata),
@@ -249,6 +249,19 @@ def _frame(arguments: argparse.Namespace) -> None:
         *(arguments, path, f"{width} x {height}"),
         *(metadata, times, time.perf_counter() - started),
     )
+
+
+@contextmanager
+def _noted(metadata: dict[str, Any]) -> Iterator[None]:
+    """What the engine has to say goes to stderr and into the metadata."""
+    from engine.session import notices_to
+
+    def noted(notice: Message) -> None:
+        print(notice, file=sys.stderr)
+        metadata.setdefault("notices", []).append(str(notice))
+
+    with notices_to(noted):
+        yield
 
 
 def _metadata(pack: Pack, request: Request, backend: Backend, kind: Kind) -> dict[str, Any]:

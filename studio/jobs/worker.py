@@ -43,7 +43,7 @@ from engine.pipeline import (
     generate,
     prewarm,
 )
-from engine.session import require
+from engine.session import notices_to, require
 from studio.jobs import results
 from studio.jobs.database import JobsError
 from studio.jobs.render import Meter, record, unread, with_pixels
@@ -256,7 +256,12 @@ class Worker:
         shutil.rmtree(self._folder(job), ignore_errors=True)
         first: Bytes | None = None
         units: list[Bytes] = []
-        with closing(self._events(job, request, pack, stages)) as events:
+
+        def noted(notice: Message) -> None:
+            self.table.note(job.id, notice)
+            metadata.setdefault("notices", []).append(str(notice))
+
+        with notices_to(noted), closing(self._events(job, request, pack, stages)) as events:
             for event in events:
                 if isinstance(event, FirstFrame):
                     first = event.image

@@ -138,6 +138,7 @@ def progress(job: Job | None, seconds: float | None, say: Speaker) -> str:
         f'<div class="progress" role="progressbar" aria-valuenow="{percent}"'
         f' aria-label="{escape(words)}"><div style="width: {percent}%"></div></div>'
         f'<p class="doing">{escape(words)}<span>{percent} % {escape(left)}</span></p>'
+        + "".join(f'<p class="aside">{escape(say.message(told))}</p>' for told in job.notices)
     )
 
 
