@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +59,21 @@ def listed(capsys: Said, *more: str) -> dict[str, object]:
 
 def waiting(table: JobTable) -> list[int]:
     return [job.id for job in table.jobs(("waiting",))]
+
+
+def test_rows_that_were_damaged_are_listed(table: JobTable, capsys: Said) -> None:
+    whole, damaged = add(table, "waiting", "waiting")
+    with closing(sqlite3.connect(table.path)) as db, db:
+        db.execute("UPDATE jobs SET work = 'x' WHERE id = ?", [damaged])
+    assert main(["queue"]) == 2
+    assert f"Job {damaged} in the job table was damaged" in capsys.readouterr().err
+    assert main(["queue"]) == 0
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == [str(whole), "waiting"]
+    assert second.split()[:2] == [str(damaged), "damaged:"]
+    rows = listed(capsys)["damaged"]
+    assert isinstance(rows, list)
+    assert [(row["id"], row["work"]) for row in rows] == [(damaged, "x")]
 
 
 def test_the_queue_is_listed(table: JobTable, capsys: Said) -> None:

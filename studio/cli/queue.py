@@ -63,6 +63,8 @@ def _print(arguments: argparse.Namespace, table: JobTable) -> None:
         of = f"{job.fraction:4.0%}" if job.state == "running" else ""
         words = str(job.error) or job.work.prompt[:WORDS_SHOWN]
         print(f"{job.id:6}  {job.state:11} {of:5} {job.work.kind:5}  {words}")
+    for row in table.damaged():
+        print(f"{row['id']:6}  damaged: kept apart in {table.path.name}, and not made")
     queue = table.queue()
     print(f"paused. {queue.reason}".strip() if queue.paused else "not paused")
 
@@ -79,7 +81,7 @@ def _print_json(arguments: argparse.Namespace, table: JobTable) -> None:
     queue = table.queue()
     jobs = [as_json(job) for job in _shown(arguments, table)]
     content = {"paused": queue.paused, "reason": str(queue.reason), "jobs": jobs}
-    print_json(content)
+    print_json(content | {"damaged": table.damaged()})
 
 
 def _resume(arguments: argparse.Namespace, table: JobTable) -> int | None:

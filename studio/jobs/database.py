@@ -188,6 +188,10 @@ class JobFile(Database):
             )
         return jobs
 
+    def damaged(self) -> list[dict[str, Any]]:
+        """The rows that were set aside, as they were found."""
+        return [json.loads(row["row"]) for row in self._rows("SELECT row FROM damaged_jobs")]
+
     def by_key(self, keys: Iterable[str]) -> dict[str, Job]:
         """Of each content key its best job: done with its file there, else the latest one."""
         found: dict[str, Job] = {}
