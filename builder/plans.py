@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from builder.errors import BuildError
 from builder.layout import Layout
-from builder.published import CLIPS, MULTISTEP, MULTISTEP_T2V, TRANSFORMER, without
+from builder.published import CLIPS, LICENCES, MULTISTEP, MULTISTEP_T2V, TRANSFORMER, without
 from builder.storage import file_entry
 
 
@@ -154,3 +155,15 @@ def write_tokenizers(layout: Layout, pack: Path) -> dict[str, Any]:
         length = layout.manifest["tokenizers"][name]["length"]
         entries[name] = file_entry(path, pack) | {"length": length}
     return entries
+
+
+def write_licences(layout: Layout, pack: Path) -> dict[str, Any]:
+    """Copy what came with the weights on their licence; the manifest's `licences`, if any did."""
+    entries = []
+    for file in sorted(layout.root.iterdir()):
+        if file.name.upper().startswith(LICENCES) and file.is_file():
+            path = pack / "licences" / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, path)
+            entries.append(file_entry(path, pack))
+    return {"licences": entries} if entries else {}

@@ -11,7 +11,14 @@ from typing import Any
 
 from builder.errors import BuildError
 from builder.layout import Layout
-from builder.plans import Plan, htp_variant, plans, remembering, write_tokenizers
+from builder.plans import (
+    Plan,
+    htp_variant,
+    plans,
+    remembering,
+    write_licences,
+    write_tokenizers,
+)
 from builder.templates import Filled, Templates, home_of
 from engine.pack import MANIFEST
 
@@ -102,6 +109,7 @@ class Portable:
                 part["variants"]["htp"] = {"graphs": graphs}
         manifest = self.layout.manifest | {
             "tokenizers": write_tokenizers(self.layout, self.pack),
+            **write_licences(self.layout, self.pack),
             "components": components,
         }
         text = json.dumps(manifest, indent=1) + "\n"

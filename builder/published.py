@@ -9,6 +9,7 @@ SETTINGS = "neodragon.json"  # in a checkpoint: a partial manifest, laid over th
 MULTISTEP_T2V = "_multistep_t2v"  # ends the names of the monolithic mode's own folders
 MULTISTEP = "_multistep"  # and those of its components
 CLIPS = ("text_encoder", "text_encoder_2")
+LICENCES = ("LICENSE", "LICENCE", "NOTICE", "README")  # how their files' names begin
 TRANSFORMER = "diffusion_transformer_320p"
 
 PUBLISHED: dict[str, Any] = {

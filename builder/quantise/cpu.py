@@ -62,9 +62,9 @@ def quantise_pack(source: Path, target: Path, report: Report) -> None:
             else:
                 report(f"{key}: kept")
             graphs[graph] = done["entry"]
-    for tokenizer in manifest["tokenizers"].values():
-        (target / tokenizer["file"]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / tokenizer["file"], target / tokenizer["file"])
+    for file in (*manifest["tokenizers"].values(), *manifest.get("licences", ())):
+        (target / file["file"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file["file"], target / file["file"])
     text = json.dumps(manifest, indent=1) + "\n"
     (target / MANIFEST).write_text(text, encoding="utf-8")
     record_file.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.published import LICENCES
 from engine.errors import NeodragonError
 
 REPOSITORY = "Qualcomm-AI-Research/Neodragon"
@@ -27,7 +28,6 @@ FOLDERS = (
     " ssd_1b_text_encoder_2 upscaler safety_checker"
 ).split()
 MONOLITHIC = tuple(f"{name}{MULTISTEP}" for name in ("context_adapter", FOLDERS[7]))
-LICENCES = ("LICENSE", "LICENCE", "NOTICE", "README")  # how their files' names begin
 KEPT_FREE = 10**9  # bytes of the disk
 BLOCK = 2**20
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from builder.published import LICENCES
 from engine.errors import Message, NeodragonError
 from engine.session import CHIPS, this_chip
 from studio.language.catalogue import Speaker
@@ -74,7 +75,7 @@ class Fetching:
 def licences(folder: Path) -> dict[str, str]:
     """The licence files that lie with weights, by name."""
     found = sorted(path for path in folder.glob("*") if path.is_file())
-    named = [path for path in found if path.name.upper().startswith(download.LICENCES)]
+    named = [path for path in found if path.name.upper().startswith(LICENCES)]
     return {
         path.name: path.read_bytes()[:LICENCE_LIMIT].decode("utf-8", "replace") for path in named
     }

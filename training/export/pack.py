@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from builder import layout, plans, storage, tokenizers
-from builder.plans import Plan, form_of, htp_variant, remembering, write_tokenizers
+from builder.plans import (
+    Plan,
+    form_of,
+    htp_variant,
+    remembering,
+    write_licences,
+    write_tokenizers,
+)
 from builder.published import MULTISTEP, MULTISTEP_T2V
 from engine.measures import snr_db
 from engine.pack import MANIFEST, Graph, open_pack
@@ -244,7 +251,8 @@ def export_pack(
         own = {graph: entry for (name, graph), entry in entries.items() if name == component}
         if graphs := run.htp(component, own, emulate):
             part["variants"]["htp"] = {"graphs": graphs}
-    manifest = source.manifest | {"tokenizers": tokenizers_of_pack, "components": components}
+    manifest = source.manifest | write_licences(source, pack)
+    manifest |= {"tokenizers": tokenizers_of_pack, "components": components}
     (pack / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     with open_pack(pack) as opened:
         named = {pack / file.name for file in opened.files}
