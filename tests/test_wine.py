@@ -11,6 +11,7 @@ import pytest
 WINE = Path(__file__).parents[1] / "packaging" / "wine"
 sys.path.insert(0, str(WINE))
 import box as boxes  # noqa: E402
+import check  # noqa: E402
 
 
 def test_where_it_cannot_be_had_that_is_said_and_no_failure(tmp_path: Path) -> None:
@@ -57,6 +58,44 @@ def test_a_step_that_was_cut_off_is_done_again(tmp_path: Path) -> None:
         box.once(step, "b")
     box.once(step, "a")
     assert len(tries) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("E: Failed to fetch http://deb/x.deb  Could not resolve 'deb'", boxes.NotHere),
+        ("error: Request failed\n  Caused by: error sending request for url", boxes.NotHere),
+        ("Retrying after connection broken by 'NewConnectionError'", boxes.NotHere),
+        ("error: failed to write: No space left on device (os error 28)", boxes.NotHere),
+        ("HTTP error 503 while getting https://index/x.whl", boxes.NotHere),
+        ("error: Hash mismatch for `numpy==2.4.0`", RuntimeError),
+        ("No solution found when resolving dependencies", RuntimeError),
+        ("E: Unable to locate package wine32:i386", RuntimeError),
+    ],
+)
+def test_a_lock_or_a_recipe_that_is_wrong_is_a_failure(said: str, kind: type) -> None:
+    assert type(boxes.failure("numpy", said)) is kind
+
+
+@pytest.mark.parametrize(
+    ("error", "well", "words"),
+    [
+        (None, True, "0 s: all is well"),
+        (boxes.NotHere("no server"), True, "0 s: not run: no server"),
+        (AssertionError("two frames differ"), False, "0 s: FAILED: two frames differ"),
+        (subprocess.TimeoutExpired("wine", 5), False, "FAILED: Command 'wine' timed out"),
+    ],
+)
+def test_a_stage_says_what_became_of_it(
+    error: Exception | None, well: bool, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stage() -> str:
+        if error:
+            raise error
+        return "all is well"
+
+    assert check.done("arm64", stage) is well
+    assert words in capsys.readouterr().out
 
 
 def test_nothing_of_microsofts_is_in_the_repository() -> None:

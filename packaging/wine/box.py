@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,21 @@ exec nice -n 2 chroot --userspec=$1 "$0" env --chdir="$2" -i "${@:3}"
 
 class NotHere(Exception):
     """What a Windows is made of cannot be had on this machine; the text says what."""
+
+
+# How apt, pip and uv say that a server does not answer or the disk is full.
+UNREACHED = re.compile(
+    r"could not resolve|failed to fetch|failed to download|error sending request|newconnection"
+    r"|connection (refused|reset|timed out|failed)|could not connect|temporary failure|timed out"
+    r"|unreachable|proxyerror|status code: (5\d\d|429)|http error (5\d\d|429)|no space left",
+    re.IGNORECASE,
+)
+
+
+def failure(what: str, said: str) -> Exception:
+    """NotHere where a server or the disk is to blame, else RuntimeError: a mistake of ours."""
+    text = f"{what}: {' '.join(said.split())[-600:]}"
+    return NotHere(text) if UNREACHED.search(said) else RuntimeError(text)
 
 
 class Box:
@@ -83,6 +99,8 @@ class Box:
         done = subprocess.run(command, capture_output=True, timeout=timeout)
         if done.returncode:
             said = (done.stderr + done.stdout).decode(errors="replace")[-2000:]
+            if words[0] == "apt-get":
+                raise failure(" ".join(words), said)
             raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}:\n{said}")
         return done.stdout
 
@@ -174,11 +192,11 @@ def fetched(requirement: str, digest: str, *options: str) -> Path:
     command += ["--require-hashes", "-r", str(listed), "-d", str(downloads)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise NotHere(f"{requirement} cannot be downloaded: {done.stderr.strip()[-300:]}")
+        raise failure(f"{requirement} cannot be downloaded", done.stderr)
     for file in downloads.iterdir():
         if hashlib.sha256(file.read_bytes()).hexdigest() == digest:
             return file
-    raise NotHere(f"{requirement} should have the hash {digest[:12]}, but no download has")
+    raise RuntimeError(f"{requirement} should have the hash {digest[:12]}, but no download has")
 
 
 def python(box: Box) -> None:
@@ -205,7 +223,7 @@ def install(target: Path, *options: str, machine: str = "x86_64") -> None:
         [*command, "--target", str(target), *options], capture_output=True, text=True
     )
     if done.returncode:
-        raise NotHere(f"Windows' wheels cannot be installed: {done.stderr.strip()[-600:]}")
+        raise failure("Windows' wheels cannot be installed", done.stderr)
 
 
 def wheels(box: Box) -> None:

@@ -34,6 +34,7 @@ VERSION = re.findall(
     r'__version__ = "(.*)"', (boxes.ROOT / "studio" / "__init__.py").read_text(encoding="utf-8")
 )[0]
 NAMESPACE = "NEODRAGON_WINE_NAMESPACE"  # set: mounts made here end with this process
+FAULTS = (AssertionError, RuntimeError, subprocess.SubprocessError, OSError)
 SOURCE = {boxes.PATHS: r"Z:\w\source;Z:\w\freezer"}
 REQUEST = ["render", "a red ball jumps on the meadow", "--look-seed", "3", "--motion-seed", "4"]
 
@@ -118,6 +119,20 @@ def stages(options: argparse.Namespace, box: boxes.Box) -> dict[str, Callable[[]
     return {name: do for name, do in found.items() if options.only in (None, name)}
 
 
+def done(name: str, do: Callable[[], object]) -> bool:
+    """Do a stage and say what became of it; False where it failed."""
+    begun, well = time.monotonic(), True
+    try:
+        said = do()
+    except boxes.NotHere as error:
+        said = f"not run: {error}"
+    except FAULTS as error:
+        traceback.print_exception(error)
+        said, well = f"FAILED: {error}", False
+    print(f"{name}: {time.monotonic() - begun:.0f} s: {said}", flush=True)
+    return well
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--all", action="store_true", help="the whole suite, the emulated NPU")
@@ -127,22 +142,18 @@ def main() -> None:
         os.environ[NAMESPACE] = "1"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
     started = time.monotonic()
-    failed = False
     try:
         with boxes.windows() as box:
             print(f"box: {time.monotonic() - started:.0f} s", flush=True)
-            for name, do in stages(options, box).items():
-                begun = time.monotonic()
-                try:
-                    said = do()
-                except (AssertionError, RuntimeError, subprocess.SubprocessError, OSError) as error:
-                    failed = True
-                    traceback.print_exception(error)
-                    said = f"FAILED: {error}"
-                print(f"{name}: {time.monotonic() - begun:.0f} s: {said}", flush=True)
+            failed = [name for name, do in stages(options, box).items() if not done(name, do)]
     except boxes.NotHere as error:
         print(f"Windows not run: {error}")
-    sys.exit(failed)
+        failed = []
+    except FAULTS as error:
+        traceback.print_exception(error)
+        print(f"box: {time.monotonic() - started:.0f} s: FAILED: {error}")
+        failed = ["box"]
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
