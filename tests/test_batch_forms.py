@@ -288,6 +288,7 @@ def test_count(read: Read, text: str, count: int) -> None:
         *("a ball, count=0", "a ball, count=two", "a ball, count=", "count=2 a ball, and more"),
         *("--seed 5", '--prompt "a ball', "Negative prompt: blurry", "Steps: 20, Seed: 5"),
         *("a ball, look_seed=1, 2, 3", "a ball, seed=5, seed=6", "a ball, mode=fast", "a ball\t5"),
+        *('-p "a ball"', "-s 5 a ball"),
         *('{"prompt": "a ball"},', '"prompt": "a ball",', "]", "},", "{", "---", "NaN", "null"),
         *(
             "[prompts]",
@@ -317,6 +318,7 @@ SUSPICIOUS = [
     ),
     *('a "ball": "red"', "a ball;5;6", "a ball,5", "a ball | 5", "1. a ball", "- a ball", "42"),
     *("see https://example.org", "[[red]] ball", "draw(ball)", "a ball ::2", "a red++ ball"),
+    *("=1+1", '="a ball"', "+SUM(A1)", "-SUM(A1)"),
 ]
 
 
@@ -327,12 +329,23 @@ def test_what_looks_like_syntax_is_told(read: Read, text: str) -> None:
     assert jobs(listed)[1][0] == text  # to the letter
 
 
+@pytest.mark.parametrize("text", ["a {1-3} ball", "a {red} ball", "a {2$$red|blue} ball"])
+def test_braces_of_other_programs_are_told(read: Read, text: str) -> None:
+    assert "is drawn as words" in notes(read(text))
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("it's a red ball", "a house, at night", "a {red|blue} boat", "a ball: slow, then fast"),
         *("a well-known boat — at night", "ein Häuschen, „rot“", "红球在草地上弹跳", "🎈🎈"),
-        *("2 balls and 3 stars", "a ball (red) and a star", "Who? A ball!", "a 1920s house"),
+        *(
+            "2 balls and 3 stars",
+            "a \\{red\\} ball",
+            "a ball (red) and a star",
+            "Who? A ball!",
+            "a 1920s house",
+        ),
     ],
 )
 def test_plain_words_are_left_in_peace(read: Read, text: str) -> None:
@@ -376,7 +389,14 @@ def test_a_seed_in_json(read: Read, value: object, seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "seeds"),
-    [("1, 2, 3", [1, 2, 3]), ("1..3", [1, 2, 3]), ("1;2", [1, 2]), ("7, 100, 200", [7, 100, 200])],
+    [
+        ("1, 2, 3", [1, 2, 3]),
+        ("1..3", [1, 2, 3]),
+        ("1;2", [1, 2]),
+        ("[1, 2]", [1, 2]),
+        ("[5]", [5]),
+        ("7, 100, 200", [7, 100, 200]),
+    ],
 )
 def test_several_seeds(read: Read, cell: str, seeds: list[int]) -> None:
     listed = read(f'prompt,seed,motion_seed\na,"{cell}",1\n', "list.csv")
@@ -401,6 +421,7 @@ VALUES: list[tuple[str, str, str, object]] = [
     *(("upscale", cell, "upscale", False) for cell in ("FALSE", "no", "0", "0.0", "FALSCH", "否")),
     *(("upscale", cell, "upscale", True) for cell in ("TRUE", "1.0", "WAHR", "Yes")),
     *(("steps", cell, "steps", (1, 2, 3)) for cell in ("1,2,3", "1 2 3", "1.0, 2.0, 3.0", "1;2;3")),
+    *(("steps", cell, "steps", (1, 2, 3)) for cell in ("[1, 2, 3]", "(1, 2, 3)")),
     *(("mode", cell, "mode", "monolithic") for cell in ("monolithic", " Monolithic ")),
     ("Kind", "Frame", "kind", "frame"),
     *(

@@ -15,6 +15,7 @@ from studio.batch.values import whole
 
 QUOTES = {'"': '"', "“": "”", "„": "“”", "'": "'", "‘": "’", "«": "»"}
 DASHES = re.compile(r"(?:^|(?<=\s))(?:--|—|–)(?=[A-Za-z])")
+SHORT = re.compile(r"-[A-Za-z](?=[\s=])")  # not read: it says nothing
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*(?=$|[\s=])")
 LABEL = re.compile(r"^\s*(?:-\s+)?(?:positive[ _])?prompt\s*[:=]\s*", re.IGNORECASE)
 NEGATIVE = re.compile(r"[\s,;.]*\bnegative[ _]prompt\s*:\s*", re.IGNORECASE)
@@ -33,6 +34,9 @@ FRAGMENT = re.compile(  # a piece of JSON, or a line that only rules something o
 
 # What looks like syntax of another program, and how it is called.
 SYNTAX = {
+    "a formula of a spreadsheet": re.compile(r"^\s*(?:=|[+@-][A-Za-z]+\()"),
+    "a choice among one": re.compile(r"(?<!\\)\{[^{}|]*(?<!\\)\}"),
+    "alternatives of another program": re.compile(r"(?<!\\)\{[^{}]*\$\$"),
     "an option (--name)": DASHES,
     "a weight": re.compile(r"\([^()]*:\s*-?\d*\.?\d+\s*\)|\(\(|\[\[|\w\+\+|\)\d?\.\d|::"),
     "a tag": re.compile(r"</?[A-Za-z][^<>]*>"),
@@ -159,7 +163,7 @@ def _parameters(text: str, line: Line) -> str:
 
 def _options(text: str, line: Line) -> str:
     """Take `--name value` off the end, or the whole line where it begins so."""
-    start = _outside_quotes(text)
+    start = 0 if SHORT.match(text) else _outside_quotes(text)
     if start is None:
         return text
     found = _options_in(text[start:])

@@ -115,7 +115,7 @@ def _several(name: str, where: Message, text: str) -> list[int | None]:
     if POWER.fullmatch(text):
         raise _seed_error(LOST, name, where, text)
     found: list[int | None] = []
-    for word in re.split(r"[\s,;]+", text.strip(" ,;")):
+    for word in re.split(r"[\s,;]+", text.removeprefix("[").removesuffix("]").strip(" ,;")):
         number = whole(word)
         if word.lower() == "random":
             found.append(None)
@@ -164,7 +164,7 @@ def _too_many(name: str, where: Message, got: object) -> RequestError:
 
 def steps(where: Message, value: object) -> tuple[int, ...]:
     """Three numbers of steps from 1 to 100, one per stage; raises RequestError."""
-    words = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
+    words = re.split(r"[\s,;]+", value.strip("[()] \t")) if isinstance(value, str) else value
     numbers = [whole(word) for word in words] if isinstance(words, list) else []
     found = tuple(number for number in numbers if number is not None and 1 <= number <= 100)
     if len(numbers) != 3 or len(found) != 3:
