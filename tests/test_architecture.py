@@ -64,7 +64,8 @@ ALONE = {
 # tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it, and the
 # page's server whatever Gradio raises.
 BROAD = {"engine/text.py", "studio/launcher.py", "studio/page/server.py"}
-HEAVY = {"gradio", "moviepy", "numpy", "onnxruntime", "PIL", "tokenizers", "torch"}
+HEAVY = {"cryptography", "dask", "distributed"}
+HEAVY |= {"gradio", "moviepy", "numpy", "onnxruntime", "PIL", "tokenizers", "torch"}
 
 
 def name(path: Path) -> str:
@@ -232,7 +233,11 @@ def definitions(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("render", "batch", "queue")), ["queue", "x"]],
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("render", "batch", "queue", "farm")),
+        ["queue", "x"],
+    ],
 )
 def test_a_start_loads_nothing_it_does_not_use(arguments: list[str]) -> None:
     script = (
@@ -248,6 +253,15 @@ def test_a_start_loads_nothing_it_does_not_use(arguments: list[str]) -> None:
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
     )
     assert run.stderr.splitlines()[-1] == "loaded:"
+
+
+def test_the_page_loads_no_farm() -> None:
+    script = (
+        "import sys, studio.page.server\n"
+        "print(sorted({'dask', 'distributed', 'tornado'} & set(sys.modules)))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_rendering_loads_no_page() -> None:

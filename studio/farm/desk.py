@@ -58,7 +58,7 @@ class Desk:
         checked = str(values.get("token", "")).startswith(TOKEN)
         try:
             return (self.checks.asks if checked else self._asks)[ask](machine, **values)
-        except (NeodragonError, OSError, KeyError, TypeError) as error:
+        except (NeodragonError, OSError, KeyError, TypeError, ValueError) as error:
             return {"error": str(error)}
 
     def _begin(self, machine: str, token: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The user's own queue and clips on that machine are not touched.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from studio.jobs.supervisor import Keeper
 from studio.jobs.table import JobTable
 
 NOTHING = Message("")
+KEPT = 86_400.0  # seconds that a file waits for its row to be asked for again
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Workshop:
         folder.mkdir(parents=True, exist_ok=True)
         self._table = JobTable(folder / "jobs.sqlite")
         self._table.remove(self._table.ids(PENDING))
+        for left in (folder / "clips").glob("*"):  # what nobody wanted any more
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > KEPT:
+                    left.unlink()
         self._keeper = Keeper(self._table, folder / "clips", folder / "cache", threads, served=True)
         self._table.resume()
         self._job: int | None = None
