@@ -28,7 +28,8 @@ from engine.config import Geometry
 from training.export.video import collapse_
 from training.models.context_adapter import ContextAdapter
 from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfig
-from training.models.mmdit import AdaLN, PyramidMMDiT
+from training.models.joint_blocks import AdaLN
+from training.models.mmdit import PyramidMMDiT
 from training.models.published import CLIP_G, CLIP_L, IMAGE_VAE, T5, UNET, UPSCALER
 from training.models.quicksrnet import QuickSRNet
 from training.models.video_vae import CausalConv, CausalVideoVAE, TGrow, fold, unfold

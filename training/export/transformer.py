@@ -14,7 +14,8 @@ from engine.tokens import transformer_inputs
 from engine.transformer import waves
 from training.export.source import Source, Traced, sample, widen_
 from training.export.text import TextEncoder
-from training.models.mmdit import TIME_CHANNELS, KeysValues, PyramidMMDiT
+from training.models.joint_blocks import TIME_CHANNELS, KeysValues
+from training.models.mmdit import PyramidMMDiT
 
 TABLES = ("rope_cos", "rope_sin", "mask")
 
