@@ -42,6 +42,18 @@ addEventListener("DOMContentLoaded", () => {
   new MutationObserver(colour).observe(document.body, {attributeFilter: ["class"]});
 });
 
+// Labels that Gradio has in English only, in the language of the page.
+const labels = Object.entries(JSON.parse(document.querySelector("meta[name=labels]")?.content ?? "{}"));
+const relabel = () => {
+  for (const [english, ours] of labels)
+    for (const element of document.querySelectorAll(`[aria-label^="${english}"], [title^="${english}"]`))
+      for (const name of ["aria-label", "title"]) {
+        const text = element.getAttribute(name);
+        if (text?.startsWith(english)) element.setAttribute(name, ours + text.slice(english.length));
+      }
+};
+if (labels.length) new MutationObserver(relabel).observe(document.documentElement, {subtree: true, childList: true});
+
 // What is chosen in the library stays in sight.
 let chosen = "";
 setInterval(() => {

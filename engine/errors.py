@@ -59,6 +59,13 @@ def message_of(error: Exception) -> Message:
     return error.message if isinstance(error, NeodragonError) else Message(str(error))
 
 
+def reason_of(error: Exception) -> Message:
+    """What the operating system or a library says, to stand in brackets; the system's own words
+    are in the catalogue.
+    """
+    return Message(getattr(error, "strerror", None) or first_line(error))
+
+
 def first_line(error: Exception) -> str:
     """What another library's error says first, to stand in brackets: one line, no full stop."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from engine.errors import Message, PackError, first_line
+from engine.errors import Message, PackError, first_line, reason_of
 from engine.pack.names import check_name, check_together
 from engine.pack.values import MANIFEST
 
@@ -171,7 +171,7 @@ class Zip(Source):
                 "{file} cannot be unpacked to {folder} ({reason}); free some space there.",
                 file=name,
                 folder=tempfile.gettempdir(),
-                reason=error.strerror or error,
+                reason=reason_of(error),
             ) from error
 
     def _unpack(self, name: str) -> Path:
@@ -232,7 +232,7 @@ def _unreadable(name: str, error: OSError) -> PackError:
     return PackError(
         "{file} cannot be read ({reason}); get the pack again or export it anew.",
         file=name,
-        reason=error.strerror or first_line(error),
+        reason=reason_of(error),
     )
 
 

@@ -14,7 +14,7 @@ from engine.config import (
     TransformerConfig,
     VaeConfig,
 )
-from engine.errors import PackError
+from engine.errors import PackError, reason_of
 from engine.pack.archive import Folder, Source, Zip, sha256_of
 from engine.pack.contract import sizes_of
 from engine.pack.graphs import Component, Graph, PackFile, TokenizerFile, version_numbers
@@ -152,7 +152,7 @@ def open_pack(path: Path | str) -> Pack:
         raise PackError(
             "{path} cannot be read ({reason}); check the path.",
             path=str(path),
-            reason=error.strerror or error,
+            reason=reason_of(error),
         ) from error
     if source is None:
         raise PackError(

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from engine.errors import BackendError
+from engine.errors import BackendError, Message, reason_of
 
 NOT_LOADED = (".py", ".pyc", ".pdf", ".txt", ".md")
 
@@ -63,7 +63,7 @@ def plain_folder(source: Path) -> Path:
     )
     wanted = _digest(source.parent, files)
     name = f"qnn-{wanted[:16]}"
-    reason: object = "no such folder"
+    reason: object = Message("no such folder")
     for parent in _plain_parents():
         target = parent / name
         try:
@@ -72,9 +72,9 @@ def plain_folder(source: Path) -> Path:
             copies = [target / path.relative_to(source.parent) for path in files]
             if _digest(target, copies) == wanted:
                 return target / source.name
-            reason = "its copy has been changed"
+            reason = Message("its copy has been changed")
         except OSError as error:
-            reason = error.strerror or error
+            reason = reason_of(error)
     raise BackendError(
         "The NPU's runtime is in {folder}, whose name has letters other than A to Z, and copying "
         "it failed ({reason}); install the studio in a folder such as C:\\Neodragon.",

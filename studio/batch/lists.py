@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import SEED_LIMIT
-from engine.errors import Message, NeodragonError
+from engine.errors import Message, NeodragonError, reason_of
 from engine.pack import Pack
 from studio.batch.encodings import BatchError, decode
 from studio.batch.notes import notes_on
@@ -139,7 +139,7 @@ def read(path: Path, pack: Pack, backend: str, **options: Any) -> PromptList:
         raise BatchError(
             "The list {path} cannot be read ({reason}); choose another file.",
             path=path,
-            reason=getattr(error, "strerror", None) or error,
+            reason=reason_of(error),
         ) from error
     known = SUFFIXES.get(path.suffix.lower())
     here = {"named": known, "folder": path.parent, "wildcards": path.parent / "wildcards"}

@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from engine.config import OLD_NAMES, SEED_LIMIT
-from engine.errors import Message, RequestError
+from engine.errors import Message, RequestError, reason_of
 from engine.pack import Pack
 from studio.batch import values
 from studio.batch.columns import COLUMNS, FILLED, nearest
@@ -239,7 +239,7 @@ class Rows:
             raise RequestError(
                 "The wildcard {name} cannot be read ({reason}); look at the file.",
                 name=path.name,
-                reason=error.strerror or error,
+                reason=reason_of(error),
             ) from error
         choices = [line for line in lines if line and not is_comment(line)]
         if not choices:

@@ -157,9 +157,10 @@ def _made(
     from studio.cli import progress as cli_work
     from studio.jobs.spec import PENDING, RUNNING
     from studio.system import paths
+    from studio.system.files import prepare
 
     if arguments.out:
-        paths.prepare(arguments.out / "clip.mp4", ".mp4")
+        prepare(arguments.out / "clip.mp4", ".mp4")
     if target:
         target = _writable(target, arguments.out)
     batch.enqueue(prompts, table, arguments.out)

@@ -192,11 +192,11 @@ def _render(arguments: argparse.Namespace) -> None:
     from engine.pipeline import UnitFrames
     from studio.jobs import render
     from studio.media import sidecars, video
-    from studio.system import paths
+    from studio.system.files import prepare
 
     request = _request(arguments)
     pixels = render.with_pixels(request)
-    output = paths.prepare(arguments.output, ".mp4")
+    output = prepare(arguments.output, ".mp4")
     with opened(arguments) as (pack, backend):
         metadata = _metadata(pack, request, backend, "clip")
         if not arguments.json:
@@ -226,10 +226,10 @@ def _frame(arguments: argparse.Namespace) -> None:
     from studio.jobs import render
     from studio.media import sidecars
     from studio.media.pictures import write_png
-    from studio.system import paths
+    from studio.system.files import prepare
 
     request = _request(arguments)
-    output = paths.prepare(arguments.output, ".png")
+    output = prepare(arguments.output, ".png")
     with opened(arguments) as (pack, backend):
         metadata = _metadata(pack, request, backend, "frame")
         if not arguments.json:

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.errors import NeodragonError
+from engine.errors import NeodragonError, reason_of
 from engine.pack import Pack, open_pack
 from studio.farm import link
 from studio.farm.checks import Checks
@@ -102,7 +102,7 @@ class FarmHost:
                 " --port.",
                 address=address,
                 port=port,
-                reason=error.strerror or str(error),
+                reason=reason_of(error),
             ) from error
         self._scheduler = scheduler
         try:

@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from engine.errors import NeodragonError
-from studio.system.paths import partial, private
+from engine.errors import NeodragonError, reason_of
+from studio.system.files import partial
+from studio.system.paths import private
 
 Role = Literal["host", "machine", "invitation"]
 FORMAT = 1
@@ -72,7 +73,7 @@ def read_invitation(path: Path) -> Invitation:
             "{path} is no invitation to a farm ({reason}); write one on the host with"
             " nds farm invite.",
             path=path,
-            reason=getattr(error, "strerror", None) or first(error),
+            reason=reason_of(error),
         ) from error
     if invitation.ends < datetime.now().timestamp():
         raise FarmError("The invitation {path} has ended; ask for a new one.", path=path)

@@ -16,8 +16,8 @@ from typing import Any
 from engine.pack import MANIFEST, open_pack
 from studio.farm.orders import sha256
 from studio.farm.papers import FarmError
+from studio.system.files import partial
 from studio.system.packs import STAGED, target_of
-from studio.system.paths import partial
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 TOLD = 10.0  # seconds between words on a long fetch

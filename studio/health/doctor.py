@@ -22,7 +22,7 @@ from typing import Literal
 import psutil
 
 from engine.canary import FLOOR_DB, Score, canary, scores
-from engine.errors import Message, NeodragonError, message_of
+from engine.errors import Message, NeodragonError, message_of, reason_of
 from engine.measures import LIMIT_DB
 from engine.pack import Pack, open_pack
 from engine.pack.graphs import version_numbers
@@ -40,6 +40,7 @@ from studio.jobs.table import JobTable
 from studio.library.verify import verify
 from studio.media.video import ffmpeg
 from studio.system import paths, settings
+from studio.system.files import partial
 from studio.system.packs import damaged
 from studio.system.privacy import redacted
 
@@ -156,12 +157,12 @@ def _folder(code: str, name: str, folder: Path) -> Line:
     values: dict[str, object] = {"name": Message(name), "folder": str(folder)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        trial = paths.partial(folder / "trial")
+        trial = partial(folder / "trial")
         trial.write_bytes(b"x")
         trial.unlink()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        values["reason"] = error.strerror or str(error)
+        values["reason"] = reason_of(error)
         template = "{name}: the folder {folder} takes no files ({reason})."
         return Line(code, "fail", Message(template, values), action)
     values["free"] = free / 1e9
@@ -221,7 +222,7 @@ def _port() -> Line:
             with socket.create_connection(probe.getsockname(), timeout=5):
                 return Line("D08", "ok", Message("127.0.0.1 takes connections."))
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
         sentence = Message("127.0.0.1 takes no connection ({reason}).", {"reason": reason})
         action = Message("Allow it in the firewall or security software.")
         return Line("D08", "fail", sentence, action)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engine.config import OLD_NAMES, Request
-from engine.errors import Message, RequestError
+from engine.errors import Message, RequestError, reason_of
 from engine.pack import Pack
 from studio.media.sidecars import Kind
 
@@ -203,7 +203,7 @@ def _digest(picture: str) -> str:
         raise RequestError(
             "The picture {picture} cannot be read ({reason}); choose another.",
             picture=picture,
-            reason=getattr(error, "strerror", None) or error,
+            reason=reason_of(error),
         ) from error
 
 

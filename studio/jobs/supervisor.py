@@ -9,7 +9,7 @@ import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
-from engine.errors import Message, NeodragonError
+from engine.errors import Message, NeodragonError, reason_of
 from studio.jobs import worker
 from studio.jobs.spec import RUNNING
 from studio.jobs.table import ATTEMPTS, JobTable
@@ -81,7 +81,7 @@ class Keeper:
         except OSError as error:
             raise WorkerError(
                 "The worker cannot be started ({reason}); close other programs and try again.",
-                reason=error.strerror or str(error),
+                reason=reason_of(error),
             ) from error
 
     @property

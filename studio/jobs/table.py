@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from engine.errors import Message
-from studio.jobs.database import JobFile, JobsError, marks
+from studio.jobs.database import JobsError, marks
+from studio.jobs.presence import Presence
 from studio.jobs.spec import (
     PENDING,
     RETRIED,
@@ -39,7 +38,6 @@ from studio.jobs.spec import (
     messages,
 )
 from studio.media.sidecars import Kind
-from studio.system.sqlite import BUSY, lock
 
 __all__ = [  # the table and its words
     "ATTEMPTS",
@@ -62,7 +60,6 @@ __all__ = [  # the table and its words
 ]
 
 NOTHING = Message("")
-PROBED = 0.5  # seconds in which others look whether a lock is free
 ATTEMPTS = 2  # a job that took two workers down does not get a third
 ENDED = Message(
     "{attempts} workers ended in the middle of this job; change something about it, or retry it.",
@@ -75,16 +72,12 @@ CLEAN = (  # what a row says before an attempt
 FRESH = f"state = 'waiting', attempts = 0, started = NULL, {CLEAN}"
 
 
-class JobTable(JobFile):
+class JobTable(Presence):
     """The table in the file at `path`, made when absent; safe from threads and processes.
 
     Close it or use it as a context manager. Every method raises JobsError where the file fails it
     or an id is not there; the file must not lie on a network drive.
     """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._has_lease = False
 
     # Arranging the queue
 
@@ -207,54 +200,6 @@ class JobTable(JobFile):
             db.execute("UPDATE jobs SET stop = 'interrupt' WHERE state = 'running'")
 
     # The worker's side
-
-    @contextmanager
-    def lease(self, wait: float = 0, give_up: Callable[[], bool] = bool) -> Iterator[None]:
-        """Be the one worker meanwhile, waiting at most so many seconds for another to end.
-
-        The operating system takes the lease back from a process that dies. Raises JobsError where
-        another has it, or `give_up` says so.
-        """
-        with self._locked("worker", max(wait, PROBED), give_up=give_up) as taken:
-            if not taken:
-                raise JobsError(
-                    "Another worker has the job table {path}; let that one work.",
-                    path=str(self.path),
-                )
-            self._has_lease = True
-            try:
-                yield
-            finally:
-                self._has_lease = False
-
-    def has_worker(self) -> bool:
-        """Whether a living process, this one or another, holds the lease."""
-        with self._locked("worker", shared=True) as free:
-            return not free
-
-    @contextmanager
-    def attended(self) -> Iterator[None]:
-        """Be an app that sees to the queue meanwhile, as any number of processes may.
-
-        While there is one, no worker pauses the queue because its own app is gone.
-        """
-        with self._locked("apps", BUSY, shared=True):
-            yield
-
-    @contextmanager
-    def deserted(self) -> Iterator[bool]:
-        """Whether no app sees to the queue; if so, none begins to meanwhile."""
-        with self._locked("apps") as alone:
-            yield alone
-
-    @contextmanager
-    def _locked(self, what: str, wait: float = 0, **options: Any) -> Iterator[bool]:
-        """Hold a lock beside the table meanwhile; whether it was to be had; raises JobsError."""
-        with ExitStack() as stack:
-            with self._sentences():
-                path = self.path.with_name(f"{self.path.name}-{what}")
-                taken = stack.enter_context(lock(path, wait, **options))
-            yield taken
 
     def recover(
         self, whole: Callable[[Job], bool] = lambda job: False, *, pause: bool = True

@@ -4,16 +4,12 @@
 reports on each as it goes, and writes a result when it is whole: the clip, then its sidecar, then
 the row. Whatever one job does, the next is made; where no file can be written the queue pauses. It
 holds nothing that is not in the table or on disk, so it may be killed at any moment.
-
-In the cache, a folder for each job: `first.png`, and while a clip grows, and of the last ones that
-are done, `unit-0.jpg` .. `unit-6.jpg`: the frames of a unit, not upscaled, below each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,11 +20,9 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from engine.config import Request
 from engine.errors import Message, NeodragonError
@@ -44,14 +38,16 @@ from engine.pipeline import (
     prewarm,
 )
 from engine.session import notices_to, require
-from studio.jobs import results
+from studio.jobs import previews, results
 from studio.jobs.database import JobsError
+from studio.jobs.previews import Previews
 from studio.jobs.render import Meter, record, unread, with_pixels
 from studio.jobs.spec import PENDING, RUNNING, Job, Stop, content_key
 from studio.jobs.table import JobTable
+from studio.language.catalogue import chosen_language, words
 from studio.media.pictures import write_png
 from studio.media.video import write_mp4
-from studio.system.files import OutputError, partial
+from studio.system.files import OutputError
 from studio.system.paths import APPLICATION, own_worker, private_file
 from studio.system.power import Awake, low_battery, memory, tell
 from studio.system.settings import load, settings_file
@@ -66,8 +62,6 @@ WARM = 600.0  # the same before the first job
 POLL = 0.1  # seconds between looks at an empty queue
 FLOOR = 10**9  # bytes that stay free on the disk of the clips
 DAY = 86_400.0  # seconds after which a part of a file is nobody's any more
-PREVIEW_WIDTH = 512  # pixels, at most
-PREVIEWS = 50  # jobs whose previews stay
 CLOSED = Message("The studio was closed while jobs were waiting; resume the queue to go on.")
 # What a mistake of ours may raise in one job: its row says so, and the next job is made.
 FAULTS = (
@@ -139,7 +133,7 @@ class Worker:
         self.table = table
         self.served = served
         self.clips = clips
-        self.cache = cache
+        self.previews = Previews(cache)
         self.threads = threads
         self.floor = floor
         self.leaving = threading.Event()  # set: no further job
@@ -200,8 +194,10 @@ class Worker:
         ended, self._ended = self._ended, 0
         if self.served:
             return
-        if ended and not self.table.count(PENDING) and load(settings_file())[0].notify:
-            tell(APPLICATION, f"The queue is done: {ended} {'job' if ended == 1 else 'jobs'}.")
+        settings, _ = load(settings_file())
+        if ended and not self.table.count(PENDING) and settings.notify:
+            language = chosen_language(settings.language)
+            tell(APPLICATION, words("queue.done", language, count=ended))
 
     def _do(self, job: Job) -> None:
         """Make a job, and see that its row says what became of it."""
@@ -253,7 +249,7 @@ class Worker:
         stages: dict[str, float] = {}
         metadata = record(pack, work, require(work.backend))
         metadata |= {"key": content_key(work, pack), "kind": work.kind}
-        shutil.rmtree(self._folder(job), ignore_errors=True)
+        self.previews.clear(job.id)
         first: Bytes | None = None
         units: list[Bytes] = []
 
@@ -265,7 +261,7 @@ class Worker:
             for event in events:
                 if isinstance(event, FirstFrame):
                     first = event.image
-                    self._keep(job, first, metadata)
+                    self.previews.keep_first(job.id, first, metadata)
                     if work.kind == "frame":
                         break
                 elif isinstance(event, UnitFrames):
@@ -303,7 +299,7 @@ class Worker:
                 elif isinstance(event, Truncated):
                     self.table.note(job.id, unread(event))
                 elif isinstance(event, UnitFrames):
-                    self._preview(job, event)
+                    self.previews.add(job.id, event)
                     units += 1
                 stop = self.table.progress(job.id, meter.fraction, meter.stage, stages, units)
                 if stop:
@@ -323,49 +319,15 @@ class Worker:
             self._pack.close()
             self._pack = None
 
-    def _folder(self, job: Job) -> Path:
-        return self.cache / str(job.id)
-
-    def _keep(self, job: Job, image: Bytes, metadata: dict[str, Any]) -> None:
-        """The first frame, which stays even where its clip is given up."""
-        write_png(self._folder(job) / "first.png", image, metadata, overwrite=True)
-
-    def _preview(self, job: Job, event: UnitFrames) -> None:
-        """The frames of a unit before they are upscaled, below each other."""
-        step = -(-event.plain.shape[2] // PREVIEW_WIDTH)
-        strip = np.concatenate(event.plain[:, ::step, ::step])
-        path = self._folder(job) / f"unit-{event.unit}.jpg"
-        part = partial(path)
-        with suppress(OSError):  # a clip is not given up for want of its preview
-            Image.fromarray(strip).save(part, format="JPEG", quality=85)
-            part.replace(path)
-
     def _sweep(self) -> None:
         """Remove what workers that were killed left behind."""
         queued = self.table.jobs((*RUNNING, *PENDING))
-        homes = {results.home(job, self.clips) for job in queued} | {self.clips}
-        parts: list[Path] = []
-        for home in homes:
-            with suppress(OSError):  # the next job says what is wrong with it
-                parts += home.glob(".????????????.part")
-        with suppress(OSError):
-            parts += self.cache.glob("*/.*.part")
-        for path in parts:
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > DAY:
-                    path.unlink()
+        self.previews.sweep({results.home(job, self.clips) for job in queued} | {self.clips}, DAY)
         self._forget_previews()
 
     def _forget_previews(self) -> None:
         """Remove those of all but the last jobs that are done."""
-        recent = {str(job.id) for job in self.table.jobs(["done"], newest=PREVIEWS)}
-        previews: list[Path] = []
-        with suppress(OSError):
-            previews += self.cache.glob("*/unit-*.jpg")
-        for path in previews:
-            if path.parent.name not in recent:
-                with suppress(OSError):  # on Windows, while the page reads it
-                    path.unlink()
+        self.previews.forget([job.id for job in self.table.jobs(["done"], newest=previews.KEPT)])
 
 
 def _changed(pack: str) -> float:

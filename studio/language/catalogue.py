@@ -112,6 +112,16 @@ class Speaker:
         return moment(seconds, self.language)
 
 
+def gradio_language(language: str) -> str:
+    """What Gradio calls one of our languages."""
+    return {"zh": "zh-CN"}.get(language, language)
+
+
+def chosen_language(setting: str) -> str:
+    """The language that the setting `language` stands for: itself, or this machine's."""
+    return system_language() if setting == "system" else setting
+
+
 def system_language() -> str:
     """The language of this machine where the page speaks it, else English."""
     code = (locale.getlocale()[0] or "").lower()

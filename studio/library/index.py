@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.config import SEED_LIMIT
-from engine.errors import Message, NeodragonError
+from engine.errors import Message, NeodragonError, reason_of
 from studio.media.sidecars import Kind
 from studio.system.sqlite import Database
 
@@ -171,7 +171,7 @@ class LibraryIndex(Database):
             "{name} in {folder} cannot be used ({reason}); close it elsewhere, or free some space.",
             name=Path(error.filename2 or error.filename or self.folder).name,
             folder=str(self.folder),
-            reason=error.strerror or str(error),
+            reason=reason_of(error),
         )
 
 

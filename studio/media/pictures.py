@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from engine.errors import Message, RequestError
+from engine.errors import Message, RequestError, reason_of
 from studio.media.colour import BAND, painter
 from studio.media.provenance import PACKET, PNG_KEYWORD
 from studio.system.files import prepare, publish, writing
@@ -118,7 +118,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise RequestError(
             "The picture {path} cannot be read ({reason}); choose another file.",
             path=path,
-            reason=getattr(error, "strerror", None) or str(error),
+            reason=reason_of(error),
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from engine.errors import Message
+from engine.errors import Message, reason_of
 from studio.media.video import read_metadata
 from studio.system.files import (
     OutputError,
@@ -48,7 +48,7 @@ def inside(path: Path) -> dict[str, Any]:
         if isinstance(metadata, dict) and _is_ours(metadata):
             return {"kind": kind} | metadata
     except OSError as error:
-        problem = error.strerror or Message("it cannot be read")
+        problem = reason_of(error)
     except (ValueError, KeyError, SyntaxError, RecursionError, Image.DecompressionBombError):
         problem = Message("it has none")
     raise OutputError(
@@ -101,7 +101,7 @@ def read(path: Path) -> dict[str, Any]:
         if content is not None:
             return content
     except OSError as error:
-        problem = error.strerror or Message("it cannot be read")
+        problem = reason_of(error)
     raise OutputError(
         "{name} is not a sidecar of Neodragon Studio ({problem}); choose the JSON file beside a "
         "clip.",

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import Message
+from engine.errors import Message, reason_of
 from studio.media.provenance import mark
 from studio.system.files import OutputError, open_regular, prepare, publish, writing
 
@@ -99,7 +99,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             if isinstance(metadata, dict):
                 return metadata
     except OSError as error:
-        problem = error.strerror or str(error)
+        problem = reason_of(error)
     except (ValueError, RecursionError, struct.error):
         problem = Message("it cannot be read")
     raise OutputError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import NeodragonError
+from engine.errors import NeodragonError, reason_of
 from studio.batch import lists as batch
 from studio.batch.contact_sheet import contact_sheet, rows_of
 from studio.batch.encodings import BatchError
@@ -21,7 +21,7 @@ from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.desk import CALM, Desk
 from studio.page.events import QUICK
-from studio.system import paths
+from studio.system.files import partial
 
 TICK = 1.0  # seconds
 SHEET = 100  # results shown at most
@@ -90,7 +90,7 @@ class BatchView:
             ending = batch.suffix_of(guess(text))
         path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}{ending}"
         if not path.exists():
-            part = paths.partial(path)
+            part = partial(path)
             part.write_bytes(content)
             part.replace(path)
         return path
@@ -102,7 +102,7 @@ class BatchView:
             raise BatchError(
                 "The list cannot be kept in {folder} ({reason}); free some space.",
                 folder=self.desk.data,
-                reason=error.strerror,
+                reason=reason_of(error),
             ) from error
         return path, batch.read(path, self.desk.pack, self.desk.backend)
 

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from engine.config import SEED_LIMIT
-from engine.errors import Message, NeodragonError, RequestError
+from engine.errors import Message, NeodragonError, RequestError, reason_of
 from engine.pack import Pack
 from engine.session import Backend
 from engine.text import PromptTokenizers
@@ -35,8 +35,8 @@ from studio.jobs.worker import FAULTS
 from studio.media.pictures import read_picture
 from studio.media.sidecars import Kind
 from studio.media.video import read_mp4
+from studio.system.files import OutputError, partial
 from studio.system.packs import Installation
-from studio.system.paths import OutputError, partial
 
 LOOK = 0.5  # seconds between looks at the worker
 RETRY = 10.0  # the same after a worker that does not stay
@@ -205,7 +205,7 @@ class Desk:
                 "The picture {image} cannot be read or kept ({reason}); choose another, or free"
                 " some space.",
                 image=str(work.image),
-                reason=getattr(error, "strerror", None) or str(error),
+                reason=reason_of(error),
             ) from error
 
     def cast(self, work: Work) -> list[int]:
@@ -275,7 +275,7 @@ class Desk:
             raise OutputError(
                 "The picture cannot be kept in {folder} ({reason}); free some space.",
                 folder=str(self.data / "pictures"),
-                reason=error.strerror or str(error),
+                reason=reason_of(error),
             ) from error
 
     def _stored(self, name: str, content: bytes) -> Path:

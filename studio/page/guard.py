@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from studio.language.catalogue import Speaker
+from studio.language.catalogue import Speaker, gradio_language
 from studio.page import refusal
 from studio.system.session import DAYS, Session, is_signed, signed
 
@@ -79,7 +79,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, _guarded(send, self.inline, self.first))
+            guarded = _guarded(send, self.inline, self.first, self.say.language)
+            await self._answer(scope, receive, guarded)
         else:
             await send({"type": "websocket.close", "code": 1008})  # nothing of ours needs one
 
@@ -176,7 +177,7 @@ def _is_ours(headers: dict[str, str], host: str) -> bool:
     return f"{referer.scheme}://{referer.netloc}".lower() == ours
 
 
-def _guarded(send: Any, inline: str, first: str) -> Any:
+def _guarded(send: Any, inline: str, first: str, language: str) -> Any:
     """`send` that puts our headers on the answer, and takes those off that open it to others.
 
     A page of Gradio's is held back until it is whole: its scripts are named by their hashes. The
@@ -195,7 +196,7 @@ def _guarded(send: Any, inline: str, first: str) -> Any:
             page.append(message.get("body", b""))
             if message.get("more_body"):
                 return
-            body = b"".join(page).replace(b'<link rel="manifest" href="/manifest.json" />', b"")
+            body = _spoken(b"".join(page), language)
             body = body.replace(b"<head>", f"<head><script>{first}</script>".encode(), 1)
             headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
             headers += [(b"content-security-policy", policy(body, inline))]
@@ -205,6 +206,17 @@ def _guarded(send: Any, inline: str, first: str) -> Any:
         await send(message)
 
     return guarded
+
+
+def _spoken(body: bytes, language: str) -> bytes:
+    """Gradio's page without its manifest, with Gradio's own words in the page's language.
+
+    It takes them from what the browser prefers, so the page tells it another preference first.
+    """
+    code = gradio_language(language)
+    script = f'<script>Object.defineProperty(navigator, "language", {{value: "{code}"}})</script>'
+    body = body.replace(b'<html\n\tlang="en"', f'<html\n\tlang="{code}"'.encode(), 1)
+    return body.replace(b'<link rel="manifest" href="/manifest.json" />', script.encode(), 1)
 
 
 def _kept(headers: Headers) -> tuple[Headers, bytes]:

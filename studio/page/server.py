@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib.util
+import json
 import logging
 import mimetypes
 import os
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -25,7 +27,7 @@ from urllib.parse import parse_qs
 from engine.errors import Message, NeodragonError
 from engine.pack import Pack
 from engine.session import Backend
-from studio.language.catalogue import Speaker, system_language
+from studio.language.catalogue import Speaker, chosen_language, gradio_language, words
 from studio.media.sidecars import KINDS
 from studio.media.thumbnails import thumbnail
 from studio.page.desk import Desk
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 ENDS = ("SIGTERM", "SIGBREAK")  # on Windows the second alone comes from outside
 PORTS = range(7860, 7960)
+GRADIO_LABELS = ("gradio.drop", "gradio.number", "gradio.range", "gradio.reset")
 TAKEN = Message("another program uses it")
 ADMINISTRATORS = Message("only an administrator may use it")
 A_DAY = 86_400.0  # seconds
@@ -104,7 +107,7 @@ def _serve(
     clips = clips_folder()
     with suppress(OSError):  # others find the previews nowhere
         private(cache_folder())
-    language = system_language() if settings.language == "system" else settings.language
+    language = chosen_language(settings.language)
     with (
         tempfile.TemporaryDirectory(
             prefix="neodragon-page-", dir=environment.temporary_folder(data_folder() / "temporary")
@@ -213,6 +216,8 @@ def _gradio(
     functions = endpoints(desk)
     blocks = page.build(desk, language, functions)
     geometry = desk.pack.geometry
+    own = {words(key, "en"): words(key, language) for key in GRADIO_LABELS}
+    labels = escape(json.dumps({} if language == "en" else own))
     outer: Any = Starlette()
     gr.mount_gradio_app(
         outer,
@@ -224,9 +229,13 @@ def _gradio(
         theme=page.theme(),
         css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
         css_paths=ASSETS / "page.css",
-        head=f'<meta name="colours" content="{colours}"><script>{_script("page.js")}</script>',
+        head=f'<meta name="colours" content="{colours}"><meta name="labels" content="{labels}">'
+        f"<script>{_script('page.js')}</script>",
         favicon_path=str(ASSETS / "icon.svg"),
         footer_links=[],
+        i18n=gr.I18n(
+            **{gradio_language(language): {"common.complete": words("gradio.complete", language)}}
+        ),
         run_history=False,
         ssr_mode=False,
         mcp_server=mcp,

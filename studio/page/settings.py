@@ -9,12 +9,13 @@ from typing import Any, get_args
 import gradio as gr
 
 from engine.config import MODES
-from engine.errors import NeodragonError
+from engine.errors import NeodragonError, reason_of
 from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.desk import Desk
 from studio.page.events import QUICK
 from studio.system import paths
+from studio.system.files import partial
 from studio.system.settings import Language, Settings, SettingsError, Theme, change, load
 
 LATER = ("language", "clips", "threads")  # are looked at when the studio starts
@@ -120,13 +121,13 @@ def _kept(name: str, value: Any) -> Any:
         if not folder.is_absolute():
             raise OSError("it is not a whole path")
         folder.mkdir(parents=True, exist_ok=True)
-        trial = paths.partial(folder / "trial")
+        trial = partial(folder / "trial")
         trial.touch()
         trial.unlink()
     except (OSError, ValueError) as error:
         raise SettingsError(
             "The folder {text} takes no files ({reason}); choose another for clips.",
             text=text,
-            reason=getattr(error, "strerror", None) or error,
+            reason=reason_of(error),
         ) from error
     return str(folder)

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from engine.errors import NeodragonError
+from engine.errors import NeodragonError, reason_of
 
 NAME_LIMIT = 255  # of a file's name: bytes in UTF-8, on Windows units of UTF-16
 SHOWN = 40  # characters of a name that is too long
@@ -64,7 +64,7 @@ def prepare(path: Path, suffix: str) -> Path:
         raise OutputError(
             "The folder {folder} takes no new file ({reason}); choose another folder.",
             folder=path.parent,
-            reason=error.strerror or str(error),
+            reason=reason_of(error),
         ) from error
     try:
         path.lstat()
@@ -165,7 +165,7 @@ def unwritten(path: Path, error: OSError) -> OutputError:
     return OutputError(
         "{path} cannot be written ({reason}); free some space or choose another folder.",
         path=path,
-        reason=error.strerror or str(error),
+        reason=reason_of(error),
     )
 
 

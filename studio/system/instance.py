@@ -17,7 +17,8 @@ from pathlib import Path
 
 from engine.errors import NeodragonError
 from studio.system.environment import as_found
-from studio.system.paths import partial, private
+from studio.system.files import partial
+from studio.system.paths import private
 
 PATIENCE = 30.0  # seconds that the other one may take to open
 POLL = 0.1

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import Message, NeodragonError, message_of
+from engine.errors import Message, NeodragonError, message_of, reason_of
 from engine.pack import MANIFEST, Pack, PackFile, open_pack
-from studio.system.paths import data_folder, partial
+from studio.system.files import partial
+from studio.system.paths import data_folder
 
 FLOOR = 10**9  # bytes that stay free
 STAGED = ".part"
@@ -104,7 +105,7 @@ def install(source: Path, folder: Path, report: Report = lambda done, total: Non
                 "The pack cannot be written to {folder} ({reason}); free some space or close what"
                 " uses it, then install it again: it goes on where it stopped.",
                 folder=folder,
-                reason=error.strerror or error,
+                reason=reason_of(error),
             ) from error
     return target
 
@@ -131,7 +132,7 @@ def remove(path: Path, folder: Path, in_use: Path) -> None:
         raise InstallError(
             "{name} cannot be removed ({reason}); close what uses it and try again.",
             name=path.name,
-            reason=error.strerror,
+            reason=reason_of(error),
         ) from error
 
 

@@ -15,10 +15,6 @@ from pathlib import Path
 
 import platformdirs
 
-from studio.system.files import OutputError, partial, prepare, publish
-
-__all__ = ["OutputError", "partial", "prepare", "publish"]  # and what is defined here
-
 _INSTALLED = Path(__file__).parents[1] / "assets"
 ASSETS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "assets"
 

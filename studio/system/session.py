@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from studio.system.paths import partial
+from studio.system.files import partial
 
 DAYS = 30 * 86_400.0  # seconds that a tab's cookie is good for
 MINUTE = 60.0  # seconds that a ticket is

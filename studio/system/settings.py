@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engine.config import MODES, Mode
-from engine.errors import Message, NeodragonError
+from engine.errors import Message, NeodragonError, reason_of
 from studio.system import paths
 from studio.system.files import publish, replace_whole
 from studio.system.paths import data_folder
@@ -128,7 +128,7 @@ def load(path: Path) -> tuple[Settings, Message | None]:
         aside = ""
         problem = Message(
             "The settings in {name} cannot be read ({reason}).",
-            {"name": path.name, "reason": error.strerror},
+            {"name": path.name, "reason": reason_of(error)},
         )
     except (ValueError, RecursionError):
         aside = _set_aside(path)
@@ -163,7 +163,7 @@ def save(path: Path, settings: Settings) -> None:
             "The settings cannot be written to {path} ({reason}); free some space or close the "
             "file elsewhere.",
             path=path,
-            reason=error.strerror,
+            reason=reason_of(error),
         ) from error
 
 
@@ -199,7 +199,7 @@ def _alone(path: Path) -> Iterator[None]:
                 "The settings cannot be saved in {folder} ({reason}); free some space, or choose"
                 " a folder that can be written.",
                 folder=str(path.parent),
-                reason=getattr(error, "strerror", None) or str(error),
+                reason=reason_of(error),
             ) from error
         if not taken:
             raise SettingsError("Another program is changing the settings; try again.")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
-from engine.errors import Message, NeodragonError
+from engine.errors import Message, NeodragonError, reason_of
 from studio.system.files import publish
 from studio.system.paths import private_file
 
@@ -117,7 +117,7 @@ class Database:
             " can be written.",
             subject=self.subject,
             path=str(self.path),
-            reason=error.strerror or str(error),
+            reason=reason_of(error),
         )
 
     def _damaged(self) -> NeodragonError:
@@ -139,7 +139,7 @@ class Database:
                 " studio and start it again.",
                 subject=self.subject,
                 path=str(self.path),
-                reason=error.strerror or str(error),
+                reason=reason_of(error),
             )
         return self.failure(
             "{subject} {path} was damaged; it is kept as {kept}. Start again with an empty one.",
