@@ -189,6 +189,34 @@ def test_every_room_says_what_it_is_for(package: str) -> None:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name(path)
 
 
+# Lines of a file, and of a function without those of functions inside it.
+FILE_LIMITS = {"studio": 400, "engine": 500, "builder": 500, "training": 500}
+FUNCTION_LIMIT = 60
+
+
+def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function; functions inside it are measured by themselves."""
+    lines = set(range(function.lineno, (function.end_lineno or 0) + 1))
+    for node in ast.walk(function):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node is not function:
+            lines -= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(lines)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_and_functions_stay_short(package: str) -> None:
+    long = []
+    for path in (ROOT / package).rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > FILE_LIMITS[package]:
+            long.append(f"{name(path)} has {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                if own_lines(node) > FUNCTION_LIMIT:
+                    long.append(f"{name(path)}: {node.name} has {own_lines(node)} lines")
+    assert not long
+
+
 def is_broad(handler: ast.ExceptHandler) -> bool:
     """Whether it catches everything and does not raise it again."""
     caught = handler.type

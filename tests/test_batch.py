@@ -22,7 +22,8 @@ from studio.batch.lists import PromptList
 from studio.batch.record import FORMATS, Format
 from studio.jobs.spec import Entry, Work
 from studio.jobs.table import JobTable
-from studio.system.paths import OutputError, default_pack
+from studio.system.files import OutputError
+from studio.system.paths import default_pack
 
 Parse = Callable[..., PromptList]
 

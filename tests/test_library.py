@@ -32,7 +32,8 @@ from studio.media import sidecars
 from studio.media.pictures import write_png
 from studio.media.sidecars import Kind
 from studio.media.video import write_mp4
-from studio.system.paths import OutputError, default_pack
+from studio.system.files import OutputError
+from studio.system.paths import default_pack
 
 NOON = datetime(2026, 11, 22, 12).astimezone()
 FRAMES = np.zeros((2, 16, 16, 3), np.uint8)

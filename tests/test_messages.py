@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,8 +92,17 @@ def templates() -> set[str]:
 
 def places(template: str) -> list[tuple[str, str, str]]:
     """The places for values in a template, with how they are written."""
-    parsed = Formatter().parse(template)
-    return sorted({(name, spec or "", how or "") for _, name, spec, how in parsed if name})
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError:  # "has { without }" is no template
+        return []
+    return sorted(
+        {
+            (name, spec or "", how or "")
+            for _, name, spec, how in parsed
+            if name and name.isidentifier()
+        }
+    )
 
 
 def test_every_message_is_translated() -> None:
@@ -106,7 +117,8 @@ def test_a_translation_has_the_places_of_its_template() -> None:
 
 
 def test_no_translation_is_left_over() -> None:
-    unused = set(TABLE) - constants()
+    system = {os.strerror(number) for number in errno.errorcode}  # what an OSError says
+    unused = set(TABLE) - constants() - system
     assert not unused
 
 

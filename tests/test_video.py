@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from studio.media.video import boxes, read_metadata, read_mp4, write_mp4
-from studio.system.paths import OutputError
+from studio.system.files import OutputError
 
 Ffmpeg = Callable[..., tuple[bytes, str]]
 

@@ -21,8 +21,8 @@ from studio.cli.main import main
 from studio.library.index import LibraryError, LibraryIndex
 from studio.page import server
 from studio.system import splash, streams
+from studio.system.files import OutputError, prepare
 from studio.system.instance import end, single
-from studio.system.paths import OutputError, prepare
 from studio.system.privacy import redacted
 from studio.system.settings import change
 

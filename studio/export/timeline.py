@@ -79,17 +79,7 @@ def timeline(clips: Sequence[Path], target: Path) -> Path:
         format = formats[shot.size]
         if path not in assets:
             assets[path] = f"a{len(assets) + 1}"
-            asset = xml.SubElement(
-                *(resources, "asset"),
-                id=assets[path],
-                name=_plain(path.stem),
-                start="0s",
-                duration=duration,
-                hasVideo="1",
-                videoSources="1",
-                format=format,
-            )
-            xml.SubElement(asset, "media-rep", kind="original-media", src=path.as_uri())
+            _add_asset(resources, path, assets[path], duration, format)
         clip = xml.SubElement(
             *(spine, "asset-clip"),
             ref=assets[path],
@@ -110,6 +100,21 @@ def timeline(clips: Sequence[Path], target: Path) -> Path:
     with writing(target) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
         return publish(part, target, overwrite=False)
+
+
+def _add_asset(resources: xml.Element, path: Path, number: str, duration: str, format: str) -> None:
+    """Name a clip's file among the resources, which shots refer to by `number`."""
+    asset = xml.SubElement(
+        *(resources, "asset"),
+        id=number,
+        name=_plain(path.stem),
+        start="0s",
+        duration=duration,
+        hasVideo="1",
+        videoSources="1",
+        format=format,
+    )
+    xml.SubElement(asset, "media-rep", kind="original-media", src=path.as_uri())
 
 
 def _shots(clips: Sequence[Path]) -> Iterator[Shot]:

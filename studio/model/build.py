@@ -32,6 +32,7 @@ TEMPLATES = (FULL_SIZE, ASSETS / "templates" / "mini.zip")
 PROMPTS = ASSETS / "examples.txt"
 CLIPS = 2  # to see the range of every activation
 LINES = 200  # of the log that are kept
+PROGRESS = ("step", "graph", "done", "total", "left")  # of a build, copied into its status
 
 
 class BuildRefused(NeodragonError):
@@ -114,6 +115,19 @@ def target_folder(target: str) -> Path:
     return packs.home() / f"neodragon-{target}"
 
 
+def _begun(weights: Path, pack: Path, target: str, before: Status | None) -> Status:
+    """The status of a build in this process; it goes on with the lines of the same pack's."""
+    process = psutil.Process()
+    return Status(
+        str(weights.absolute()),
+        str(pack.absolute()),
+        target,
+        pid=process.pid,
+        begun=process.create_time(),
+        lines=before.lines if before and before.pack == str(pack.absolute()) else (),
+    )
+
+
 def run(
     weights: Path,
     pack: Path,
@@ -134,29 +148,12 @@ def run(
             " build.",
             pack=Path(before.pack).name,
         )
-    process = psutil.Process()
-    now = Status(
-        str(weights.absolute()),
-        str(pack.absolute()),
-        target,
-        pid=process.pid,
-        begun=process.create_time(),
-    )
-    if before is not None and before.pack == now.pack:
-        now = replace(now, lines=before.lines)
+    now = _begun(weights, pack, target, before)
 
     def tell(progress: Progress) -> None:
         nonlocal now
-        lines = (*now.lines, progress.line)[-LINES:]
-        now = replace(
-            now,
-            step=progress.step,
-            graph=progress.graph,
-            done=progress.done,
-            total=progress.total,
-            left=progress.left,
-            lines=lines,
-        )
+        values = {name: getattr(progress, name) for name in PROGRESS}
+        now = replace(now, **values, lines=(*now.lines, progress.line)[-LINES:])
         note(now)
         report(progress)
 
@@ -181,15 +178,9 @@ def run(
         note(replace(now, state="interrupted", pid=0))
         raise
     except NeodragonError as error:
-        note(
-            replace(
-                now,
-                state="failed",
-                pid=0,
-                template=error.message.template,
-                values=dict(error.message.values),
-            )
-        )
+        message = error.message
+        failed = replace(now, template=message.template, values=dict(message.values))
+        note(replace(failed, state="failed", pid=0))
         raise
     note(replace(now, state="done", pid=0, left=0.0))
 

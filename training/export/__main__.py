@@ -18,7 +18,8 @@ from training.export.pack import export_pack
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples.txt"
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """Those of the command."""
     parser = argparse.ArgumentParser(
         description=export.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,6 +66,11 @@ def main() -> None:
         metavar="MINUTES",
         help="a graph that takes longer in emulation is measured on the CPU (default: 10)",
     )
+    return parser
+
+
+def main() -> None:
+    parser = arguments()
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for library in (transformers.utils.logging, diffusers.utils.logging):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,27 @@ def learning_rate(done: int, steps: int, peak: float) -> float:
     return peak * min(1.0, rising, falling)
 
 
+def parameter_groups(model: nn.Module, fast: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """The trained weights for the optimiser, in two groups; those that are `fast` learn faster."""
+    return [
+        {
+            "params": [
+                p for n, p in model.named_parameters() if p.requires_grad and fast(n) == quick
+            ],
+            "times": FAST if quick else 1,
+        }
+        for quick in (False, True)
+    ]
+
+
+@torch.no_grad()
+def average_(averaged: Mapping[str, Tensor], model: nn.Module, keep: float) -> None:
+    """Move averaged weights towards the model's, in place; keep: the share that stays, 0 to 1."""
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            averaged[key].lerp_(value, 1 - keep)
+
+
 def train(
     name: str,
     model: nn.Module,
@@ -118,15 +139,7 @@ def train(
     if group.sharded:
         parallel.shard(model)
     weights = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [
-                p for n, p in model.named_parameters() if p.requires_grad and fast(n) == quick
-            ],
-            "times": FAST if quick else 1,
-        }
-        for quick in (False, True)
-    ]
+    groups = parameter_groups(model, fast)
     optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=1e-3)
     averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
     done, spent = options.begun, options.spent
@@ -180,11 +193,7 @@ def train(
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         done += 1
-        keep = min(ema, (1 + done) / (10 + done))
-        with torch.no_grad():
-            for key, value in model.state_dict().items():
-                if value.is_floating_point():
-                    averaged[key].lerp_(value, 1 - keep)
+        average_(averaged, model, min(ema, (1 + done) / (10 + done)))
         losses.append(group.mean(total))
         now = time.monotonic()
         spent, clock = spent + now - clock, now
