@@ -108,7 +108,7 @@ def test_content_keys_are_what_they_were(old: Path) -> None:
 
 def test_the_settings_load(old: Path) -> None:
     settings, complaint = load(old / "data" / "settings.json")
-    assert (settings.theme, settings.battery, complaint) == ("dark", 35, "")
+    assert (settings.theme, settings.battery, complaint) == ("dark", 35, None)
     assert (settings.clips, settings.rest) == ("/tmp/fix020/clips", {})
 
 

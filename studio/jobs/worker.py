@@ -48,6 +48,7 @@ from studio.language.catalogue import chosen_language, words
 from studio.media.pictures import write_png
 from studio.media.video import write_mp4
 from studio.system.files import OutputError
+from studio.system.packs import changed
 from studio.system.paths import APPLICATION, own_worker, private_file
 from studio.system.power import Awake, low_battery, memory, tell
 from studio.system.settings import load, settings_file
@@ -308,7 +309,7 @@ class Worker:
 
     def _opened(self, path: str) -> Pack:
         """The pack at `path`, kept open, and its files' hashes known, for the next job."""
-        stamp = f"{path} {_changed(path)}"
+        stamp = f"{path} {changed(path)}"
         if self._pack is None or self._stamp != stamp:
             self._close_pack()
             self._pack, self._stamp = open_pack(path), stamp
@@ -328,13 +329,6 @@ class Worker:
     def _forget_previews(self) -> None:
         """Remove those of all but the last jobs that are done."""
         self.previews.forget([job.id for job in self.table.jobs(["done"], newest=previews.KEPT)])
-
-
-def _changed(pack: str) -> float:
-    """When the pack was last written, 0 where there is none."""
-    path = Path(pack)
-    manifest = path / "pack.json" if path.is_dir() else path
-    return manifest.stat().st_mtime if manifest.is_file() else 0.0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -76,6 +76,13 @@ def look(path: Path) -> Installed:
         return Installed(path, path.name, problem=message_of(error))
 
 
+def changed(pack: str) -> float:
+    """When the pack at this path was last written, in seconds since 1970, 0 where there is none."""
+    path = Path(pack)
+    manifest = path / MANIFEST if path.is_dir() else path
+    return manifest.stat().st_mtime if manifest.is_file() else 0.0
+
+
 def target_of(pack: Pack, folder: Path) -> Path:
     """Where a pack goes: its name, as every file system takes it, and the start of its hash."""
     name = re.sub(r"[^a-z0-9]+", "-", pack.name.lower()).strip("-")[:40] or "pack"

@@ -107,6 +107,48 @@ def average_(averaged: Mapping[str, Tensor], model: nn.Module, keep: float) -> N
             averaged[key].lerp_(value, 1 - keep)
 
 
+def prepare(
+    out: Path, model: nn.Module, options: argparse.Namespace, group: parallel.Group
+) -> dict[str, Any] | None:
+    """Put the model where it is trained, with the weights of an earlier run in `out`, if any.
+
+    Returns the state of that run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if group.first:
+        (out / "options.json").write_text(
+            json.dumps({k: str(v) for k, v in vars(options).items()}, indent=1)
+        )
+    model.to(options.device).train()
+    if options.recompute:
+        recompute(model)
+    state: dict[str, Any] | None = None
+    if (out / "state.pt").exists():
+        state = torch.load(out / "state.pt", map_location=options.device, weights_only=True)
+        model.load_state_dict(state["model"])
+    if group.sharded:
+        parallel.shard(model)
+    return state
+
+
+def add_gradients(
+    step: Callable[[torch.Generator], Tensor],
+    options: argparse.Namespace,
+    group: parallel.Group,
+    done: int,
+    generator: torch.Generator,
+) -> float:
+    """Add the gradients of update `done`'s losses in this process; their mean."""
+    total = 0.0
+    for part in range(options.accumulate):
+        # Numbered over all losses there ever are, whichever process has which.
+        number = (done * options.accumulate + part) * group.count + group.rank
+        loss = step(generator.manual_seed(SEEDS * options.seed + number)) / options.accumulate
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
 def train(
     name: str,
     model: nn.Module,
@@ -123,21 +165,8 @@ def train(
     """
     group = parallel.join(options.parallel, options.device)
     out: Path = options.run / name
-    out.mkdir(parents=True, exist_ok=True)
-    if group.first:
-        (out / "options.json").write_text(
-            json.dumps({k: str(v) for k, v in vars(options).items()}, indent=1)
-        )
-    model.to(options.device).train()
-    if options.recompute:
-        recompute(model)
     state_file = out / "state.pt"
-    state = None
-    if state_file.exists():
-        state = torch.load(state_file, map_location=options.device, weights_only=True)
-        model.load_state_dict(state["model"])
-    if group.sharded:
-        parallel.shard(model)
+    state = prepare(out, model, options, group)
     weights = [p for p in model.parameters() if p.requires_grad]
     groups = parameter_groups(model, fast)
     optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=1e-3)
@@ -182,13 +211,7 @@ def train(
         for settings in optimiser.param_groups:
             settings["lr"] = settings["times"] * learning_rate(done, options.steps, options.lr)
         optimiser.zero_grad(set_to_none=True)
-        total = 0.0
-        for part in range(options.accumulate):
-            # Numbered over all losses there ever are, whichever process has which.
-            number = (done * options.accumulate + part) * group.count + group.rank
-            loss = step(generator.manual_seed(SEEDS * options.seed + number)) / options.accumulate
-            loss.backward()
-            total += float(loss.detach())
+        total = add_gradients(step, options, group, done, generator)
         group.average(weights)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
