@@ -131,6 +131,15 @@ class JobFile(Database):
         count: int = row["count"]
         return count
 
+    def is_working(self) -> bool:
+        """Whether this studio's own worker is at a job: one that runs and is not the farm's."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM jobs WHERE state = 'running'"
+                " AND id NOT IN (SELECT job FROM leases) LIMIT 1"
+            )
+        )
+
     def ids(self, states: Collection[State]) -> list[int]:
         """The jobs in those states, in the queue's order."""
         sql = f"SELECT id FROM jobs WHERE state IN ({marks(states)}) ORDER BY position, id"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from engine.errors import Message, NeodragonError, reason_of
 from studio.jobs import worker
-from studio.jobs.spec import RUNNING
 from studio.jobs.table import ATTEMPTS, JobTable
 
 GRACE = 2.0  # seconds in which a worker without a job ends by itself
@@ -55,7 +54,7 @@ class Keeper:
         """Start a worker where there is none; raises WorkerError where none stays."""
         if self.is_ours or self.table.has_worker():
             return
-        if self._process is not None and not self.table.count(RUNNING):
+        if self._process is not None and not self.table.is_working():
             self._idle_ends += 1  # in the middle of a job, it is the job that counts its attempts
             if self._idle_ends > ATTEMPTS:
                 code = self._process.returncode
@@ -107,7 +106,7 @@ class Keeper:
         self._process.stdin.close()
         try:
             while not self._has_ended():
-                if not self.table.count(RUNNING):  # it may be loading graphs for nobody
+                if not self.table.is_working():  # it may be loading graphs for nobody
                     self._process.kill()
         except BaseException:
             self._process.kill()

@@ -116,7 +116,7 @@ class Desk:
         self._closing.set()
         self._thread.join()
         self.farm.close()
-        if self.table.count(RUNNING) and not self.farm.is_on:
+        if self.table.is_working() and not self.farm.is_on:
             self._keeper.interrupt(Message("The studio was closed; resume the queue to go on."))
         self._keeper.close()
         self.table.close()
