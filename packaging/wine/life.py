@@ -30,6 +30,8 @@ FOLDER = r"C:\Мои программы 李 🐉 é\Neodragon Studio"
 KEY = r"HKCU\Software\Microsoft\Windows\CurrentVersion\Uninstall\Neodragon Studio"
 # Of Python for Windows, into whose folder or program all else goes.
 OF_PYTHON = ("python3.dll", "python312.dll", "vcruntime140.dll", "vcruntime140_1.dll")
+# Microsoft's Visual C++ runtime, of which Wine has its own.
+RUNTIME = "msvcp140 msvcp140_1 msvcp140_2 vcruntime140 vcruntime140_1 concrt140".split()
 OPEN = 2  # the exit code of an installer that changed nothing
 PATIENCE = 180.0  # seconds
 
@@ -262,7 +264,7 @@ def removed(life: Life) -> None:
 
 def made_without_runtime(life: Life) -> Path:
     """A clip where Wine's own Visual C++ runtime is switched off."""
-    environment = {"WINEDLLOVERRIDES": "msvcp140,msvcp140_1=n"}
+    environment = {"WINEDLLOVERRIDES": f"{','.join(RUNTIME)}=n"}  # no more than what came along
     words = ["render", "红色的球 jumps on the meadow", "--look-seed", "7", "--motion-seed", "7"]
     words += ["--backend", "cpu", "--json", "-o", r"C:\clips é 片\clip.mp4"]
     made = json.loads(life.nds(*words, **environment))
