@@ -181,6 +181,19 @@ def test_odd_folders_are_no_obstacle(data: Path, env: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps a folder that somebody stands in")
+@pytest.mark.parametrize("command", ["queue", "library", "frame ball", "batch -"])
+def test_a_folder_that_was_removed_is_a_sentence(tmp_path: Path, command: str) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f"cd {tmp_path}/gone && rmdir ../gone && exec {sys.executable} -m studio.cli {command}"
+    environ = os.environ | {"NEODRAGON_DATA": str(tmp_path / "data")}
+    done = subprocess.run(
+        ["sh", "-c", script], env=environ, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "nds: The current folder was removed; go to another one.\n"
+
+
 @pytest.mark.parametrize("name", ["NEODRAGON_DATA", "XDG_DATA_HOME", "HOME"])
 def test_data_that_cannot_be_kept_are_a_sentence(data: Path, name: str) -> None:
     env = {name: NOWHERE}

@@ -134,6 +134,10 @@ def test_only_what_changed_is_read_again(library: Library, folder: Path) -> None
     assert library.scan() == 0 and library.search() == []
 
 
+def test_words_with_half_a_character_find_nothing(library: Library) -> None:
+    assert library.search("\udcff") == []
+
+
 def test_search_filters(library: Library, folder: Path) -> None:
     make(folder / "a.mp4", recorded("A RED ball in Ünterwald", 7, 8), created=NOON)
     make(folder / "b.mp4", recorded("a red 100% house_", 8, 9), created=NOON + timedelta(days=1))

@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
+        _stand()
         code: int | None = arguments.command(arguments)
     except NeodragonError as error:
         print(f"nds: {error}", file=sys.stderr)
@@ -85,6 +86,14 @@ def _run(argv: list[str] | None) -> int:
         print("nds: stopped.", file=sys.stderr)
         return STOPPED
     return code or 0
+
+
+def _stand() -> None:
+    """Raise NeodragonError where there is no folder for paths to begin in."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise NeodragonError("The current folder was removed; go to another one.") from None
 
 
 def _parser() -> argparse.ArgumentParser:

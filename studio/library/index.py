@@ -119,7 +119,8 @@ class LibraryIndex(Database):
         not in the bin; limit: at most so many, after the first `offset`.
         """
         tests: list[tuple[str, list[object]]] = [
-            ("instr(words, ?) > 0", [word]) for word in words.casefold().split()
+            ("instr(words, ?) > 0", [word])
+            for word in words.encode("utf-8", "replace").decode().casefold().split()
         ]
         tests.append(("stars >= ?", [stars]))
         tests.append(("verdict <> 'reject'", []) if verdict is None else ("verdict = ?", [verdict]))

@@ -62,11 +62,19 @@ def _forget(named: list[str]) -> str:
     But for the one this program comes from, which is returned where Python would not find it.
     """
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    foreign = {os.path.abspath(path) for path in named if path} - {home}
+    foreign = {_absolute(path) for path in named if path} - {home}
     if sys.argv[:1] == ["-m"]:  # as while `python -m studio..` looks for it, in this folder too
         foreign |= set(sys.path[:1]) - {home}
-    sys.path[:] = [path for path in sys.path if not {path, os.path.abspath(path)} & foreign]
+    sys.path[:] = [path for path in sys.path if not {path, _absolute(path)} & foreign]
     return home if home in sys.path and not home.endswith("-packages") else ""
+
+
+def _absolute(path: str) -> str:
+    """The whole path; as it is where the folder we stand in was removed."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        return path
 
 
 @contextmanager
