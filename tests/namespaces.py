@@ -20,10 +20,13 @@ MINUTES = 240.0  # seconds: for real work, on a busy machine
 class Network:
     """Hosts 0, 1, .. at 10.99.0.1, .2, ..; each has its own data folder and clips below `root`."""
 
-    def __init__(self, root: Path, hosts: int) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         self._tag = f"n{os.getpid() % 100_000}"
         self._processes: list[subprocess.Popen[str]] = []
+
+    def build(self, hosts: int) -> None:
+        """Lay the cables; raises CalledProcessError where this machine takes none."""
         self._run("ip", "netns", "add", f"{self._tag}s")
         self._switch("ip", "link", "add", "br0", "type", "bridge")
         self._switch("ip", "link", "set", "br0", "up")
@@ -121,11 +124,12 @@ def network(root: Path, hosts: int) -> Iterator[Network]:
     """So many hosts; skips where this machine makes none."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need Linux, root and the program ip")
-    made = Network.__new__(Network)
+    made = Network(root)
     try:
-        made.__init__(root, hosts)
+        try:
+            made.build(hosts)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"this machine makes no network namespaces: {error.stderr}")
         yield made
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"this machine makes no network namespaces: {error.stderr}")
     finally:
         made.close()

@@ -109,6 +109,7 @@ def strangers(host: FarmHost, tmp_path: Path) -> dict[str, ssl.SSLContext | None
     foreign, _ = paper(other, "machine", tmp_path, day)
     ended, _ = paper(authority, "machine", tmp_path, timedelta(seconds=-1))
     revoked, number = paper(authority, "machine", tmp_path, day)
+    host.register.enrol("stranger")
     host.register.issued(number, "machine", "stranger", 1e12)
     host.register.revoke("stranger")
     host._look()

@@ -165,3 +165,20 @@ def test_a_damaged_row_costs_no_other(table: LeasingTable) -> None:
     with pytest.raises(Exception, match="damaged"):
         table.reserve("one", ENGINES, LONG)
     assert given(table)[0].id == 2
+
+
+def test_machines_share_the_time_that_is_left(table: LeasingTable, tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    file.write_bytes(b"x")
+    rows = add(table, 7)
+    _, token = given(table)
+    table.begin(token, LONG)
+    table.deliver(token, file, {})
+    with table._transaction() as db:  # it took ten seconds
+        db.execute("UPDATE jobs SET started = 100, finished = 110 WHERE id = ?", [rows[0]])
+    assert table.seconds_left() == pytest.approx(60)
+    for machine in ("one", "two"):
+        _, token = given(table, machine)
+        table.begin(token, LONG)
+        table.renew(token, LONG, 0.5, "transformer", {})
+    assert table.seconds_left() == pytest.approx(5 + 4 * 10 / 2)

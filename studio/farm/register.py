@@ -137,13 +137,19 @@ class Register(Database):
         """A name for a new machine, like the one it wishes."""
         with self._transaction() as db:
             taken = {row["name"] for row in db.execute("SELECT name FROM machines")}
+            taken.add("invitation")  # which `revoke` means otherwise
             names = [wish, *(f"{wish}-{number}" for number in range(2, len(taken) + 3))]
             name = next(name for name in names if name not in taken)
             db.execute("INSERT INTO machines (name) VALUES (?)", [name])
             return name
 
     def revoke(self, name: str) -> int:
-        """Let a machine's certificates, or with `invitation` all invitations, end; how many."""
+        """Let a machine's certificates, or with `invitation` all invitations, end; how many.
+
+        Raises RegisterError where no machine is called so.
+        """
+        if name != "invitation":
+            self._require(name)
         with self._transaction() as db:
             count = db.execute(
                 "UPDATE papers SET revoked = 1 WHERE name = ? AND NOT revoked AND ends > ?",
@@ -204,8 +210,18 @@ class Register(Database):
         self._set(name, problem=as_text(problem), seen=time.time())
 
     def set_aside(self, name: str, reason: Message) -> None:
-        """A machine is given no rows any more; an empty reason admits it again."""
+        """A machine is given no rows any more; an empty reason admits it again.
+
+        Raises RegisterError where no machine is called so.
+        """
+        self._require(name)
         self._set(name, aside=as_text(reason))
+
+    def _require(self, name: str) -> None:
+        if all(machine.name != name for machine in self.machines()):
+            raise RegisterError(
+                "No machine is called {name}; nds farm status names them.", name=repr(name)
+            )
 
     def _set(self, name: str, **values: object) -> None:
         columns = ", ".join(f"{column} = ?" for column in values)
