@@ -140,7 +140,11 @@ def test_a_machine_that_makes_something_else_is_set_aside(tmp_path: Path, pack: 
     in_farm(tmp_path, do)
 
 
-def test_a_pack_comes_in_parts_and_goes_on(tmp_path: Path, pack: Pack) -> None:
+def test_a_pack_comes_in_parts_and_goes_on(
+    tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEODRAGON_DATA", str(tmp_path / "data"))
+
     async def do(host: FarmHost, address: str) -> None:
         work = Work(
             **{"prompt": "a", "look_seed": 5, "motion_seed": 0},
@@ -170,6 +174,17 @@ def test_a_pack_comes_in_parts_and_goes_on(tmp_path: Path, pack: Pack) -> None:
         for file in pack.files:
             assert (path / file.name).read_bytes() == (pack.path / file.name).read_bytes()
         shutil.rmtree(path)
-        await leave(task)
+        # A machine that may fetch does so by itself, and is given rows then.
+        folder = tmp_path / "two"
+        machine = Machine(Engine(pack, folder / "made"), folder, {}, fetch=True, say=said.append)
+        other = await member(host, address, "two", machine)
+
+        def has_it() -> bool:
+            packs = {one.name: one.packs for one in host.register.machines()}
+            return pack.pack_hash in packs["two"]
+
+        await until(has_it)
+        assert machine.packs[pack.pack_hash].is_relative_to(tmp_path / "data")
+        await leave(task, other)
 
     in_farm(tmp_path, do)

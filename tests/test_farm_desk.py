@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from studio.jobs.leases import LeasingTable
 from studio.jobs.render import record
 from studio.jobs.spec import Entry, Work, content_key
 from studio.media.pictures import write_png
+from studio.media.video import write_mp4
 
 IMAGE = np.zeros((16, 24, 3), np.uint8)
 
@@ -151,3 +153,25 @@ def test_a_workshop_makes_rows_in_a_queue_of_its_own(place: Place, tmp_path: Pat
         assert not list((tmp_path / "workshop" / "clips").iterdir())
     finally:
         workshop.close()
+
+
+def test_a_clip_comes_as_a_first_frame_does(place: Place, tmp_path: Path) -> None:
+    clip = replace(place.work, kind="clip")
+    key = content_key(clip, place.pack)
+    [row] = place.table.add([Entry(clip, key)])
+    frames = np.zeros((9, 32, 48, 3), np.uint8)
+    metadata = record(place.pack, clip, "cpu") | {"key": key, "kind": "clip"}
+    data = write_mp4(tmp_path / "made.mp4", frames, 24, metadata).read_bytes()
+    place.desk.checks.every = 1
+    found = place.table.reserve("one", [clip.engine], 30)
+    assert found is not None
+    place.ask("one", "begin", token=found[1])
+    assert place.send("one", found[1], data) is True
+    job = place.table.job(row)
+    assert job.result is not None and job.result.read_bytes() == data
+    assert place.desk.checks.next("one", lambda engine: True) is None, "not by who made it"
+    again = place.desk.checks.next("two", lambda engine: True)
+    assert again is not None and place.ask("two", "begin", token=again[1]) == {"go": True}
+    assert place.send("two", again[1], data) is True
+    assert [str(found) for _, found in place.desk.checks.said] == ["Identical."]
+    assert place.ask("two", "begin", token=again[1]) == {"go": False}
