@@ -211,7 +211,7 @@ def settings_(ground: Ground, within: float, draw: random.Random) -> None:
     settings.change(path, theme="dark")
     ground.kill(["-m", "benchmarks.kills", "--victim", "settings_", str(ground.root)], within, draw)
     now, complaint = settings.load(path)
-    ground.check(not complaint, complaint)
+    ground.check(not complaint, str(complaint))
     ground.check(now.theme == "dark", f"the theme is {now.theme}")
 
 

@@ -53,7 +53,7 @@ def canary(pack: Pack, backend: Backend) -> Score:
         return Score(
             "", "", problem=Message("The pack {pack} has no graph for NPUs.", {"pack": pack.name})
         )
-    component, graph = min(graphs, key=lambda found: sum(file.size for file in found[1].files))
+    component, graph = min(graphs, key=lambda entry: sum(file.size for file in entry[1].files))
     return _score(pack, component, graph, backend)
 
 
@@ -84,14 +84,14 @@ def scores(pack: Pack, backend: Backend) -> Iterator[Score]:
 
 def _graphs(pack: Pack, backend: Backend) -> list[tuple[str, Graph]]:
     """Those that the backend would run; graphs that share weights do not load in emulation."""
-    found = []
+    graphs = []
     for component in pack.components.values():
         compiled = component.variants.get("context", {})
         if backend == "npu":
             compiled = {**compiled, **component.variants.get("context-shared", {})}
         for graph in (compiled or component.variants.get("htp", {})).values():
-            found.append((component.name, graph))
-    return found
+            graphs.append((component.name, graph))
+    return graphs
 
 
 def _score(pack: Pack, component: str, graph: Graph, backend: Backend) -> Score:
@@ -139,11 +139,11 @@ def _opened(pack: Pack, graph: Graph, backend: Backend) -> OrtSession:
 
 def sampled(outputs: Mapping[str, Array]) -> dict[str, list[float]]:
     """Each output at seeded places, at most PLACES of them, to six digits."""
-    found = {}
+    samples = {}
     for name, array in outputs.items():
         places = stream(SEED, f"places of {name}").integers(0, array.size, PLACES)
-        found[name] = [float(f"{number:.6g}") for number in array.reshape(-1)[places]]
-    return found
+        samples[name] = [float(f"{number:.6g}") for number in array.reshape(-1)[places]]
+    return samples
 
 
 def noise_inputs(graph: Graph) -> dict[str, Array]:

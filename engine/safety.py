@@ -20,8 +20,8 @@ SPECIAL_CARE = 0.01  # added to every concept once one of the special ones is se
 def check(checker: Session, image: Bytes) -> None:
     """Raise WithheldError where the checker sees a concept it was taught, in uint8 [H, W, 3]."""
     pixels = fit(image, SIZE, SIZE).astype(np.float32) / np.float32(255)
-    found = checker.run(image=((pixels - MEAN) / DEVIATION).transpose(2, 0, 1)[None])
-    margin = float(found["concepts"].max()) + SPECIAL_CARE * bool((found["special"] > 0).any())
+    scores = checker.run(image=((pixels - MEAN) / DEVIATION).transpose(2, 0, 1)[None])
+    margin = float(scores["concepts"].max()) + SPECIAL_CARE * bool((scores["special"] > 0).any())
     if margin > 0:
         raise WithheldError(
             "The safety check withholds the first frame (by {margin:.3f}), maybe wrongly; try "

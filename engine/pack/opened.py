@@ -83,14 +83,14 @@ class Pack:
     @property
     def driver(self) -> str:
         """The least version of the NPU's driver that its compiled graphs say, "" for none."""
-        told = [
+        versions = [
             graph.context.driver
             for component in self.components.values()
             for variant in component.variants.values()
             for graph in variant.values()
             if graph.context
         ]
-        return max(told, key=version_numbers, default="")
+        return max(versions, key=version_numbers, default="")
 
     def has(self, component: str) -> bool:
         """Whether the pack has this component, files and all."""

@@ -123,8 +123,8 @@ def load_graph(
                 backend=backend,
                 reason=first_line(error),
             ) from error
-        for key, found in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
-            check_graph(graph, key, {tensor.name: tensor for tensor in found})
+        for key, tensors in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+            check_graph(graph, key, {tensor.name: tensor for tensor in tensors})
         undo.pop_all()
     again = None if backend == "cpu" else load
     return OrtSession(graph, session, backend, again, owner.release if on_npu else None)
@@ -253,7 +253,7 @@ def placements(
         choices = [(backend, "context"), (backend, "htp"), *choices]
     if backend == "npu":
         choices.insert(0, (backend, "context-shared"))
-    found: list[tuple[Backend, dict[str, Graph]]] = []
+    fitting: list[tuple[Backend, dict[str, Graph]]] = []
     problem: Message | None = None
     for place, variant in choices:
         graphs = pack.graphs(component, variant)
@@ -261,9 +261,9 @@ def placements(
         misfit = next(filter(None, (_misfit(graph, place) for graph in named.values())), None)
         problem = problem or misfit
         if named and not misfit:
-            found.append((place, named))
-    if found:
-        return found
+            fitting.append((place, named))
+    if fitting:
+        return fitting
     if problem:
         raise BackendError(problem)
     if backend == "npu-emulated" and pack.graphs(component, "context-shared"):

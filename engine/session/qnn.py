@@ -42,11 +42,11 @@ def qnn_sdk() -> str:
 
 def available() -> tuple[Backend, ...]:
     """The backends this machine has, best first."""
-    found: list[Backend] = []
+    backends: list[Backend] = []
     for backend in ("npu", "cpu", "npu-emulated"):
         if _unavailable(backend) is None:
-            found.append(backend)
-    return tuple(found)
+            backends.append(backend)
+    return tuple(backends)
 
 
 def require(backend: str) -> Backend:

@@ -47,12 +47,12 @@ def columns_of(names: Collection[str]) -> tuple[str, ...]:
     `seeds` is ours in a list that was filled in, and the look seeds in any other. A column without
     a name, or with the one pandas gives it, is the user's own.
     """
-    found = [column_of(name) for name in names]
-    if "seeds" in found and "status" not in found:
-        found = ["look_seed" if name == "seeds" else name for name in found]
+    columns = [column_of(name) for name in names]
+    if "seeds" in columns and "status" not in columns:
+        columns = ["look_seed" if name == "seeds" else name for name in columns]
     return tuple(
         f"{UNNAMED}{at}" if re.fullmatch(r"|unnamed:_?\d+", name) else name
-        for at, name in enumerate(found, 1)
+        for at, name in enumerate(columns, 1)
     )
 
 

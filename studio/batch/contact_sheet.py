@@ -55,11 +55,11 @@ def contact_sheet(jobs: Sequence[Job], target: Path, cache: Path) -> Path | None
         for x, job in enumerate(row):
             left, top = GAP + x * across, GAP + y * down
             sheet.paste(shown[job.id], (left, top))
-            words = _fitting(job.work.prompt, font)
+            caption = _fitting(job.work.prompt, font)
             seeds = str(job.work.look_seed)
             if job.work.kind == "clip":
                 seeds += f" / {job.work.motion_seed}"
-            draw.text((left, top + height + 2), words, INK, font)
+            draw.text((left, top + height + 2), caption, INK, font)
             draw.text((left, top + height + LINE), seeds, FAINT, thin)
     with writing(target) as part:
         sheet.save(part, format="JPEG", quality=88)
@@ -77,11 +77,11 @@ def _picture(job: Job, cache: Path) -> Image.Image | None:
         return None
 
 
-def _fitting(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _fitting(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The words in one line, as many as are no wider than a picture."""
-    words = " ".join(words.split())
-    if font.getlength(words) <= WIDTH:
-        return words
-    while words and font.getlength(words + "…") > WIDTH:
-        words = words[:-1]
-    return words + "…"
+    caption = " ".join(caption.split())
+    if font.getlength(caption) <= WIDTH:
+        return caption
+    while caption and font.getlength(caption + "…") > WIDTH:
+        caption = caption[:-1]
+    return caption + "…"

@@ -103,8 +103,8 @@ def _kind(source: bytes) -> str | None:
                 names = archive.namelist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
             names = []
-        found = (kind for part, kind in INSIDE if any(name.startswith(part) for name in names))
-        return next(found, "a zip archive")
+        kinds = (kind for part, kind in INSIDE if any(name.startswith(part) for name in names))
+        return next(kinds, "a zip archive")
     if source[4:8] == b"ftyp":
         return "a video or picture"
     return next((kind for start, kind in SIGNATURES.items() if source.startswith(start)), None)
@@ -127,14 +127,14 @@ def _unmarked(source: bytes) -> Text:
     if ours < len(foreign):
         foreign = lines
     strange = set(foreign)
-    words = "".join(
+    text = "".join(
         line.decode(encoding if line in strange else "utf-8", "replace") for line in lines
     )
-    controls = sum(unicodedata.category(c) == "Cc" and c not in "\t\r\n" for c in words[:10_000])
-    if controls > 2 and controls > len(words[:10_000]) / 50:
+    controls = sum(unicodedata.category(c) == "Cc" and c not in "\t\r\n" for c in text[:10_000])
+    if controls > 2 and controls > len(text[:10_000]) / 50:
         _refuse("a file of bytes that no text has")
     return Text(
-        words,
+        text,
         Message(
             "The list is not UTF-8 and was read as {encoding}; where words look wrong, save it as"
             " UTF-8.",
@@ -182,10 +182,10 @@ def _readable(text: str) -> bool:
 
 def _legacy(source: bytes) -> str:
     """The encoding of bytes that are no UTF-8: the system's, unless they speak against it."""
-    found = chardet.detect(source, include_encodings=LEGACY)
-    name = _python_name(found["encoding"] or "cp1252")
+    detected = chardet.detect(source, include_encodings=LEGACY)
+    name = _python_name(detected["encoding"] or "cp1252")
     system = _python_name(locale.getencoding())
-    if system in ("utf-8", "ascii") or (name in WIDE and found["confidence"] >= SURE):
+    if system in ("utf-8", "ascii") or (name in WIDE and detected["confidence"] >= SURE):
         return name if system not in WIDE or not _fits(source, system) else system
     return system if _fits(source, system) else name
 

@@ -94,13 +94,13 @@ def _written(path: Path, prompts: PromptList, table: JobTable) -> Iterator[Path]
 
 def _news(row: Row, jobs: Mapping[str, Job]) -> Cells:
     """What the filled-in columns say of a row."""
-    found = [jobs.get(entry.key) for entry in row.entries]
-    states = Counter("not queued" if job is None else job.state for job in found)
-    done = [job for job in found if job is not None and job.state == "done"]
+    made = [jobs.get(entry.key) for entry in row.entries]
+    states = Counter("not queued" if job is None else job.state for job in made)
+    done = [job for job in made if job is not None and job.state == "done"]
     pairs = dict.fromkeys(
         f"{entry.work.look_seed}/{entry.work.motion_seed}" for entry in row.entries
     )
-    if len(found) == 1:
+    if len(made) == 1:
         status = next(iter(states))
     else:
         status = ", ".join(f"{count} {state}" for state, count in states.items())
@@ -109,5 +109,5 @@ def _news(row: Row, jobs: Mapping[str, Job]) -> Cells:
         "file": "; ".join(str(job.result) for job in done),
         "seeds": "; ".join(pairs),
         "seconds": f"{sum(job.seconds or 0 for job in done):.1f}" if done else "",
-        "error": " ".join(dict.fromkeys(str(job.error) for job in found if job and job.error)),
+        "error": " ".join(dict.fromkeys(str(job.error) for job in made if job and job.error)),
     }

@@ -178,11 +178,13 @@ def parse(
             got=repr(format),
             formats=", ".join(FORMATS),
         )
-    found = records_of(source, format or guess(source, named))
-    reader = Rows(pack, backend, dict(defaults or {}), folder, wildcards, draw, name, found.spelled)
+    records = records_of(source, format or guess(source, named))
+    reader = Rows(
+        pack, backend, dict(defaults or {}), folder, wildcards, draw, name, records.spelled
+    )
     rows: list[Row] = []
     bad: list[BadRow] = []
-    for record in found.records:
+    for record in records.records:
         if record.reason is None and record.cells is not None:
             try:
                 rows.append(Row(record.line, reader.entries(record.line, record.cells)))
@@ -193,14 +195,14 @@ def parse(
     if not rows and not bad:
         raise BatchError("The list has no prompt; write one a line, below the header of a table.")
     return PromptList(
-        found.format,
+        records.format,
         tuple(rows),
         tuple(bad),
-        tuple(found.records),
-        found.header,
-        found.delimiter,
+        tuple(records.records),
+        records.header,
+        records.delimiter,
         assumed,
-        notes_on(found),
+        notes_on(records),
     )
 
 
@@ -253,19 +255,19 @@ def sample(prompts: PromptList, most: int = 3) -> list[tuple[int, Work, int]]:
 
 def settings_of(work: Work) -> str:
     """The settings of a clip or frame in short, for somebody who checks them."""
-    told = [work.kind, f"look seed {work.look_seed}"]
+    settings = [work.kind, f"look seed {work.look_seed}"]
     if work.kind == "clip":
-        told += [f"motion seed {work.motion_seed}"]
-    told += [work.mode]
+        settings += [f"motion seed {work.motion_seed}"]
+    settings += [work.mode]
     if work.steps:
-        told += [f"steps {', '.join(map(str, work.steps))}"]
+        settings += [f"steps {', '.join(map(str, work.steps))}"]
     if work.negative_prompt is not None:
-        told += [f"negative prompt {work.negative_prompt}"]
+        settings += [f"negative prompt {work.negative_prompt}"]
     if isinstance(work.image, Path):
-        told += [f"image {work.image.name}"]
-    told += ["not upscaled"] if not work.upscale else []
-    told += ["without the pack's suffix"] if not work.suffix else []
-    return ", ".join(told)
+        settings += [f"image {work.image.name}"]
+    settings += ["not upscaled"] if not work.upscale else []
+    settings += ["without the pack's suffix"] if not work.suffix else []
+    return ", ".join(settings)
 
 
 def _cost(works: Sequence[Work], table: JobTable) -> tuple[float | None, int | None]:

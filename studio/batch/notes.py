@@ -16,9 +16,9 @@ LOOKS = "{lines}: {example} looks like {kind}, but it is drawn as words."
 UNNAMED_COLUMN = "Column {number} has no name, so its cells are not used; name it or remove it."
 
 
-def notes_on(found: Records) -> tuple[Message, ...]:
+def notes_on(listed: Records) -> tuple[Message, ...]:
     """Sentences on a list whose good rows are not all words, one of a kind; the gravest first."""
-    rows = [record for record in found.records if record.cells and record.reason is None]
+    rows = [record for record in listed.records if record.cells and record.reason is None]
     read: list[Record] = [row for row in rows if row.options and row.options.read]
     unused: list[Record] = [row for row in rows if row.options and row.options.unused]
     alike: dict[str, list[Record]] = defaultdict(list)
@@ -27,8 +27,8 @@ def notes_on(found: Records) -> tuple[Message, ...]:
         if kind:
             alike[kind].append(row)
     notes = [
-        Message(said, {"lines": _lines(some), "names": _names(some, which)})
-        for said, some, which in ((OPTIONS, read, "read"), (UNUSED, unused, "unused"))
+        Message(template, {"lines": _lines(some), "names": _names(some, which)})
+        for template, some, which in ((OPTIONS, read, "read"), (UNUSED, unused, "unused"))
         if some
     ]
     for kind, some in alike.items():
@@ -37,7 +37,7 @@ def notes_on(found: Records) -> tuple[Message, ...]:
         notes.append(
             Message(LOOKS, {"lines": _lines(some), "example": example, "kind": Message(kind)})
         )
-    for at, name in enumerate(found.header, 1):
+    for at, name in enumerate(listed.header, 1):
         cells = [(row.cells or {}).get(name) for row in rows]
         numbered = at == 1 and all(whole(cell) is not None for cell in cells)  # as pandas does
         if name.startswith(UNNAMED) and any(cells) and not numbered:

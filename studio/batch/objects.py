@@ -32,10 +32,10 @@ def objects_of(lines: Sequence[str]) -> Iterator[Record]:
         yield record
 
 
-def _no_object(said: str) -> Message:
+def _no_object(problem: str) -> Message:
     return Message(
         "The line is no JSON object ({said}); write it like {example}.",
-        {"said": said, "example": '{"prompt": "a red ball"}'},
+        {"said": problem, "example": '{"prompt": "a red ball"}'},
     )
 
 
@@ -112,8 +112,8 @@ def _with(defaults: list[tuple[str, object]], item: object) -> object:
     row = _Pairs([("prompt", item)]) if isinstance(item, str) else item
     if not isinstance(row, _Pairs):
         return item
-    given = columns_of([name for name, _ in row])
-    return _Pairs([*row, *(pair for pair in defaults if pair[0] not in given)])
+    columns = columns_of([name for name, _ in row])
+    return _Pairs([*row, *(pair for pair in defaults if pair[0] not in columns)])
 
 
 def _by_column(cells: Cells) -> list[object]:

@@ -166,11 +166,11 @@ def _options(text: str, line: Line) -> str:
     start = 0 if SHORT.match(text) else _outside_quotes(text)
     if start is None:
         return text
-    found = _options_in(text[start:])
-    foreign = found is not None and all(len(value.split()) <= 1 for _, value, _ in found)
+    options = _options_in(text[start:])
+    foreign = options is not None and all(len(value.split()) <= 1 for _, value, _ in options)
     known = {"no", "prompt", *COLUMNS}
-    ours = found is not None and any(column_of(name) in known for name, _, _ in found)
-    if found is None or not (ours or foreign):
+    ours = options is not None and any(column_of(name) in known for name, _, _ in options)
+    if options is None or not (ours or foreign):
         if start:
             return text  # words with dashes; `syntax_in` warns of them
         raise RequestError(
@@ -178,7 +178,7 @@ def _options(text: str, line: Line) -> str:
             ' --prompt "a red ball" --seed 5.',
             line=repr(text[:40]),
         )
-    for name, value, shown in found:
+    for name, value, shown in options:
         _take(line, name, value, shown)
     rest = text[:start].strip()
     if not rest and "prompt" not in line.cells:
@@ -200,7 +200,7 @@ def _outside_quotes(text: str) -> int | None:
 
 def _options_in(text: str) -> list[tuple[str, str, str]] | None:
     """Options with their names, values and spelling; None where that is no such text."""
-    found = []
+    options = []
     while text:
         dashes = DASHES.match(text)
         name = NAME.match(text, dashes.end()) if dashes else None
@@ -219,9 +219,9 @@ def _options_in(text: str) -> list[tuple[str, str, str]] | None:
             following = DASHES.search(rest)
             end = following.start() if following else len(rest)
             value, after = rest[:end].strip(), rest[end:]
-        found.append((name[0], value, f"--{name[0]} {value}".strip()))
+        options.append((name[0], value, f"--{name[0]} {value}".strip()))
         text = after.lstrip(" ,")
-    return found
+    return options
 
 
 def _closes(text: str, at: int) -> bool:

@@ -34,18 +34,18 @@ def lines_of(source: str | bytes) -> list[str]:
 
 def guess(text: str, named: Format | None = None) -> Format:
     """The format of a list; named: what its file's name says, believed where it can be so."""
-    said = [line for line in lines_of(text) if line.strip() and not is_comment(line)]
-    first = said[0] if said else ""
-    if named in ("json", "jsonl") or JSON_START.match("\n".join(said[:20])):
+    lines = [line for line in lines_of(text) if line.strip() and not is_comment(line)]
+    first = lines[0] if lines else ""
+    if named in ("json", "jsonl") or JSON_START.match("\n".join(lines[:20])):
         row = _json(first)
-        whole = row if len(said) == 1 else _json(text)
-        if isinstance(row, dict) and (len(said) > 1 or _is_row(row)):
-            return "json" if named == "json" and len(said) == 1 else "jsonl"
+        whole = row if len(lines) == 1 else _json(text)
+        if isinstance(row, dict) and (len(lines) > 1 or _is_row(row)):
+            return "json" if named == "json" and len(lines) == 1 else "jsonl"
         if isinstance(whole, list | dict):
             return "json"
         if named is not None:
             return named
-        if any(isinstance(_json(line), dict) for line in said[1:20]):
+        if any(isinstance(_json(line), dict) for line in lines[1:20]):
             return "jsonl"
         if not CHOICE.match(first):
             return "json"

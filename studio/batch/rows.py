@@ -65,9 +65,9 @@ class Rows:
         self.total = 0
         self.drawn: dict[str, list[str]] = {}
 
-    def entries(self, line: int, given: Cells) -> tuple[Entry, ...]:
+    def entries(self, line: int, record: Cells) -> tuple[Entry, ...]:
         """The jobs of a row; raises RequestError."""
-        known = {name: value for name, value in given.items() if not values.is_empty(value)}
+        known = {name: value for name, value in record.items() if not values.is_empty(value)}
         for name in known:
             if name not in (*COLUMNS, *FILLED) and not name.startswith("#"):
                 raise self._unknown(name)
@@ -106,19 +106,19 @@ class Rows:
         return Message("column {column}", {"column": self.spelled.get(name, name)})
 
     def _unknown(self, name: str) -> RequestError:
-        told = self._at(name)
+        column = self._at(name)
         close = nearest(name)
         if close:
             return RequestError(
                 "The {column} is not known; did you mean {close}? Correct it, or put # before the"
                 " name to keep it as your own.",
-                column=told,
+                column=column,
                 close=close,
             )
         return RequestError(
             "The {column} is not known; use {columns}, or put # before the name to keep it as your"
             " own.",
-            column=told,
+            column=column,
             columns=", ".join(COLUMNS),
         )
 
@@ -182,14 +182,14 @@ class Rows:
         if self.name is None:
             return self.draw
         old = {new: old for old, new in OLD_NAMES.items()}  # seeds stay what they were
-        told = {
+        columns = {
             old.get(name, name): cells[name]
             for name in COLUMNS
             if name in cells and name not in GRID
         }
-        words = json.dumps([self.name, told], sort_keys=True)
-        self.alike[words] += 1
-        start = f"{words} {self.alike[words]}"
+        text = json.dumps([self.name, columns], sort_keys=True)
+        self.alike[text] += 1
+        start = f"{text} {self.alike[text]}"
         draws = (hashlib.sha256(f"{start} {n}".encode()).digest() for n in itertools.count())
         return lambda: int.from_bytes(next(draws)[:4]) % SEED_LIMIT
 
@@ -265,8 +265,8 @@ class Rows:
             digest = hashlib.sha256(f"{look_seed} {next(numbers)} {match[1]}".encode()).digest()
             return choices[int.from_bytes(digest[:8]) % len(choices)]
 
-        words = re.sub("\0(.*?)\0", draw, prompt)
-        return values.plain("prompt", self._at("prompt"), words)
+        text = re.sub("\0(.*?)\0", draw, prompt)
+        return values.plain("prompt", self._at("prompt"), text)
 
 
 def _check_count(what: str, count: int, limit: int) -> None:
@@ -295,9 +295,9 @@ def _pairs(value: object) -> list[tuple[int, int]]:
     if not isinstance(value, str):
         return []
     pairs = [re.fullmatch(r"\s*([0-9]{1,10})/([0-9]{1,10})\s*", part) for part in value.split(";")]
-    found = [(int(match[1]), int(match[2])) for match in pairs if match]
-    good = len(found) == len(pairs) and all(max(pair) < SEED_LIMIT for pair in found)
-    return found if good else []
+    seeds = [(int(match[1]), int(match[2])) for match in pairs if match]
+    good = len(seeds) == len(pairs) and all(max(pair) < SEED_LIMIT for pair in seeds)
+    return seeds if good else []
 
 
 def _inside(folders: Sequence[Path], what: str, name: str) -> Path:

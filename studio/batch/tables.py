@@ -35,31 +35,31 @@ def header_of(line: str) -> tuple[str, tuple[str, ...]]:
 
 def table_of(lines: Sequence[str], format: Format) -> Records:
     """The records of a CSV or TSV; raises BatchError."""
-    found = Records(format)
+    records = Records(format)
     at = 0
     while at < len(lines) and (not lines[at].strip() or is_comment(lines[at])):
-        found.records.append(Record(at + 1, lines[at]))
+        records.records.append(Record(at + 1, lines[at]))
         at += 1
-    told = SEPARATOR.fullmatch(lines[at]) if at < len(lines) else None
-    at += told is not None
+    separator = SEPARATOR.fullmatch(lines[at]) if at < len(lines) else None
+    at += separator is not None
     first = lines[at] if at < len(lines) else ""
-    found.delimiter, found.header = header_of(first)
-    _check_header(first, found)
-    names = _cells(first.strip(" \ufeff"), found.delimiter) or []
-    found.spelled = dict(zip(found.header, (name.strip() for name in names), strict=False))
+    records.delimiter, records.header = header_of(first)
+    _check_header(first, records)
+    names = _cells(first.strip(" \ufeff"), records.delimiter) or []
+    records.spelled = dict(zip(records.header, (name.strip() for name in names), strict=False))
     at += 1
     while at < len(lines):
-        taken, record = _table_row(lines, at, found.header, found.delimiter)
+        taken, record = _table_row(lines, at, records.header, records.delimiter)
         if record is not None:
-            found.records.append(record)
+            records.records.append(record)
         at += taken
-    return found
+    return records
 
 
-def _check_header(line: str, found: Records) -> None:
-    header = found.header
+def _check_header(line: str, records: Records) -> None:
+    header = records.header
     twice = next((name for name in header if header.count(name) > 1), None)
-    if found.delimiter == "|":
+    if records.delimiter == "|":
         raise BatchError(
             "The list is a table with | between its cells; save it as CSV, with commas there."
         )

@@ -88,23 +88,23 @@ def count(name: str, where: Message, value: object) -> int:
 
 def seeds(name: str, where: Message, value: object) -> list[int | None]:
     """The seeds a cell names, None for a random one (empty, `random`, -1); raises RequestError."""
-    found: list[int | None] = []
+    numbers: list[int | None] = []
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, str | int | float | None) or isinstance(item, bool):
             raise _seed_error(BAD_SEED, name, where, value)
         if is_empty(item):
-            found.append(None)
+            numbers.append(None)
         elif (number := whole(item)) is not None:
-            found.append(_seed(name, where, number, item))
+            numbers.append(_seed(name, where, number, item))
         elif isinstance(item, str):
-            found += _several(name, where, item.strip())
+            numbers += _several(name, where, item.strip())
         else:
             raise _seed_error(BAD_SEED, name, where, item)
-        if len(found) > SEED_COUNT:
+        if len(numbers) > SEED_COUNT:
             raise _too_many(name, where, value)
-    if not found:
+    if not numbers:
         raise _seed_error(BAD_SEED, name, where, value)
-    return found
+    return numbers
 
 
 def _several(name: str, where: Message, text: str) -> list[int | None]:
@@ -114,23 +114,23 @@ def _several(name: str, where: Message, text: str) -> list[int | None]:
         raise _seed_error(UNCLEAR, name, where, text, one=digits)
     if POWER.fullmatch(text):
         raise _seed_error(LOST, name, where, text)
-    found: list[int | None] = []
+    numbers: list[int | None] = []
     for word in re.split(r"[\s,;]+", text.removeprefix("[").removesuffix("]").strip(" ,;")):
         number = whole(word)
         if word.lower() == "random":
-            found.append(None)
+            numbers.append(None)
         elif match := RANGE.fullmatch(word):
             first, last = int(match[1]), int(match[2])
             if not first <= last < SEED_LIMIT:
                 raise _seed_error(BAD_SEED, name, where, text)
             if last - first >= SEED_COUNT:
                 raise _too_many(name, where, word)
-            found += range(first, last + 1)
+            numbers += range(first, last + 1)
         elif number is None or GROUPED.fullmatch(word):
             raise _seed_error(BAD_SEED, name, where, text)
         else:
-            found.append(_seed(name, where, number, text))
-    return found
+            numbers.append(_seed(name, where, number, text))
+    return numbers
 
 
 def _seed(name: str, where: Message, number: int, got: object) -> int | None:
@@ -141,7 +141,9 @@ def _seed(name: str, where: Message, number: int, got: object) -> int | None:
     return number
 
 
-def _seed_error(said: str, name: str, where: Message, got: object, **more: object) -> RequestError:
+def _seed_error(
+    template: str, name: str, where: Message, got: object, **more: object
+) -> RequestError:
     values = {
         "name": Message(name),
         "where": where,
@@ -149,7 +151,7 @@ def _seed_error(said: str, name: str, where: Message, got: object, **more: objec
         "most": SEED_LIMIT - 1,
         **more,
     }
-    return RequestError(said, **values)
+    return RequestError(template, **values)
 
 
 def _too_many(name: str, where: Message, got: object) -> RequestError:
@@ -164,17 +166,17 @@ def _too_many(name: str, where: Message, got: object) -> RequestError:
 
 def steps(where: Message, value: object) -> tuple[int, ...]:
     """Three numbers of steps from 1 to 100, one per stage; raises RequestError."""
-    words = re.split(r"[\s,;]+", value.strip("[()] \t")) if isinstance(value, str) else value
-    numbers = [whole(word) for word in words] if isinstance(words, list) else []
-    found = tuple(number for number in numbers if number is not None and 1 <= number <= 100)
-    if len(numbers) != 3 or len(found) != 3:
+    parts = re.split(r"[\s,;]+", value.strip("[()] \t")) if isinstance(value, str) else value
+    numbers = [whole(word) for word in parts] if isinstance(parts, list) else []
+    valid = tuple(number for number in numbers if number is not None and 1 <= number <= 100)
+    if len(numbers) != 3 or len(valid) != 3:
         raise RequestError(
             "The steps ({where}) are {got}; write three whole numbers from 1 to 100, one for each"
             " stage, like 1, 1, 1.",
             where=where,
             got=shown(value),
         )
-    return found
+    return valid
 
 
 def truth(name: str, where: Message, value: object) -> bool:

@@ -196,24 +196,24 @@ def _writable(path: Path, out: Path | None) -> Path:
 def _jobs(prompts: PromptList, table: JobTable) -> dict[str, Job]:
     """The jobs that the table has of a list, in its order."""
     keys = dict.fromkeys(entry.key for entry in prompts.entries)
-    found = table.by_key(keys)
-    return {key: found[key] for key in keys if key in found}
+    jobs = table.by_key(keys)
+    return {key: jobs[key] for key in keys if key in jobs}
 
 
 def _defaults(arguments: argparse.Namespace) -> dict[str, object]:
     """What stands where a row says nothing; raises RequestError."""
     from studio.batch.values import seeds
 
-    given = {
+    options = {
         "repeats": arguments.repeats,
         "look_seed": arguments.look_seeds,
         "motion_seed": arguments.motion_seeds,
     }
     for name in ("look_seed", "motion_seed"):
-        if given[name] is not None:
+        if options[name] is not None:
             option = Message("--{name}s", {"name": name.replace("_", "-")})
-            seeds(name.replace("_", " "), option, given[name])
-    return {name: value for name, value in given.items() if value is not None}
+            seeds(name.replace("_", " "), option, options[name])
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _report(

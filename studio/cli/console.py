@@ -97,12 +97,12 @@ class Bar:
         utf = "utf" in (sys.stderr.encoding or "").lower()
         self.full, self.rest = ("━", "─") if utf else ("#", "-")
 
-    def draw(self, words: str, fraction: float, rest: str) -> None:
+    def draw(self, label: str, fraction: float, rest: str) -> None:
         """What is being done, how much of it is, 0 to 1, and something on the time."""
         if self.live:
             full = round(fraction * BAR_WIDTH)
             bar = self.full * full + self.rest * (BAR_WIDTH - full)
-            line = f"{words:23} {bar} {fraction:4.0%} {rest}".translate(HARMLESS)
+            line = f"{label:23} {bar} {fraction:4.0%} {rest}".translate(HARMLESS)
             self._put(f"\r\033[K{line}")
 
     def clear(self) -> None:

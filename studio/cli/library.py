@@ -78,8 +78,8 @@ def _library(arguments: argparse.Namespace) -> int:
 
     action = arguments.words[0] if arguments.words[:1] and arguments.words[0] in ACTIONS else None
     clips = arguments.words[1:]
-    given = {*FILTERS, "keep", "note"} - set(FILTERS if action is None else ACTIONS[action])
-    for name in sorted(given):
+    refused = {*FILTERS, "keep", "note"} - set(FILTERS if action is None else ACTIONS[action])
+    for name in sorted(refused):
         if getattr(arguments, name) is not None:
             raise LibraryError(
                 "`nds library{action}` has no option --{name}; leave it out.",
@@ -156,8 +156,8 @@ def told(item: Item) -> dict[str, object]:
 
 def _line(item: dict[str, object]) -> str:
     stars = "*" * int(str(item["stars"]))
-    words = " ".join(str(item["prompt"]).split())[:WORDS_SHOWN]
-    return f"{stars:5} {item['verdict']:6}  {shown(Path(str(item['file'])))}  {words}"
+    prompt = " ".join(str(item["prompt"]).split())[:WORDS_SHOWN]
+    return f"{stars:5} {item['verdict']:6}  {shown(Path(str(item['file'])))}  {prompt}"
 
 
 def _verify(arguments: argparse.Namespace) -> int:

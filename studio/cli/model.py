@@ -69,8 +69,8 @@ def _list(arguments: argparse.Namespace) -> None:
 
     _, files = download.listed(arguments.multistep)
     if arguments.json:
-        told = [{"name": file.name, "bytes": file.size} for file in files]
-        print_json({"from": download.PAGE, "files": told})
+        listed = [{"name": file.name, "bytes": file.size} for file in files]
+        print_json({"from": download.PAGE, "files": listed})
         return
     for file in files:
         print(f"{file.size / 1e6:10.1f} MB  {file.name}")
@@ -94,8 +94,8 @@ def _fetch(arguments: argparse.Namespace, folder: Path) -> None:
             fetched.append({"name": file.name, "bytes": file.size})
     except download.DownloadError as error:
         if arguments.lines:
-            told = {"template": error.message.template, "values": dict(error.message.values)}
-            print(json.dumps(told, default=str), flush=True)
+            problem = {"template": error.message.template, "values": dict(error.message.values)}
+            print(json.dumps(problem, default=str), flush=True)
         raise
     bar.clear()
     if arguments.json:
@@ -140,17 +140,19 @@ def _status(arguments: argparse.Namespace) -> None:
 
     from studio.model import build
 
-    found = build.status()
+    build_status = build.status()
     if arguments.json:
-        print_json(asdict(found) if found else {})
+        print_json(asdict(build_status) if build_status else {})
         return
-    if found is None:
+    if build_status is None:
         print("No pack has been built yet.")
         return
-    left = "" if found.left is None else f", about {-(-int(found.left) // 60)} min left"
-    print(f"{found.pack} for {found.target}: {found.state}")
-    print(f"{found.step} {found.done} of {found.total}{left}")
-    for line in found.lines:
+    left = (
+        "" if build_status.left is None else f", about {-(-int(build_status.left) // 60)} min left"
+    )
+    print(f"{build_status.pack} for {build_status.target}: {build_status.state}")
+    print(f"{build_status.step} {build_status.done} of {build_status.total}{left}")
+    for line in build_status.lines:
         print(f"  {line}")
-    if found.problem is not None:
-        print(found.problem, file=sys.stderr)
+    if build_status.problem is not None:
+        print(build_status.problem, file=sys.stderr)

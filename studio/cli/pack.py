@@ -141,10 +141,10 @@ def _list(arguments: argparse.Namespace) -> None:
         return
     for one in known:
         mark = "*" if one.path.resolve() == used else " "
-        words = str(one.problem or f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB")
+        line = str(one.problem or f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB")
         if one.absent:
-            words += f", without {', '.join(one.absent)}"
-        print(f"{mark} {one.path.name:32} {words}")
+            line += f", without {', '.join(one.absent)}"
+        print(f"{mark} {one.path.name:32} {line}")
 
 
 def _row(one: Installed) -> dict[str, Any]:

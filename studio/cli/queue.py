@@ -61,8 +61,8 @@ def _list(arguments: argparse.Namespace, table: JobTable) -> None:
 def _print(arguments: argparse.Namespace, table: JobTable) -> None:
     for job in _shown(arguments, table):
         of = f"{job.fraction:4.0%}" if job.state == "running" else ""
-        words = str(job.error) or job.work.prompt[:WORDS_SHOWN]
-        print(f"{job.id:6}  {job.state:11} {of:5} {job.work.kind:5}  {words}")
+        line = str(job.error) or job.work.prompt[:WORDS_SHOWN]
+        print(f"{job.id:6}  {job.state:11} {of:5} {job.work.kind:5}  {line}")
     for row in table.damaged():
         print(f"{row['id']:6}  damaged: kept apart in {table.path.name}, and not made")
     queue = table.queue()

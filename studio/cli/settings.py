@@ -45,8 +45,8 @@ def _settings(arguments: argparse.Namespace) -> None:
         print_json(shown)
         return
     for known, value in shown.items():
-        words = value if isinstance(value, str) else json.dumps(value)
-        print(words if name else f"{known:9} {words}")
+        text = value if isinstance(value, str) else json.dumps(value)
+        print(text if name else f"{known:9} {text}")
 
 
 def _value(name: str, text: str) -> object:

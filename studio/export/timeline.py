@@ -150,14 +150,14 @@ def _joined(shots: Iterable[Shot], size: tuple[int, int], numbers: bool) -> Iter
             yield np.asarray(picture)
 
 
-def _plate(words: str, height: int) -> Image.Image:
+def _plate(label: str, height: int) -> Image.Image:
     """White words on a dark plate, for frames of this height."""
     font = ImageFont.load_default(max(8, round(height * NUMBER_HEIGHT)))
-    left, top, right, bottom = font.getbbox(words)
+    left, top, right, bottom = font.getbbox(label)
     edge = round(height * NUMBER_HEIGHT / 3)
     size = (round(right - left) + 2 * edge, round(bottom - top) + 2 * edge)
     plate = Image.new("RGBA", size, (0, 0, 0, 170))
-    ImageDraw.Draw(plate).text((edge - left, edge - top), words, "white", font)
+    ImageDraw.Draw(plate).text((edge - left, edge - top), label, "white", font)
     return plate
 
 

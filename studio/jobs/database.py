@@ -203,24 +203,24 @@ class JobFile(Database):
 
     def by_key(self, keys: Iterable[str]) -> dict[str, Job]:
         """Of each content key its best job: done with its file there, else the latest one."""
-        found: dict[str, Job] = {}
+        jobs: dict[str, Job] = {}
         for part in _parts(keys):
             sql = f"SELECT * FROM jobs WHERE key IN ({marks(part)}) ORDER BY id"
             for job in self._jobs(self._rows(sql, *part)):
-                if job.key not in found or not is_finished(found[job.key]) or is_finished(job):
-                    found[job.key] = job
-        return found
+                if job.key not in jobs or not is_finished(jobs[job.key]) or is_finished(job):
+                    jobs[job.key] = job
+        return jobs
 
     def _known(self, keys: Iterable[str]) -> dict[str, int]:
         """Of each content key the job that is queued, or done with its file there, if any."""
-        found: dict[str, int] = {}
+        ids: dict[str, int] = {}
         for part in _parts(keys):
             sql = f"SELECT key, id, state, result FROM jobs WHERE key IN ({marks(part)})"
             for row in self._rows(f"{sql} ORDER BY id", *part):
                 made = row["state"] == "done" and row["result"] and Path(row["result"]).is_file()
                 if made or row["state"] in (*PENDING, *RUNNING):
-                    found[row["key"]] = row["id"]
-        return found
+                    ids[row["key"]] = row["id"]
+        return ids
 
     def estimate(self, work: Work) -> Estimate:
         """Medians of the last jobs with the same settings, else of the same kind on this pack."""

@@ -349,11 +349,11 @@ def next_waiting(
     db: sqlite3.Connection, where: str, parameters: Sequence[object] = ()
 ) -> sqlite3.Row | None:
     """The first waiting row that meets a condition, by an index of each state."""
-    found: list[sqlite3.Row] = []
+    rows: list[sqlite3.Row] = []
     for state in PENDING:
         sql = f"SELECT * FROM jobs WHERE state = ? AND {where} ORDER BY position, id LIMIT 1"
-        found += db.execute(sql, [state, *parameters]).fetchall()
-    return min(found, key=lambda row: (row["position"], row["id"]), default=None)
+        rows += db.execute(sql, [state, *parameters]).fetchall()
+    return min(rows, key=lambda row: (row["position"], row["id"]), default=None)
 
 
 def _insert(

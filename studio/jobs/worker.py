@@ -96,9 +96,9 @@ def start(
     command += [*["--kept"] * kept, *["--served"] * served]
     if warm is not None:
         command += ["--warm", str(warm[0]), warm[1]]
-    said = jobs.with_name(f"{jobs.name}.log")
-    private_file(said)
-    with said.open("ab") as log:
+    log_file = jobs.with_name(f"{jobs.name}.log")
+    private_file(log_file)
+    with log_file.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,  # which ends when this process does, however it does

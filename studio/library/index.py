@@ -125,8 +125,8 @@ class LibraryIndex(Database):
         tests.append(("stars >= ?", [stars]))
         tests.append(("verdict <> 'reject'", []) if verdict is None else ("verdict = ?", [verdict]))
         if seed is not None:
-            asked = seed if 0 <= seed < SEED_LIMIT else -1  # SQLite takes no number of any size
-            tests.append(("? IN (look_seed, motion_seed)", [asked]))
+            number = seed if 0 <= seed < SEED_LIMIT else -1  # SQLite takes no number of any size
+            tests.append(("? IN (look_seed, motion_seed)", [number]))
         if since is not None:
             tests.append(("created >= ?", [_midnight(since)]))
         if until is not None:

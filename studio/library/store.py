@@ -92,11 +92,13 @@ class Library(LibraryIndex):
                 most=STARS,
                 stars=stars,
             )
-        news = {"stars": stars, "keep": keep, "note": note}
+        changes = {"stars": stars, "keep": keep, "note": note}
         with self._transaction():  # so that no other process marks it in between
             path = self.item(path).path
             content = sidecars.read(path)
-            marks = _marks(content) | {n: value for n, value in news.items() if value is not None}
+            marks = _marks(content) | {
+                n: value for n, value in changes.items() if value is not None
+            }
             own = {"file": path.name, "created": _created(content, path.stat()).isoformat()}
             sidecars.write(path, own | content | {"marks": marks})
             return self.item(path)
@@ -123,14 +125,14 @@ class Library(LibraryIndex):
         """
         with self._transaction():
             target.parent.mkdir(parents=True, exist_ok=True)
-            found = sidecars.beside(item.path)
+            sidecar = sidecars.beside(item.path)
             written: list[Path] = []
 
             def accept(name: Path) -> bool:
                 """Whether the name is free for the sidecar, too, which is there then."""
                 while written:
                     written.pop().unlink()
-                content = None if found is None else found[1] | {"file": name.name}
+                content = None if sidecar is None else sidecar[1] | {"file": name.name}
                 if any(os.path.lexists(one) for one in sidecars.candidates(name)):
                     there = sidecars.beside(name)
                     return there is not None and there[1] == content
@@ -144,8 +146,8 @@ class Library(LibraryIndex):
                 for path in written:
                     path.unlink(missing_ok=True)
                 raise
-            if found is not None:
-                found[0].unlink(missing_ok=True)
+            if sidecar is not None:
+                sidecar[0].unlink(missing_ok=True)
             self._drop(self._name(item.path))
             return self.item(target)
 
@@ -209,8 +211,8 @@ class Library(LibraryIndex):
         files: at least it and its sidecar, by name.
         """
         try:
-            found = sidecars.beside(path, files)
-            content = sidecars.inside(path) if found is None else found[1]
+            sidecar = sidecars.beside(path, files)
+            content = sidecars.inside(path) if sidecar is None else sidecar[1]
         except OutputError:
             return None
         if "export" in content:

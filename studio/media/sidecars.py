@@ -95,8 +95,8 @@ def read(path: Path) -> dict[str, Any]:
     problem: object = Message("another file, or damaged")
     try:
         if path.suffix.lower() in KINDS:
-            found = beside(path)
-            return inside(path) if found is None else found[1]
+            sidecar = beside(path)
+            return inside(path) if sidecar is None else sidecar[1]
         content = _content(path) if path.suffix.lower() == ".json" else inside(path)
         if content is not None:
             return content
@@ -125,10 +125,10 @@ def write(path: Path, content: Mapping[str, Any], *, new: bool = False) -> Path:
     damaged one, is kept. Raises OSError.
     """
     text = json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "replace")
-    found = None if new else beside(path)
-    if found is not None:
-        replace_whole(found[0], text)  # what the user said of it is nowhere else
-        return found[0]
+    sidecar = None if new else beside(path)
+    if sidecar is not None:
+        replace_whole(sidecar[0], text)  # what the user said of it is nowhere else
+        return sidecar[0]
     short, long = candidates(path)
     part = partial(long)
     try:

@@ -126,13 +126,13 @@ def read_mp4(path: Path) -> tuple[Bytes, int]:
         except OSError as error:
             log.write(str(error).encode())
         log.seek(0)
-        said = log.read().decode("utf-8", "replace")
-    shown = re.search(r"Video: rawvideo.*?, (\d+)x(\d+).*?, (\d+) fps", said)
+        output = log.read().decode("utf-8", "replace")
+    shown = re.search(r"Video: rawvideo.*?, (\d+)x(\d+).*?, (\d+) fps", output)
     if not frames or shown is None:
         raise OutputError(
             "{name} cannot be read as a clip ({reason}); choose another.",
             name=path.name,
-            reason=_last_line(said) or Message("it has no pictures"),
+            reason=_last_line(output) or Message("it has no pictures"),
         )
     width, height, fps = map(int, shown.groups())
     return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3), fps
@@ -265,19 +265,19 @@ def _all(
         at += size or end
 
 
-def failure(said: str, code: int, part: Path) -> OSError:
+def failure(log: str, code: int, part: Path) -> OSError:
     """Why ffmpeg ended with `code` while it wrote `part`, as the system would say it.
 
     said: what is in its log, where a full disk is not the last word.
     """
     for number in TOLD:
-        if os.strerror(number) in said:
+        if os.strerror(number) in log:
             return OSError(number, os.strerror(number))
     if code == -SIGXFSZ:
         return OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     if shutil.disk_usage(part.parent).free < ROOM:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return OSError(_last_line(said) or f"ffmpeg ended with {code}")
+    return OSError(_last_line(log) or f"ffmpeg ended with {code}")
 
 
 def _moviepy_writer() -> Any:
@@ -301,5 +301,5 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _last_line(said: str) -> str:
-    return (said.strip().splitlines() or [""])[-1].rstrip(".")
+def _last_line(log: str) -> str:
+    return (log.strip().splitlines() or [""])[-1].rstrip(".")

@@ -91,21 +91,21 @@ def status() -> Status | None:
     One whose process is gone without a word was interrupted.
     """
     try:
-        told = json.loads(status_file().read_text(encoding="utf-8"))
-        found = Status(**told | {"lines": tuple(told["lines"])})
+        values = json.loads(status_file().read_text(encoding="utf-8"))
+        build = Status(**values | {"lines": tuple(values["lines"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    if found.state == "running" and not found.is_live:
-        return replace(found, state="interrupted", pid=0)
-    return found
+    if build.state == "running" and not build.is_live:
+        return replace(build, state="interrupted", pid=0)
+    return build
 
 
-def note(found: Status) -> None:
+def note(status_now: Status) -> None:
     """Write the status, whole or not at all."""
     path = status_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    text = json.dumps(asdict(found) | {"written": time.time()}, default=str)
+    text = json.dumps(asdict(status_now) | {"written": time.time()}, default=str)
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 
@@ -202,14 +202,14 @@ def start(weights: Path, target: str, pack: Path | None = None, multistep: bool 
             pack=Path(before.pack).name,
         )
     folder = pack or target_folder(target)
-    words = [*command(), "model", "build", str(weights), "-o", str(folder), "--target", target]
-    words += ["--multistep"] if multistep else []
+    arguments = [*command(), "model", "build", str(weights), "-o", str(folder), "--target", target]
+    arguments += ["--multistep"] if multistep else []
     log = data_folder() / "build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     quiet = ("CREATE_NO_WINDOW", "BELOW_NORMAL_PRIORITY_CLASS")  # Windows's
     with log.open("ab") as stream:
         child = subprocess.Popen(
-            words,
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

@@ -55,8 +55,8 @@ class File:
             with path.open("rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest() == self.sha256
         content = path.read_bytes()
-        told = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        return told.hexdigest() == self.blob
+        digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        return digest.hexdigest() == self.blob
 
 
 def wanted(name: str, multistep: bool) -> bool:
@@ -75,10 +75,10 @@ def listed(multistep: bool = False) -> tuple[str, list[File]]:
     def ask() -> Any:
         return HfApi(_endpoint()).model_info(REPOSITORY, files_metadata=True, timeout=30)
 
-    told = _one_sentence(ask)
+    info = _one_sentence(ask)
     files = [
         File(one.rfilename, int(one.size or 0), one.lfs.sha256 if one.lfs else "", one.blob_id)
-        for one in told.siblings or ()
+        for one in info.siblings or ()
         if wanted(one.rfilename, multistep)
     ]
     if not files:
@@ -86,7 +86,7 @@ def listed(multistep: bool = False) -> tuple[str, list[File]]:
             "{repository} lists no weights; download them by hand and choose their folder.",
             repository=REPOSITORY,
         )
-    return str(told.sha), files
+    return str(info.sha), files
 
 
 def download(folder: Path, report: Report, multistep: bool = False) -> Iterator[File]:

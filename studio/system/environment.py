@@ -80,12 +80,12 @@ def _absolute(path: str) -> str:
 @contextmanager
 def as_found() -> Iterator[None]:
     """The user's own environment meanwhile, for another program to start in."""
-    given = {name: value for name, value in _found.items() if not name.startswith("PYTHON")}
-    os.environ.update(given)
+    environment = {name: value for name, value in _found.items() if not name.startswith("PYTHON")}
+    os.environ.update(environment)
     try:
         yield
     finally:
-        for name in given:
+        for name in environment:
             os.environ.pop(name, None)
 
 

@@ -95,8 +95,8 @@ def end(data: Path) -> bool:
     deadline = time.monotonic() + PATIENCE
     was_open = False
     while time.monotonic() < deadline:
-        with single(data) as found:
-            if found is None or found.is_first:
+        with single(data) as instance:
+            if instance is None or instance.is_first:
                 return was_open
         was_open = True
         with suppress(OSError, ValueError, TypeError, KeyError):

@@ -56,8 +56,8 @@ def home() -> Path:
 
 def installed(folder: Path) -> list[Installed]:
     """Every pack in a folder, by name."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [look(p) for p in found if p.is_dir() and p.suffix not in (STAGED, GONE, BUILT)]
+    folders = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [look(p) for p in folders if p.is_dir() and p.suffix not in (STAGED, GONE, BUILT)]
 
 
 def look(path: Path) -> Installed:

@@ -91,13 +91,13 @@ def cache_folder() -> Path:
 
 def clip_name(prompt: str, look_seed: int, motion_seed: int, when: datetime) -> str:
     """A short name every file system takes: date, time, seeds and the prompt's first words."""
-    words = textwrap.shorten(
+    text = textwrap.shorten(
         re.sub(r"[^a-z0-9]+", " ", prompt.lower()), WORDS_LENGTH, placeholder=""
     )
     parts = [
         f"{when:%Y-%m-%d_%H%M}",
         f"look{look_seed}",
         f"motion{motion_seed}",
-        words.replace(" ", "-"),
+        text.replace(" ", "-"),
     ]
     return "_".join(part for part in parts if part) + ".mp4"

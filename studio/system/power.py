@@ -70,13 +70,13 @@ def low_battery(percent: int) -> Message | None:
     )
 
 
-def tell(title: str, words: str) -> None:
+def tell(title: str, text: str) -> None:
     """Show a notification of the system; where it has none, nothing happens."""
-    env = os.environ | {"NEODRAGON_TITLE": title, "NEODRAGON_WORDS": words}
+    env = os.environ | {"NEODRAGON_TITLE": title, "NEODRAGON_WORDS": text}
     if sys.platform == "win32":
         command = ["powershell", "-NoProfile", "-NonInteractive", "-Command", TOAST]
     else:
-        command = ["notify-send", "--app-name", title, title, words]
+        command = ["notify-send", "--app-name", title, title, text]
     program = shutil.which(command[0])
     if program is None:
         return

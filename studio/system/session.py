@@ -39,10 +39,10 @@ def session(data: Path) -> Session:
     """The last launch's, or a new one where there is none that can be read."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads((data / "session.json").read_text(encoding="utf-8"))
-        found = Session(known["path"], known["secret"], known["port"])
-        whole = re.fullmatch(r"/[0-9a-f]{32}", found.path) and len(found.secret) >= 32
-        if whole and type(found.port) is int and 0 < found.port < 65536:
-            return found
+        kept = Session(known["path"], known["secret"], known["port"])
+        whole = re.fullmatch(r"/[0-9a-f]{32}", kept.path) and len(kept.secret) >= 32
+        if whole and type(kept.port) is int and 0 < kept.port < 65536:
+            return kept
     return Session()
 
 
@@ -80,5 +80,5 @@ def is_signed(key: str, value: str) -> bool:
     return float(start.partition(".")[0]) > time.time()
 
 
-def _mac(key: str, words: str) -> str:
-    return hmac.new(key.encode(), words.encode(), "sha256").hexdigest()
+def _mac(key: str, text: str) -> str:
+    return hmac.new(key.encode(), text.encode(), "sha256").hexdigest()

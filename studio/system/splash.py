@@ -16,13 +16,13 @@ SET_FONT = 0x0030  # WM_SETFONT
 
 
 @contextmanager
-def shown(words: str) -> Iterator[Callable[[], None]]:
+def shown(text: str) -> Iterator[Callable[[], None]]:
     """Show `words` until the yielded function is called, or the block ends."""
     if sys.platform != "win32":
         yield lambda: None
         return
     done = threading.Event()
-    thread = threading.Thread(target=_window, args=[words, done], daemon=True)
+    thread = threading.Thread(target=_window, args=[text, done], daemon=True)
     thread.start()
     try:
         yield done.set
@@ -31,7 +31,7 @@ def shown(words: str) -> Iterator[Callable[[], None]]:
         thread.join(2)
 
 
-def _window(words: str, done: threading.Event) -> None:
+def _window(text: str, done: threading.Event) -> None:
     """A window in the middle of the screen, drawn and asked after until `done`."""
     if sys.platform != "win32":
         return
@@ -46,7 +46,7 @@ def _window(words: str, done: threading.Event) -> None:
     left = (user.GetSystemMetrics(0) - width) // 2
     top = (user.GetSystemMetrics(1) - height) // 2
     window = user.CreateWindowExW(
-        0, "STATIC", words, WINDOW, left, top, width, height, None, None, None, None
+        0, "STATIC", text, WINDOW, left, top, width, height, None, None, None, None
     )
     if not window:
         return
