@@ -35,11 +35,16 @@ class LibraryView:
         self.state = gr.State({"at": 0, "chosen": [], "undo": []})
         with gr.Row(elem_id="search"):
             self.words = gr.Textbox(
-                show_label=False, placeholder=say("library.search"), elem_id="words", scale=3
+                label=say("library.search"),
+                show_label=False,
+                placeholder=say("library.search"),
+                elem_id="words",
+                scale=3,
             )
             self.kind = gr.Radio(
                 [(say(f"library.{name}"), name) for name in ("all", "clip", "frame")],
                 value="all",
+                label=say("library.kind"),
                 show_label=False,
                 container=False,
                 elem_id="kind",
@@ -54,7 +59,11 @@ class LibraryView:
                 self.viewer = gr.HTML(js_on_load=html.SEND, elem_id="viewer")
                 with gr.Row(elem_id="taking"):
                     self.format = gr.Radio(
-                        list(exports.FORMATS), value="gif", show_label=False, container=False
+                        list(exports.FORMATS),
+                        value="gif",
+                        label=say("library.format"),
+                        show_label=False,
+                        container=False,
                     )
                     self.export = gr.Button(say("library.export"), size="sm", elem_id="export")
                     self.verify = gr.Button(say("library.verify"), size="sm", elem_id="verify")
