@@ -272,8 +272,12 @@ def main() -> None:
         victim(sys.argv[2], Path(sys.argv[3]))
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    kinds = []
     for result in rounds(count, seed):
-        print(json.dumps(result), flush=True)
+        print(json.dumps(result), file=sys.stderr, flush=True)
+        kinds.append(result)
+    with open_pack(default_pack()) as pack:
+        print(json.dumps({"pack": pack.pack_hash, "seed": seed, "kinds": kinds}, indent=1))
 
 
 if __name__ == "__main__":
