@@ -202,6 +202,8 @@ def move(source: Path, target: Path) -> None:
     In one step, where the file system knows one; over nothing, everywhere.
     """
     if os.name == "nt":
+        if os.path.lexists(target):  # Wine renames over a link to nowhere
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
         os.rename(source, target)  # noqa: PTH104
     elif not _rename_noreplace(source, target):
         _rename_claimed(source, target)
