@@ -27,6 +27,7 @@ from studio.cli.main import main
 from studio.jobs.spec import PENDING, Entry, Queue, Work
 from studio.jobs.table import JobTable
 from studio.language.catalogue import Speaker
+from studio.language.vocabulary import Unknown
 from studio.media import sidecars
 from studio.media.thumbnails import WIDTH
 from studio.media.video import read_metadata, read_mp4
@@ -171,6 +172,17 @@ def test_the_ruler_shows_what_no_encoder_reads(page: Page) -> None:
     expect(page.locator(".ruler .over s").first).to_have_attribute("title", re.compile("zebra"))
     page.fill("#prompt textarea", "a red ball")
     expect(page.locator(".ruler .over")).to_have_count(0)
+
+
+def test_the_ruler_marks_what_the_model_was_not_taught(page: Page) -> None:
+    page.fill("#prompt textarea", "a red dragon jumps on two balls")
+    unknown = page.locator("#ruler .unknown")
+    expect(unknown).to_contain_text("dragon")
+    expect(unknown).to_contain_text("balls → ball")
+    page.get_by_text("What this model knows").click()
+    expect(page.locator("#knows")).to_contain_text("mushroom")
+    page.fill("#prompt textarea", "a red ball jumps on the grass")
+    expect(unknown).to_have_count(0)
 
 
 def test_a_clip_can_be_stopped_and_the_worker_goes_on(page: Page, desk: Desk, clips: Path) -> None:
@@ -516,7 +528,8 @@ def test_words_of_the_user_are_escaped(tmp_path: Path) -> None:
         *(stage.caption(row, say) for row in (job, done)),
         stage.strip([job, done], tmp_path, [], say),
         *(stage.banner(Queue(True, said), 1, trouble, say) for trouble in (None, said)),
-        stage.ruler([Ruler("CLIP", 90, 77, evil)], say),
+        stage.ruler([Ruler("CLIP", 90, 77, evil)], [Unknown(evil, evil)], say),
+        stage.vocabulary({"subjects": [evil]}, say),
         stage.header(evil),
         stage.notice(evil),
         stage.failure(evil),

@@ -193,6 +193,26 @@ def licences_of(manifest: Mapping[str, Any]) -> tuple[PackFile, ...]:
     return tuple(_file(file, "licences.") for file in listed)
 
 
+def knows_of(manifest: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The words a small model was taught, phrases by kind; empty where it says none. PackError."""
+    listed = manifest.get("knows", {})
+    if not isinstance(listed, dict):
+        raise wrong("knows", "a table of lists of words", listed)
+    return {name_of(kind, "knows"): phrases_of(listed, kind, "knows.") for kind in listed}
+
+
+def phrases_of(manifest: Mapping[str, Any], key: str, where: str = "") -> tuple[str, ...]:
+    """A list of short texts that can be shown on one line, maybe absent; raises PackError."""
+    listed = manifest.get(key, [])
+    shown = isinstance(listed, list) and all(
+        isinstance(text, str) and 0 < len(text) <= TEXT_LIMIT and text.isprintable()
+        for text in listed
+    )
+    if not shown:
+        raise wrong(f"{where}{key}", "a list of plain words", listed)
+    return tuple(listed)
+
+
 def load_manifest(source: Source) -> tuple[dict[str, Any], str]:
     """The parsed manifest and its SHA-256; raises PackError where this engine cannot read it."""
     size = source.size(MANIFEST)

@@ -20,8 +20,10 @@ from engine.pack.contract import sizes_of
 from engine.pack.graphs import Component, Graph, PackFile, TokenizerFile, version_numbers
 from engine.pack.manifest import (
     component_of,
+    knows_of,
     licences_of,
     load_manifest,
+    phrases_of,
     schedule_of,
     section,
     text_of,
@@ -39,7 +41,8 @@ class Pack:
 
     pack_hash: SHA-256 of `pack.json` in hex, which through the hashes in it names every file.
     missing: optional components whose files are not there; they are not in `components`; licences:
-    the texts that came with the weights.
+    the texts that came with the weights; knows: the phrases a small model was taught, by kind,
+    empty where it was not taught a list of them; examples: prompts to begin with, maybe none.
     """
 
     path: Path
@@ -58,6 +61,8 @@ class Pack:
     components: Mapping[str, Component]
     missing: tuple[str, ...]
     licences: tuple[PackFile, ...]
+    knows: Mapping[str, tuple[str, ...]]
+    examples: tuple[str, ...]
     _source: Source = field(repr=False)
     _verified: set[PackFile] = field(default_factory=set, repr=False)
 
@@ -232,5 +237,7 @@ def _read(path: Path, source: Source) -> Pack:
         components={k: v for k, v in components.items() if k not in missing},
         missing=tuple(missing),
         licences=licences,
+        knows=knows_of(manifest),
+        examples=phrases_of(manifest, "examples"),
         _source=source,
     )

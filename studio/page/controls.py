@@ -71,8 +71,17 @@ class Controls:
                 label=say("prompt.recent"),
                 elem_id="recent",
             )
-            examples = (ASSETS / "examples.txt").read_text(encoding="utf-8").splitlines()
-            gr.Examples([[line] for line in examples], self.prompt, label=say("examples.label"))
+            self._known()
+
+    def _known(self) -> None:
+        """Prompts to begin with and the words of the pack, where it says any."""
+        pack, say = self.desk.pack, self.say
+        if pack.examples:
+            lines = [[line] for line in pack.examples]
+            gr.Examples(lines, self.prompt, label=say("examples.label"))
+        if pack.knows:
+            with gr.Accordion(say("knows.label"), open=False, elem_id="knows"):
+                gr.HTML(html.vocabulary(pack.knows, say))
 
     def _choices(self) -> None:
         """Upscaler, style and mode."""

@@ -333,7 +333,7 @@ class Create(Controls):
             self.desk.keep_draft(controls={names[part]: asked[part] for part in self.controls})
         style = styles().get(asked[self.style], "")
         rulers = self.desk.rulers(asked[self.prompt] or "", style, bool(asked[self.suffix]))
-        return html.ruler(rulers, self.say)
+        return html.ruler(rulers, self.desk.unknown(asked[self.prompt] or ""), self.say)
 
     def _load(self) -> Update:
         draft = self.desk.draft()
@@ -354,6 +354,6 @@ class Create(Controls):
         return update | {
             self.watching: list(watching),
             self.used: draft.get("used") or {},
-            self.ruler: html.ruler(self.desk.rulers(prompt), self.say),
+            self.ruler: html.ruler(self.desk.rulers(prompt), self.desk.unknown(prompt), self.say),
             self.loaded: True,
         }

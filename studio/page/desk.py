@@ -32,6 +32,7 @@ from studio.jobs.spec import PENDING, RUNNING, Entry, Job, Work, content_key
 from studio.jobs.supervisor import Keeper, WorkerError
 from studio.jobs.table import JobTable
 from studio.jobs.worker import FAULTS
+from studio.language.vocabulary import Unknown, unknown_words
 from studio.media.pictures import read_picture
 from studio.media.sidecars import Kind
 from studio.media.video import read_mp4
@@ -295,6 +296,10 @@ class Desk:
         return path
 
     # Looking
+
+    def unknown(self, prompt: str) -> list[Unknown]:
+        """The words of a prompt that the pack was not taught."""
+        return unknown_words(prompt, self.pack.knows)
 
     def rulers(self, prompt: str, style: str = "", suffix: bool = True) -> list[Ruler]:
         """How much each encoder reads of the prompt, its style and, if asked, the pack's words."""

@@ -6,7 +6,7 @@ What can be clicked carries `data-do` and `data-id`, which `SEND` hands to the p
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from urllib.parse import quote
 from engine.errors import Message
 from studio.jobs.spec import PENDING, Job, Queue, is_finished
 from studio.language.catalogue import Speaker
+from studio.language.vocabulary import KINDS, Unknown
 from studio.page.desk import Ruler
 
 # The clicks on anything with `data-do` in an HTML component.
@@ -266,8 +267,8 @@ def crop(path: Path, aspect: float, say: Speaker) -> str:
     )
 
 
-def ruler(rulers: Sequence[Ruler], say: Speaker) -> str:
-    """How much of the prompt each encoder reads, and how much it will not see."""
+def ruler(rulers: Sequence[Ruler], unknown: Sequence[Unknown], say: Speaker) -> str:
+    """How much of the prompt each encoder reads, and the words that the pack was not taught."""
     parts = []
     for part in rulers:
         over = ' class="over"' if part.cut else ""
@@ -278,7 +279,23 @@ def ruler(rulers: Sequence[Ruler], say: Speaker) -> str:
             cut = f' · {count} <s title="{escape(part.cut)}">{escape(words)}</s>'
         name = escape(say(f"ruler.{part.encoder.lower()}"))
         parts.append(f"<li{over}>{name} {part.tokens}/{part.limit}{cut}</li>")
+    if unknown:
+        marked = ", ".join(
+            f"<s>{escape(one.word)}</s>" + (f" → {escape(one.nearest)}" if one.nearest else "")
+            for one in unknown
+        )
+        parts.append(f'<li class="unknown">{escape(say("ruler.unknown"))} {marked}</li>')
     return f'<ul class="ruler" aria-live="polite">{"".join(parts)}</ul>'
+
+
+def vocabulary(knows: Mapping[str, Sequence[str]], say: Speaker) -> str:
+    """The phrases a pack was taught, by kind."""
+    rows = [
+        f"<dt>{escape(say(f'knows.{kind}'))}</dt><dd>{escape(', '.join(knows[kind]))}</dd>"
+        for kind in KINDS
+        if knows.get(kind)
+    ]
+    return f'<dl class="knows">{"".join(rows)}</dl>'
 
 
 # What each key does, by the key's name on the sheet and the string that explains it.

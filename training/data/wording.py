@@ -151,9 +151,14 @@ def _article(words: str) -> str:
     return f"an {rest}" if first == "a" and rest[0] in "aeiou" else words
 
 
+def nouns(subject: str) -> tuple[str, ...]:
+    """The words for a drawing."""
+    return NOUNS.get(subject, (subject.replace("-", " "),))
+
+
 def noun(actor: Actor, rng: np.random.Generator) -> str:
     """The sticker with its paper's colour if it has one: "a blue fox", "an owl"."""
-    words = NOUNS.get(actor.subject, (actor.subject.replace("-", " "),))
+    words = nouns(actor.subject)
     name = words[int(len(words) > 1 and rng.random() < 0.2)]
     form = str(rng.choice(NOUN_FORMS)) if actor.colour else "a {noun}"
     text = _article(form.format(colour=actor.colour, noun=name))

@@ -7,7 +7,8 @@ subjects are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,10 @@ class World(Protocol):
 
     def boxes(self, scene: Any, frame: float) -> list[Box]:
         """Where its subjects are."""
+
+    @property
+    def knows(self) -> dict[str, list[str]]:
+        """Every phrase that captions are worded with, by kind, for a pack's `knows`."""
 
     @property
     def fact_sizes(self) -> tuple[int, ...]:
@@ -61,6 +66,17 @@ class PaperWorld:
         x, y, zoom = world.pose(scene, frame)
         size = scene.size * zoom
         return [(x - 0.62 * size, x + 0.62 * size, y, y + 1.05 * size)]
+
+    @property
+    def knows(self) -> dict[str, list[str]]:
+        return {
+            "subjects": list(world.SUBJECTS),
+            "colours": list(world.COLOURS),
+            "motions": _phrases(world.MOTION_WORDS.values()),
+            "grounds": _phrases(world.GROUND_WORDS.values()),
+            "skies": _phrases(world.SKY_WORDS.values()),
+            "other": _between([*world.FORMS, "an the"]),
+        }
 
     @property
     def fact_sizes(self) -> tuple[int, ...]:
@@ -107,6 +123,20 @@ class EmojiWorld:
         ]
 
     @property
+    def knows(self) -> dict[str, list[str]]:
+        subjects = (wording.nouns(name) for name in NAMES[: self.subjects])
+        motions = (phrase for both in wording.MOTION_WORDS.values() for phrase in both)
+        return {
+            "subjects": _phrases(subjects),
+            "colours": list(emoji.COLOURS),
+            "motions": _phrases(motions),
+            "grounds": _phrases(wording.GROUND_WORDS.values()),
+            "skies": _phrases(wording.SKY_WORDS.values()),
+            "weathers": _phrases(wording.WEATHER_WORDS.values()),
+            "other": _between([*wording.FORMS, *wording.NOUN_FORMS, "an the and"]),
+        }
+
+    @property
     def fact_sizes(self) -> tuple[int, ...]:
         each = len(NAMES) + 1, len(emoji.COLOURS) + 1
         parts = (emoji.MOTIONS, emoji.SKIES, emoji.GROUNDS)
@@ -125,6 +155,17 @@ class EmojiWorld:
             emoji.GROUNDS.index(scene.ground),
             1 + emoji.WEATHERS.index(scene.weather) if scene.weather else 0,
         )
+
+
+def _phrases(groups: Iterable[Iterable[str]]) -> list[str]:
+    """All phrases of the groups, each once."""
+    return list(dict.fromkeys(phrase for group in groups for phrase in group))
+
+
+def _between(forms: Iterable[str]) -> list[str]:
+    """The words that stand between what is filled into forms."""
+    texts = (re.sub(r"\{\w+\}|[,:]", " ", form) for form in forms)
+    return _phrases(text.split() for text in texts)
 
 
 KINDS: dict[str, type[PaperWorld] | type[EmojiWorld]] = {"paper": PaperWorld, "emoji": EmojiWorld}

@@ -1,7 +1,7 @@
 """Write a checkpoint's `neodragon.json`: `python -m training.recipes.settings`.
 
 The file is a partial `pack.json` (docs/architecture.md): frame size, steps of each mode,
-first-frame sampler and latent statistics.
+first-frame sampler, latent statistics, example prompts and the words of its world.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/mini"))
     options = parser.parse_args()
     constants = json.loads((options.checkpoint / CONSTANTS).read_text(encoding="utf-8"))
-    settings = Configuration.read(options.config)["pack"] | {"vae": constants}
+    configuration = Configuration.read(options.config)
+    settings = configuration["pack"] | {"vae": constants, "knows": configuration.world.knows}
     target = options.checkpoint / "neodragon.json"
     target.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
