@@ -23,6 +23,7 @@ def test_unknown_words_come_once_with_the_nearest_known() -> None:
         Unknown("move", "moves"),
         Unknown("xyzzy", ""),
     ]
+    assert unknown_words("two dragons", KNOWS) == [Unknown("two", ""), Unknown("dragons", "")]
     assert unknown_words("ein Bär aus 3 t-rex", {}) == []
     assert [one.word for one in unknown_words("ein Bär, 3 t-rex", KNOWS)] == ["ein", "bär", "t-rex"]
 

@@ -13,7 +13,8 @@ from difflib import get_close_matches
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 KINDS = ("subjects", "colours", "motions", "grounds", "skies", "weathers")
 OTHER = "other"  # the kind of words that hold a sentence together: known, and never offered
-ALIKE = 0.6  # how much of two words' letters must agree
+ALIKE = 0.7  # how much of two words' letters must agree
+SHORT = 3  # letters up to which words are like one another by chance
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def unknown_words(prompt: str, knows: Mapping[str, tuple[str, ...]]) -> list[Unk
         for kind, phrases in knows.items()
         for phrase in phrases
         for word in words_of(phrase)
-        if kind != OTHER and word not in words_of(" ".join(knows.get(OTHER, ())))
+        if kind != OTHER and len(word) > SHORT
     ]
     missing = dict.fromkeys(word for word in words_of(prompt) if word not in known)
     return [Unknown(w, next(iter(get_close_matches(w, offered, 1, ALIKE)), "")) for w in missing]
