@@ -7,17 +7,29 @@ from pathlib import Path
 
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from builder.errors import BuildError
 from builder.layout import Layout
 from builder.plans import plans
 from builder.templates import Filled, Templates
-from tests.random_pack import exported
+from studio.system.paths import ASSETS
+from tests.random_pack import CONFIGS, exported
+from tests.reference import official
 from training import templates as deriving
-from training.export.source import Source
-from training.templates import Labelled, derive, differs
+from training.export.graphs import ALONE, traced
+from training.export.pack import is_large
+from training.export.source import Source, Traced
+from training.export.trace import write as trace
+from training.export.video import upscaler
+from training.labels import Labelled, is_label
+from training.random_checkpoint import save
+from training.templates import derive, differs, moved, twin
 
+ROOT = Path(__file__).parents[1]
 CHECKPOINT = exported().parent / "checkpoint"
+MINI, FULL = ASSETS / "templates" / "mini.zip", ASSETS / "full-size" / "templates.zip"
+MMDIT, INNER = "diffusion_transformer_320p", "transformer_part2"
 SOME = ("clip_l", "text_encoder", "video_encoder", "upscaler", "transformer")
 
 
@@ -57,19 +69,72 @@ def test_another_graph_is_told_apart(derived: Path, tmp_path: Path) -> None:
         assert change in differs(tmp_path / "changed.onnx", traced)
 
 
-def test_what_is_computed_from_weights_is_refused(tmp_path: Path) -> None:
-    """The checker's cosine divides by a norm that the exporter folds into a constant."""
+def test_what_is_computed_from_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = Labelled(CHECKPOINT, 6, tmp_path)
-    (plan,) = [p for p in plans(source) if p.graph == "safety_checker"]
+    (plan,) = [p for p in plans(source) if p.graph == "upscaler"]
+
+    def squared(source: Source) -> Traced:
+        call = upscaler(source)
+        for weight in call.module.parameters():
+            weight.data = weight.data * weight.data
+        return call
+
+    monkeypatch.setitem(ALONE, "upscaler", squared)
     with pytest.raises(BuildError, match="is computed from them; let the graph compute it"):
-        derive(source, plan, tmp_path)
+        derive(source, plan)
 
 
-def test_the_published_templates_are_small_and_whole() -> None:
-    from studio.system.paths import ASSETS  # noqa: PLC0415
+def test_inner_parts_are_one_graph_with_other_blocks(tmp_path: Path) -> None:
+    """A checkpoint of four blocks, one a graph: the third's recipe is the second's, moved."""
+    root = save(tmp_path / "checkpoint", CONFIGS | {MMDIT: CONFIGS[MMDIT] | {"num_layers": 4}})
+    source = Labelled(root, 1, tmp_path / "work")
+    second, third = [p for p in plans(source) if p.graph in ("transformer_part1", INNER)]
+    assert twin(source, third) == second
+    model, recipe = derive(source, third)
+    like, known = derive(source, second)
+    assert moved(source, known, 1) == recipe
+    assert model.SerializeToString() == like.SerializeToString()
 
-    for path in ASSETS.glob("*/*.zip"):
-        with zipfile.ZipFile(path) as archive:
-            assert archive.testzip() is None
-        assert path.stat().st_size < 8e6
-        assert Templates(path).layout["folders"]
+
+def test_every_portable_graph_of_the_mini_is_the_traced_one(tmp_path: Path) -> None:
+    """Same nodes, same initializers, so the same outputs: the files are equal byte for byte."""
+    templates, source = Templates(MINI), Source(ROOT / "checkpoints" / "mini")
+    every = list(deriving.every(source))
+    assert len(every) == 14
+    for plan in every:
+        Filled(source.root, templates).fill(plan, 6, tmp_path / "filled")
+        call = traced(source, plan)
+        trace(call, tmp_path / "traced" / plan.file, is_large(call))
+        filled, other = (tmp_path / kind / plan.file for kind in ("filled", "traced"))
+        assert differs(filled, other) == ""
+        assert filled.read_bytes() == other.read_bytes(), plan.graph
+
+
+def test_the_full_size_templates_are_of_the_published_layout() -> None:
+    templates = Templates(FULL)
+    told = official("official_state_dicts")
+    for folder, name in {f: f for f in told} | {"distil_t5": "text_encoder_3"}.items():
+        assert templates.layout["folders"][name]["tensors"] == told[folder], folder
+    homes = {name.removesuffix(".onnx") for name in templates.names if name.endswith(".onnx")}
+    parts = {6: 3, 3: 6, 2: 9}
+    assert homes >= {"clip_l", "clip_g", "unet", "first_frame_decoder", "safety_checker"}
+    for blocks, count in parts.items():
+        for form in ("", "_first", "_later"):
+            names = {f"blocks{blocks}/transformer{form}_part{part}" for part in range(count)}
+            assert names <= homes
+
+
+@pytest.mark.parametrize("path", [MINI, FULL], ids=["mini", "full"])
+def test_templates_are_small_whole_and_without_labels(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert path.stat().st_size < 1e6
+        for name in archive.namelist():
+            if not name.endswith(".onnx"):
+                continue
+            model = onnx.load_from_string(archive.read(name))
+            for tensor in model.graph.initializer:
+                if tensor.raw_data or tensor.float_data:
+                    assert not is_label(numpy_helper.to_array(tensor)), (name, tensor.name)

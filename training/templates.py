@@ -1,24 +1,28 @@
 """Derive templates: `python -m training.templates CHECKPOINT -o assets/full-size/templates.zip`.
 
-Each graph of the checkpoint is traced twice with labels for weights: odd numbers, the second time
-negative, that together say which element of which tensor they are. What comes out of the
-exporter is read back: a weight of the graph whose elements are labels is a view of published
-tensors, one that is the same both times a constant, anything else is refused. Values of the
-checkpoint are not looked at, only its configs, names and shapes. With `--check PACK` every template
-is filled and compared with the graph that `training.export` has traced for that pack.
+Each graph of the checkpoint is traced with labels for weights (`training.labels`). What comes out
+of the exporter is read back, once more when the module has other labels: a weight of the graph
+whose elements are labels is a view of published tensors, one that is the same both times a
+constant, anything else is refused. Values of
+the checkpoint are not looked at, only its configs, names and shapes: one of `--empty` will do.
+The transformer's inner parts differ in the numbers of their blocks alone, so one stands for all.
+With `--check WORK` every template is filled and compared with the graph that `training.export`
+traces.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import hashlib
 import json
+import math
+import re
 import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +32,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
 
 from builder.errors import BuildError
-from builder.layout import PREFIX
 from builder.plans import Plan, plans, remembering
-from builder.published import CLIPS, TRANSFORMER
 from builder.storage import Arrays, array_of
 from builder.templates import FORMAT, LAYOUT, Filled, Piece, Recipe, Templates, home_of
 from builder.weights import Weights
@@ -42,103 +42,13 @@ from engine.errors import NeodragonError
 from training.export.graphs import traced
 from training.export.pack import is_large
 from training.export.source import Source
-from training.export.trace import traced_graph
+from training.export.trace import traced_in_memory
 from training.export.trace import write as trace
+from training.labels import Labelled, is_label, numbered
 
-# What is left of a weight's number when it is divided by these primes is its label: the two
-# together name it, and no two tensors have the same labels.
-PRIMES = (4194301, 4194287)
-# A label is an odd number from BINADE on below twice that, so that a power of two by which it was
-# multiplied shows in the exponent alone.
-BINADE, EXPONENT = 2**23, 24
-WIDTHS = range(8, 513, 8)  # that heads may have, whose roots attention is divided by
-CHUNK = 2**24  # elements
-STAY = {TRANSFORMER, "text_encoder_3", "context_adapter", *CLIPS}  # needed by more than one graph
+KEPT = 2**25  # elements of a weight that may be more than one view
+INNER = re.compile(r"^transformer_blocks\.(\d+)\.")
 Report = Callable[[str], None]
-
-
-class Labelled(Source):
-    """A checkpoint whose modules have labels for weights, of the first trace or the second."""
-
-    def __init__(self, root: Path, blocks: int, work: Path) -> None:
-        super().__init__(root, blocks=blocks)
-        self.second = False
-        self.work = work
-        self.starts: dict[tuple[str, str], int] = {}
-        self.ties: dict[str, set[tuple[str, ...]]] = {}
-        count, taken = 0, set[tuple[int, int]]()
-        for folder in sorted({path.parent.name for path in root.glob("*/*.safetensors")}):
-            for name, place in Weights(root / folder).places.items():
-                while taken & (labels := {(prime, count % prime) for prime in PRIMES}):
-                    count += 1
-                taken |= labels
-                self.starts[folder, name] = count
-                count += int(np.prod(place.shape))
-        self.order = np.array(list(self.starts.values()))
-        self.owners = list(self.starts)
-
-    def load(self, kind: Any, folder: str) -> Any:
-        """The module of a folder in float32, every tensor that its file holds made of labels."""
-        module = super().load(kind, folder)
-        known = Weights(self.root / folder).places
-        state = module.state_dict(keep_vars=True)
-        names: dict[int, list[str]] = {}
-        for name, tensor in state.items():
-            names.setdefault(tensor.data_ptr(), []).append(name)
-        for same in names.values():
-            stored = [n for name in same for n in (name, PREFIX + name) if n in known]
-            if not stored:
-                continue  # a table that the module makes itself
-            self.ties.setdefault(folder, set()).update([tuple(same)] if len(same) > 1 else [])
-            label = nn.Parameter(self.labels(folder, stored[0], state[same[0]]), False)
-            for name in same:  # a new tensor: that of a table may be a view of a larger one
-                home, _, leaf = name.rpartition(".")
-                owner = module.get_submodule(home)
-                if leaf in owner._parameters:
-                    owner._parameters[leaf] = label
-                else:
-                    owner._buffers[leaf] = label.data
-        for layer in module.modules():  # what runs from 16 bits would no longer show
-            vars(layer).pop("forward", None)
-        return module
-
-    def labels(self, folder: str, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor's labels, float32; they lie in a file, so that no memory need hold them."""
-        path, start = self.work / f"{folder}.{int(self.second)}.labels", self.starts[folder, name]
-        first = min(at for (home, _), at in self.starts.items() if home == folder)
-        if not path.exists():
-            last = max(
-                at + int(np.prod(Weights(self.root / folder).places[tensor].shape))
-                for (home, tensor), at in self.starts.items()
-                if home == folder
-            )
-            with path.open("wb") as file:
-                for at in range(first, last, CHUNK):
-                    numbers = np.arange(at, min(at + CHUNK, last), dtype=np.int64)
-                    labels = (2 * (numbers % PRIMES[self.second]) + BINADE + 1).astype(np.float32)
-                    (-labels if self.second else labels).tofile(file)
-        shape = (max(tensor.numel(), 1),)
-        mapped = np.memmap(path, np.float32, "c", 4 * (start - first), shape)
-        return torch.from_numpy(mapped[: tensor.numel()]).reshape(tensor.shape)
-
-    def sketch(self, compute: Callable[[], Any]) -> Any:
-        """Zeros of the shapes that `compute` would give: labels are not worth computing with."""
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            shapes = tree_map(lambda t: (tuple(t.shape), t.dtype), compute())
-        return tree_map(
-            lambda told: torch.zeros(told[0], dtype=told[1]),
-            shapes,
-            is_leaf=lambda told: isinstance(told, tuple) and isinstance(told[-1], torch.dtype),
-        )
-
-    @property
-    def copies(self) -> dict[str, bool]:  # type: ignore[override]
-        """The first frame's own copies of CLIP have templates of their own."""
-        return {f"ssd_1b_{folder}": False for folder in CLIPS if self.has(f"ssd_1b_{folder}")}
-
-    def owner(self, number: int) -> int:
-        """Which tensor an element is of."""
-        return int(np.searchsorted(self.order, number, side="right")) - 1
 
 
 def weight_names(source: Labelled) -> dict[str, Any]:
@@ -160,34 +70,6 @@ def weight_names(source: Labelled) -> dict[str, Any]:
     return {"format": FORMAT, "manifest": sizes, "folders": folders}
 
 
-def numbered(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[np.int64], float] | None:
-    """The elements' numbers, and the factor that labels were multiplied by.
-
-    None where both traces have the same, which makes a constant of them; raises ValueError where
-    they are neither that nor labels. A factor is a power of two, which shows in the exponent, or
-    what attention is scaled by.
-    """
-    if np.array_equal(first, second):
-        return None
-    shown = 2.0 ** (int(np.frexp(first.flat[0])[1]) - EXPONENT)
-    for factor in (shown, *(width**-0.5 for width in WIDTHS)):
-        rests = [_rest(a, factor, prime) for a, prime in zip((first, -second), PRIMES, strict=True)]
-        if rests[0] is not None and rests[1] is not None:
-            one, other = PRIMES
-            whole = (rests[1] - rests[0]) * pow(one, -1, other) % other
-            return rests[0] + one * whole, factor
-    raise ValueError
-
-
-def _rest(labels: NDArray[Any], factor: float, prime: int) -> NDArray[np.int64] | None:
-    """What is left of the elements' numbers, None where these are no labels times `factor`."""
-    rest = np.rint((labels.astype(np.float64) / factor - BINADE - 1) / 2)
-    if not ((rest >= 0) & (rest < prime)).all():
-        return None
-    again = (2 * rest + BINADE + 1).astype(np.float32) * np.float32(factor)
-    return rest.astype(np.int64) if np.array_equal(again, labels) else None
-
-
 def stepped(sequence: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Sizes and steps, outermost first, whose sums in order start like `sequence`."""
     if len(sequence) == 1:
@@ -200,6 +82,47 @@ def stepped(sequence: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [*stepped(sequence[::run]), (run, step)]
 
 
+def _edges(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The elements along each axis from the first on."""
+    for axis in range(array.ndim):
+        index: list[Any] = [0] * array.ndim
+        index[axis] = slice(None)
+        yield array[tuple(index)]
+
+
+def view_of(
+    source: Labelled, shape: tuple[int, ...], edges: Sequence[NDArray[np.int64]], factor: float
+) -> Piece | None:
+    """The view of one tensor that has these edges, None where there is none."""
+    if not edges or not all(edge.size for edge in edges):
+        return None
+    owner = source.owner(int(edges[0][0]))
+    folder, tensor = source.owners[owner]
+    offset = int(edges[0][0] - source.order[owner])
+    view = [pair for edge in edges for pair in stepped(edge)]
+    end = offset + sum((size - 1) * step for size, step in view)
+    positive = all(step >= 0 for _, step in view)
+    whole = math.prod(size for size, _ in view) == math.prod(shape)
+    if not positive or not whole or end >= math.prod(source.shapes[folder, tensor]):
+        return None
+    return Piece(folder, tensor, shape, offset, tuple(view or [(1, 1)]), factor)
+
+
+def guessed(source: Labelled, look: Look, second: NDArray[Any]) -> Piece | None:
+    """The view that labels are by their edges, if every other element agrees."""
+    found = [numbered(a, b) for a, b in zip(look.edges, _edges(second), strict=True)]
+    edges = [numbers for numbers, _ in filter(None, found)]
+    factors = {factor for _, factor in filter(None, found)}
+    if len(edges) < max(1, second.ndim) or len(factors) > 1:
+        return None
+    piece = view_of(source, second.shape, edges, factors.pop())
+    if piece is None:
+        return None
+    labels = piece.take(source.labels((piece.folder, piece.tensor), True))
+    same = np.array_equal(labels * np.float32(piece.factor), second)
+    return piece if same else None
+
+
 def piece_of(source: Labelled, numbers: NDArray[np.int64], factor: float) -> Piece | None:
     """The piece that has these elements, None where they are of several tensors."""
     first = source.owner(int(numbers.min()))
@@ -207,26 +130,32 @@ def piece_of(source: Labelled, numbers: NDArray[np.int64], factor: float) -> Pie
         return None
     folder, tensor = source.owners[first]
     own = numbers - source.order[first]
-    view: list[tuple[int, int]] = []
-    for axis in range(own.ndim):
-        index: list[Any] = [0] * own.ndim
-        index[axis] = slice(None)
-        view += stepped(own[tuple(index)]) if own.size else []
-    offset = int(own.flat[0]) if own.size else 0
-    piece = Piece(folder, tensor, own.shape, offset, tuple(view or [(1, 1)]), factor)
-    positive = all(step >= 0 for _, step in piece.view)
-    size = int(np.prod([size for size, _ in piece.view]))
-    if positive and size == own.size:
-        end = offset + sum((size - 1) * step for size, step in piece.view)
-        if end <= own.max() and np.array_equal(piece.take(np.arange(own.max() + 1)), own):
-            return piece
+    if own.max() >= math.prod(source.shapes[folder, tensor]):
+        raise ValueError
+    piece = view_of(source, own.shape, list(_edges(numbers)), factor)
+    if piece is not None and np.array_equal(piece.take(np.arange(own.max() + 1)), own):
+        return piece
     return Piece(folder, tensor, own.shape, 0, (), factor, tuple(own.ravel().tolist()))
 
 
 def pieces_of(
-    source: Labelled, numbers: NDArray[np.int64], factor: float
-) -> tuple[int, tuple[Piece, ...]]:
-    """The same as pieces along an axis; raises ValueError where there is no such axis."""
+    source: Labelled, look: Look, second: NDArray[Any]
+) -> tuple[int, tuple[Piece, ...]] | None:
+    """The pieces along an axis that a weight is made of, None for a constant.
+
+    Raises ValueError where it is neither.
+    """
+    quick = guessed(source, look, second) if second.ndim and second.size else None
+    if quick is not None:
+        return 0, (quick,)
+    if look.whole is None:
+        raise ValueError
+    found = numbered(look.whole, second)
+    if found is None:
+        if is_label(second):
+            raise Stale
+        return None
+    numbers, factor = found
     whole = piece_of(source, numbers, factor)
     if whole is not None:
         return 0, (whole,)
@@ -240,51 +169,99 @@ def pieces_of(
     raise ValueError
 
 
-def derive(source: Labelled, plan: Plan, work: Path) -> tuple[onnx.ModelProto, Recipe]:
+class Stale(Exception):
+    """A weight of a graph is a copy that did not follow the module's."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is kept of a weight of the first trace: a sketch of a large one, all of a small one."""
+
+    edges: list[NDArray[Any]]
+    whole: NDArray[Any] | None
+
+    @classmethod
+    def at(cls, array: NDArray[Any]) -> Look:
+        whole = array.copy() if array.size <= KEPT else None
+        return cls([edge.copy() for edge in _edges(array)], whole)
+
+
+def derive(source: Labelled, plan: Plan) -> tuple[onnx.ModelProto, Recipe]:
     """A plan's template and recipe; raises BuildError where a weight is not read back."""
     source.second = False
     call = traced(source, plan)
     external = is_large(call)
-    with traced_graph(call, external, work) as (model, ones):
-        template = copy.deepcopy(model)
-        source.second = True
-        call = traced(source, plan)
-        with traced_graph(call, external, work) as (again, others):
-            weights = dict(_weights(source, plan, (model, ones), (again, others)))
-            for tensor, traced_tensor in zip(
-                template.graph.initializer, model.graph.initializer, strict=True
-            ):
-                if tensor.name in weights:
-                    bare = TensorProto(name=tensor.name, dims=tensor.dims)
-                    bare.data_type = tensor.data_type
-                else:  # a constant, which must not stay in the exporter's file
-                    bare = numpy_helper.from_array(np.array(ones(traced_tensor)), tensor.name)
-                tensor.CopyFrom(bare)
-    return template, Recipe(weights, external)
+    model, arrays = traced_in_memory(call)
+    looks = {t.name: Look.at(np.asarray(arrays(t))) for t in model.graph.initializer}
+    source.second = True
+    again = traced(source, plan)
+    relabel_(call.module, again.module)
+    try:
+        weights = dict(_weights(source, plan, looks, model, arrays))
+    except Stale:  # the exporter has made copies of weights: trace it again
+        nodes = [node.SerializeToString() for node in model.graph.node]
+        model, arrays = traced_in_memory(again)
+        if nodes != [node.SerializeToString() for node in model.graph.node]:
+            raise BuildError(
+                f"The graph {plan.graph} should not depend on weights, but it does."
+            ) from None
+        weights = dict(_weights(source, plan, looks, model, arrays))
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            bare = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        else:  # a constant
+            bare = numpy_helper.from_array(np.array(arrays(tensor)), tensor.name)
+        tensor.CopyFrom(bare)
+    return model, Recipe(weights, external)
+
+
+def relabel_(module: nn.Module, other: nn.Module) -> None:
+    """Give a module the weights of another of the same kind, in place.
+
+    The weights of a graph traced from it are views of its own, and follow.
+    """
+    theirs = dict(other.named_parameters()) | dict(other.named_buffers())
+    for name, weight in (*module.named_parameters(), *module.named_buffers()):
+        weight.data.copy_(theirs[name].data)
 
 
 def _weights(
-    source: Labelled,
-    plan: Plan,
-    first: tuple[onnx.ModelProto, Arrays],
-    second: tuple[onnx.ModelProto, Arrays],
+    source: Labelled, plan: Plan, looks: Mapping[str, Look], model: onnx.ModelProto, arrays: Arrays
 ) -> Iterator[tuple[str, tuple[int, tuple[Piece, ...]]]]:
-    """Recipes of a graph's weights by name."""
-    (model, ones), (again, others) = first, second
-    nodes = [[n.SerializeToString() for n in one.graph.node] for one in (model, again)]
-    pairs = list(zip(model.graph.initializer, again.graph.initializer, strict=True))
-    if nodes[0] != nodes[1] or any(a.name != b.name for a, b in pairs):
-        raise BuildError(f"The graph {plan.graph} should not depend on weights, but it does.")
-    for a, b in pairs:
+    """Recipes of a graph's weights by name, from the looks before and the arrays now."""
+    for tensor in model.graph.initializer:
         try:
-            found = numbered(np.asarray(ones(a)), np.asarray(others(b)))
-            if found is not None:
-                yield a.name, pieces_of(source, *found)
+            found = pieces_of(source, looks[tensor.name], np.asarray(arrays(tensor)))
         except ValueError as error:
             raise BuildError(
-                f"The weight {a.name} of {plan.graph} should be made of published ones, but it is"
-                " computed from them; let the graph compute it."
+                f"The weight {tensor.name} of {plan.graph} should be made of published ones, but"
+                " it is computed from them; let the graph compute it."
             ) from error
+        if found is not None:
+            yield tensor.name, found
+
+
+def twin(source: Source, plan: Plan) -> Plan:
+    """The plan whose graph differs from this one's in the numbers of blocks alone, maybe itself."""
+    if not 1 < plan.part < source.parts - 1:
+        return plan
+    return replace(plan, graph=plan.graph.replace(f"part{plan.part}", "part1"), part=1)
+
+
+def moved(source: Labelled, recipe: Recipe, blocks: int) -> Recipe:
+    """The same recipe for the graph of blocks that come so many later."""
+
+    def later(piece: Piece) -> Piece:
+        name = INNER.sub(lambda m: f"transformer_blocks.{int(m[1]) + blocks}.", piece.tensor)
+        shapes = [source.shapes[piece.folder, tensor] for tensor in (piece.tensor, name)]
+        if shapes[0] != shapes[1]:
+            raise BuildError(f"{name} should have the shape {shapes[0]}, but it has {shapes[1]}.")
+        return replace(piece, tensor=name)
+
+    weights = {
+        name: (axis, tuple(map(later, pieces))) for name, (axis, pieces) in recipe.weights.items()
+    }
+    return Recipe(weights, recipe.external)
 
 
 def every(source: Source) -> Iterator[Plan]:
@@ -312,17 +289,21 @@ def write(root: Path, path: Path, blocks: Sequence[int], report: Report = print)
             if (work / f"{home}.json").exists():
                 continue
             started = time.monotonic()
-            model, recipe = derive(source, plan, work)
-            gc.collect()
+            one = home_of(twin(source, plan), count)
+            if one == home:
+                model, recipe = derive(source, plan)
+                content = model.SerializeToString(deterministic=True)
+                gc.collect()
+            else:
+                content = (work / f"{one}.onnx").read_bytes()
+                known = Recipe.of(json.loads((work / f"{one}.json").read_text()))
+                recipe = moved(source, known, count * (plan.part - 1))
             (work / home).parent.mkdir(exist_ok=True)
-            (work / f"{home}.onnx").write_bytes(model.SerializeToString(deterministic=True))
-            ties = {folder: sorted(map(list, known)) for folder, known in source.ties.items()}
+            (work / f"{home}.onnx").write_bytes(content)
+            ties = {folder: sorted(map(list, same)) for folder, same in source.ties.items()}
             ties_file.write_text(json.dumps(ties))
             told = json.dumps(recipe.told(), separators=(",", ":"))
             (work / f"{home}.json").write_text(told)
-            for folder in set(plan.sources) - STAY:
-                for file in work.glob(f"{folder}.*.labels"):
-                    file.unlink()
             report(f"{home}: {len(recipe.weights)} weights, {time.monotonic() - started:.0f} s")
     partial = path.with_name(path.name + ".part")
     with zipfile.ZipFile(partial, "w") as archive:

@@ -131,14 +131,21 @@ def first_frame_decoder(source: Source) -> Traced:
     return Traced(vae, decode, {"latent": latent}, ("image",), reference)
 
 
+def _cosines(rows: Tensor) -> Tensor:
+    """Of the angles between the first row and each of the others."""
+    first, *_ = directions = F.normalize(rows)
+    return directions[1:] @ first
+
+
 def safety_checker(source: Source) -> Traced:
     """CLIP's picture encoder, and by how much each concept is nearer than it may be."""
     net = source.load(StableDiffusionSafetyChecker, "safety_checker")
 
-    def margins(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-        seen = net.visual_projection(net.vision_model(image)[1])  # type: ignore[operator]
+    def margins(net: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+        seen = net.visual_projection(net.vision_model(image)[1])
         concepts, special = (
-            torch.cosine_similarity(seen, getattr(net, f"{name}_embeds"))
+            # normalised together, so that no norm of weights is folded into a constant
+            _cosines(torch.cat([seen, getattr(net, f"{name}_embeds")]))
             - getattr(net, f"{name}_embeds_weights")
             for name in ("concept", "special_care")
         )

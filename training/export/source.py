@@ -75,6 +75,11 @@ class Source(Layout):
         module = module.eval().requires_grad_(False)
         return widen_(module) if issubclass(kind, AS_STORED) else module.float()
 
+    @cached_property
+    def conditions(self) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+        """Context and rows of modulation of the sample prompt, by suffix and stage, once made."""
+        return {}
+
     def clip_ids(self, folder: str) -> Tensor:
         """The sample prompt for a CLIP encoder, [1, L]."""
         pad = self.manifest["prompt"]["clip_l_pad" if folder == "text_encoder" else "clip_g_pad"]

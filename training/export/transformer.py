@@ -43,13 +43,14 @@ def modulation(source: Source, suffix: str) -> Traced:
 
 def conditions(source: Source, suffix: str, stage: int) -> tuple[Tensor, Tensor]:
     """Context tokens of the sample prompt, and the rows of modulation at a stage's first step."""
-    net = source.load(PyramidMMDiT, f"{TRANSFORMER}{suffix}")
-    texts, time = TextEncoder(source, suffix), (1000.0, 744.0, 386.0)[stage % 3]
-    ids, pooled = source.t5_ids(), source.pooled
-    context, rows = source.sketch(
-        lambda: (texts(*ids), net.modulate(torch.tensor([time]), pooled)[0])
-    )
-    return context, rows
+    if (suffix, stage) not in source.conditions:
+        net = source.load(PyramidMMDiT, f"{TRANSFORMER}{suffix}")
+        texts, time = TextEncoder(source, suffix), (1000.0, 744.0, 386.0)[stage % 3]
+        ids, pooled = source.t5_ids(), source.pooled
+        source.conditions[suffix, stage] = source.sketch(
+            lambda: (texts(*ids), net.modulate(torch.tensor([time]), pooled)[0])
+        )
+    return source.conditions[suffix, stage]
 
 
 def transformer_sample(
