@@ -49,13 +49,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _get(arguments: argparse.Namespace) -> None:
-    from studio.model.build import FULL_SIZE
     from studio.system.environment import as_found
     from studio.system.paths import data_folder
 
-    if not FULL_SIZE.exists():
-        note = "nds: this version comes without the full-size templates, so it cannot build a pack"
-        print(f"{note} of these weights yet; see docs/snapdragon.md.", file=sys.stderr)
     folder = arguments.folder or data_folder() / "weights"
     with as_found():  # the user's proxy, server and token, which nothing else of the studio heeds
         if arguments.list:

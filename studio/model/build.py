@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from builder.build import Progress
 
 State = Literal["running", "paused", "interrupted", "failed", "done"]
-FULL_SIZE = ASSETS / "full-size" / "templates.zip"  # absent until they are derived
+FULL_SIZE = ASSETS / "full-size" / "templates.zip"
 TEMPLATES = (FULL_SIZE, ASSETS / "templates" / "mini.zip")
 PROMPTS = ASSETS / "examples.txt"
 CLIPS = 2  # to see the range of every activation

@@ -99,9 +99,6 @@ class FullSizeCard:
         every = [(say("full.cpu"), "cpu"), (say("full.portable"), "portable"), *choices]
         with gr.Accordion(say("full.title"), open=False, elem_id="full-size"):
             gr.Markdown(say("full.about"))
-            ready = build.FULL_SIZE.exists()
-            if not ready:  # said before anybody fetches gigabytes in vain
-                gr.HTML(html.notice(say("full.not_yet")), elem_id="full-not-yet")
             self.weights = gr.Textbox(
                 label=say("full.weights"),
                 value=str(desk.data / "weights"),
@@ -109,9 +106,7 @@ class FullSizeCard:
             )
             gr.Markdown(say("full.from", page=download.PAGE, folder="`text_encoder`"))
             with gr.Row():
-                self.fetch = gr.Button(
-                    say("full.download"), interactive=ready, elem_id="full-download"
-                )
+                self.fetch = gr.Button(say("full.download"), elem_id="full-download")
                 self.stop = gr.Button(say("full.stop"), elem_id="full-stop")
             self.fetched = gr.HTML(elem_id="full-fetched")
             self.terms = gr.HTML(elem_id="full-licence")
