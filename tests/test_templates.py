@@ -115,15 +115,16 @@ def test_every_portable_graph_of_the_mini_is_the_traced_one(tmp_path: Path) -> N
 def test_the_full_size_templates_are_of_the_published_layout() -> None:
     templates = Templates(FULL)
     told = official("official_state_dicts")
-    for folder, name in {f: f for f in told} | {"distil_t5": "text_encoder_3"}.items():
+    names = {folder: folder for folder in told} | {"distil_t5": "text_encoder_3"}
+    for folder, name in names.items():
         assert templates.layout["folders"][name]["tensors"] == told[folder], folder
     homes = {name.removesuffix(".onnx") for name in templates.names if name.endswith(".onnx")}
     parts = {6: 3, 3: 6, 2: 9}
     assert homes >= {"clip_l", "clip_g", "unet", "first_frame_decoder", "safety_checker"}
     for blocks, count in parts.items():
         for form in ("", "_first", "_later"):
-            names = {f"blocks{blocks}/transformer{form}_part{part}" for part in range(count)}
-            assert names <= homes
+            made = {f"blocks{blocks}/transformer{form}_part{part}" for part in range(count)}
+            assert made <= homes
 
 
 @pytest.mark.parametrize("path", [MINI, FULL], ids=["mini", "full"])
