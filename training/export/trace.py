@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_ir
 import onnxscript
 import torch
 from onnx import numpy_helper
@@ -112,10 +111,10 @@ def traced_in_memory(traced: Traced) -> tuple[onnx.ModelProto, Arrays]:
     weights = {name: value.const_value for name, value in values.items()}
     for name, value in values.items():
         told = weights[name]
-        value.const_value = onnx_ir.ExternalTensor(
+        value.const_value = onnxscript.ir.ExternalTensor(
             "", 0, told.nbytes, told.dtype, shape=told.shape, name=name
         )
-    model = onnx_ir.to_proto(program)
+    model = onnxscript.ir.to_proto(program)
     strip(model, traced.dynamic)
     return model, widened(model, lambda tensor: weights[tensor.name].numpy())
 
