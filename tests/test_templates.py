@@ -18,11 +18,11 @@ from tests.random_pack import CONFIGS, exported
 from tests.reference import official
 from training import templates as deriving
 from training.export.graphs import ALONE, traced
+from training.export.labels import Labelled, is_label
 from training.export.pack import is_large
 from training.export.source import Source, Traced
 from training.export.trace import write as trace
 from training.export.video import upscaler
-from training.labels import Labelled, is_label
 from training.random_checkpoint import save
 from training.templates import derive, differs, moved, twin
 

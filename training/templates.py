@@ -1,6 +1,6 @@
 """Derive templates: `python -m training.templates CHECKPOINT -o assets/full-size/templates.zip`.
 
-Each graph of the checkpoint is traced with labels for weights (`training.labels`). What comes out
+Each graph of the checkpoint is traced with labels for weights (`training.export.labels`). What comes out
 of the exporter is read back, once more when the module has other labels: a weight of the graph
 whose elements are labels is a view of published tensors, one that is the same both times a
 constant, anything else is refused. Values of
@@ -40,11 +40,11 @@ from builder.templates import FORMAT, LAYOUT, Filled, Piece, Recipe, Templates, 
 from builder.weights import Weights
 from engine.errors import NeodragonError
 from training.export.graphs import traced
+from training.export.labels import Labelled, is_label, numbered
 from training.export.pack import is_large
 from training.export.source import Source
 from training.export.trace import traced_in_memory
 from training.export.trace import write as trace
-from training.labels import Labelled, is_label, numbered
 
 KEPT = 2**25  # elements of a weight that may be more than one view
 INNER = re.compile(r"^transformer_blocks\.(\d+)\.")
