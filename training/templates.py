@@ -1,13 +1,12 @@
 """Derive templates: `python -m training.templates CHECKPOINT -o assets/full-size/templates.zip`.
 
-Each graph of the checkpoint is traced with labels for weights (`training.export.labels`). What comes out
-of the exporter is read back, once more when the module has other labels: a weight of the graph
-whose elements are labels is a view of published tensors, one that is the same both times a
-constant, anything else is refused. Values of
-the checkpoint are not looked at, only its configs, names and shapes: one of `--empty` will do.
-The transformer's inner parts differ in the numbers of their blocks alone, so one stands for all.
-With `--check WORK` every template is filled and compared with the graph that `training.export`
-traces.
+Each graph of the checkpoint is traced with labels for weights (`training.export.labels`). What
+comes out of the exporter is read back, once more when the module has other labels: a weight of the
+graph whose elements are labels is a view of published tensors, one that is the same both times a
+constant, anything else is refused. Values of the checkpoint are not looked at, only its configs,
+names and shapes: one of `--empty` will do. The transformer's inner parts differ in the numbers of
+their blocks alone, so one stands for all. With `--check WORK` every template is filled and compared
+with the graph that `training.export` traces.
 """
 
 from __future__ import annotations
