@@ -16,6 +16,7 @@ from engine.vae import to_bytes
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,12 @@ class ClipEmbeds:
     hidden: Floats
     pooled_l: Floats
     pooled_g: Floats
+
+
+def embed(encoder: Session, ids: Ints) -> tuple[Floats, Floats]:
+    """`hidden` and `pooled` of one of CLIP's encoders for token ids [1, L]."""
+    outputs = encoder.run(ids=ids)
+    return outputs["hidden"], outputs["pooled"]
 
 
 def sample(

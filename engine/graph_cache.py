@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.errors import BackendError, Message
 from engine.pack import Pack
-from engine.session import Backend, OrtSession, notices_to, notify, open_graphs, placed
+from engine.recall import Recall
+from engine.session import (
+    Backend,
+    Optimised,
+    OrtSession,
+    notices_to,
+    notify,
+    open_graphs,
+    placed,
+)
 
 WIDENED = 2  # on the CPU weights of 16 bits become 32 when they are loaded
+
+RECALLED = 2**26  # bytes of embeddings and first frames: those of some six full-size prompts
 
 
 @dataclass(frozen=True)
@@ -24,14 +36,17 @@ class Key:
 
 
 class GraphCache:
-    """Loaded graphs that nobody uses, the longest unused freed first.
+    """Loaded graphs that nobody uses, the longest unused freed first, and what they have made.
 
     budget: bytes of weights that it and those in use may have together; with 0 nothing is kept, and
-    what is in use is never taken away.
+    what is in use is never taken away; folder: where graphs for the CPU are kept ready on disk, for
+    later processes too.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, folder: Path | None = None) -> None:
         self.budget = budget
+        self.optimised = Optimised(folder) if folder else None
+        self.recall = Recall(min(budget, RECALLED))
         self.sound: set[tuple[str, Backend]] = set()  # packs whose canary sang there
         self._idle: dict[Key, dict[str, OrtSession]] = {}
         self._sizes: dict[Key, int] = {}  # of those idle and in use
@@ -52,12 +67,13 @@ class GraphCache:
             for session in kept.values():
                 session.busy(True)
             return key, kept
-        size = _size(pack, component, role, backend)
+        where = (pack, component, role, backend)
+        size = _size(*where)
         self._make_room(size)
         notices: list[Message] = []
         try:
             with notices_to(notices.append):
-                opened = self._opened(pack, component, role, backend, threads)
+                opened = self._opened(*where, threads)
         finally:
             for notice in notices:
                 notify(notice)
@@ -67,13 +83,14 @@ class GraphCache:
     def _opened(
         self, pack: Pack, component: str, role: str, backend: Backend, threads: int | None
     ) -> dict[str, OrtSession]:
+        where = (pack, component, role, backend, threads)
         try:
-            return open_graphs(pack, component, role, backend, threads, once=bool(self._idle))
+            return open_graphs(*where, once=bool(self._idle), optimised=self.optimised)
         except BackendError:  # an NPU may have less room than the machine's memory lets one think
             if not self._idle:
                 raise
             self.clear()
-            return open_graphs(pack, component, role, backend, threads)
+            return open_graphs(*where, optimised=self.optimised)
 
     def give_back(self, key: Key, sessions: dict[str, OrtSession]) -> None:
         """What `take` gave is no longer used."""
@@ -100,7 +117,8 @@ class GraphCache:
         return True
 
     def clear(self) -> None:
-        """Free all that is not in use."""
+        """Free all that is not in use, and forget what was made."""
+        self.recall.clear()
         for key in list(self._idle):
             self._free(key)
 

@@ -3,13 +3,16 @@
 `generate` is a generator of events. The caller draws progress, keeps the frames and closes the
 generator to cancel. A graph is loaded when its turn comes and given back after its last use, so
 without a cache at most the transformer, the video decoder and the upscaler are in memory at once.
+A unit's frames become bytes and larger in a thread, beside the next unit's graphs.
 What a single graph or step does is in the modules imported here.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,83 +25,42 @@ from engine import first_frame, safety, upscaler, vae
 from engine.canary import require_sound
 from engine.config import Mode, ModeConfig, Request
 from engine.errors import BackendError, RequestError
-from engine.first_frame import ClipEmbeds
-from engine.graph_cache import GraphCache, Key
+from engine.events import (
+    Event,
+    Finished,
+    FirstFrame,
+    Progress,
+    StageDone,
+    Truncated,
+    UnitFrames,
+)
+from engine.first_frame import ClipEmbeds, embed
+from engine.graph_cache import GraphCache
 from engine.noise import SeededNoise
 from engine.pack import Pack
+from engine.recall import Content, key_of
 from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import Stage, stage_schedule
-from engine.session import Array, Backend, OrtSession, Session, owner, require
+from engine.session import Array, Backend, Clock, Session, owner, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Transformer, modulate, timesteps
+
+__all__ = [
+    "Event",
+    "Finished",
+    "FirstFrame",
+    "Progress",
+    "StageDone",
+    "Truncated",
+    "UnitFrames",
+    "generate",
+    "prewarm",
+]
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Item = TypeVar("Item")
 Watch = Callable[[str, str, dict[str, Array], dict[str, Array]], None]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """`done` of `total` graph runs of a stage: clip, first_frame, text, transformer."""
-
-    stage: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class StageDone:
-    """A stage has taken this long, loading its graphs included.
-
-    clip, first_frame, safety, video_encoder, text, transformer, video_decoder, upscaler; the last
-    three take turns and are reported together at the end.
-    """
-
-    stage: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Truncated:
-    """An encoder, CLIP or T5, could not read the end of the prompt: `text`."""
-
-    encoder: str
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class FirstFrame:
-    """The first frame, uint8 [H, W, 3], at the size it was made (a given picture: the frame's).
-
-    Given as `Request.image` with the same seeds, it leads to the same clip.
-    """
-
-    image: Bytes
-
-
-@dataclass(frozen=True, eq=False)
-class UnitFrames:
-    """The frames of a unit, uint8 [T, H, W, 3]: T is 1 for the first unit, then 8.
-
-    plain: the same before they were upscaled; `frames` itself where they were not.
-    """
-
-    unit: int
-    frames: Bytes
-    plain: Bytes
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The clip is complete: seconds of work, how many inside graphs, how many loading them."""
-
-    seconds: float
-    graph_seconds: float
-    load_seconds: float
-
-
-Event = Progress | StageDone | Truncated | FirstFrame | UnitFrames | Finished
 
 
 def generate(
@@ -130,10 +92,11 @@ def generate(
             require_sound(pack, backend)
             cache.sound.add((pack.pack_hash, backend))
         with closing(_events(run, request)) as events:
+            run.work.start()
             for event in events:
-                run.pause()
+                run.work.stop()
                 yield event
-                run.resume()
+                run.work.start()
     except BackendError:
         cache.clear()
         raise
@@ -164,7 +127,9 @@ def prewarm(pack: Pack, backend: Backend, threads: int | None, cache: GraphCache
 
 
 class _Run:
-    """The loaded graphs of one generation, and its clock, which stands while the caller is busy."""
+    """The loaded graphs of one generation, and its clocks: of work, which stands while the caller
+    alone is busy, and of graphs.
+    """
 
     def __init__(
         self,
@@ -181,33 +146,18 @@ class _Run:
         self.watch = watch
         self.cache = cache
         self.checked = checked and pack.has("safety_checker")
-        self.graph_seconds = self.load_seconds = 0.0
+        self.load_seconds = 0.0
+        self.work, self.graphs = Clock(), Clock()
         self._stages: dict[str, float] = {}
-        self._spent = 0.0
-        self._resumed: float | None = time.perf_counter()
-
-    def pause(self) -> None:
-        """Stop the clock."""
-        self._spent, self._resumed = self.seconds, None
-
-    def resume(self) -> None:
-        """Let the clock go on."""
-        self._resumed = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Of work so far."""
-        running = 0.0 if self._resumed is None else time.perf_counter() - self._resumed
-        return self._spent + running
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Count the time of a block towards `stage`."""
-        started = self.seconds
+        started = self.work.seconds
         try:
             yield
         finally:
-            self._stages[stage] = self._stages.get(stage, 0.0) + self.seconds - started
+            self._stages[stage] = self._stages.get(stage, 0.0) + self.work.seconds - started
 
     def each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
         """The items, the time they take to come counted towards `stage`."""
@@ -228,11 +178,38 @@ class _Run:
         role = role or component
         key, opened = self.cache.take(self.pack, component, role, self.backend, self.threads)
         self.load_seconds += time.perf_counter() - started
-        stack.callback(self._give_back, key, opened)
+        stack.callback(self.cache.give_back, key, opened)
         for session in opened.values():
-            session.seconds = 0.0
+            session.seconds, session.clock = 0.0, self.graphs
             session.watch = self.watch and partial(self.watch, component)
         return dict(opened)
+
+    def key(self, *content: Content) -> bytes:
+        """What `content` is kept under in the cache's `recall`."""
+        return key_of(self.pack.pack_hash, self.backend, self.threads or 0, *content)
+
+    def made(
+        self,
+        component: str,
+        role: str,
+        do: Callable[..., tuple[Array, ...]],
+        asked: Sequence[tuple[Content, ...]],
+    ) -> list[tuple[Array, ...]]:
+        """`do(graph, *content)` for each content asked for, or what an earlier clip has of it.
+
+        The graph is only loaded where one is new.
+        """
+        recall = self.cache.recall
+        keys = [self.key(component, role, *content) for content in asked]
+        known = {key: kept for key in keys if (kept := recall.get(key)) and self.watch is None}
+        if len(known) < len(set(keys)):
+            with ExitStack() as stack:
+                graph = self.load(stack, component, role)[role]
+                for key, content in zip(keys, asked, strict=True):
+                    if key not in known:
+                        known[key] = do(graph, *content)
+                        recall.keep(key, known[key])
+        return [known[key] for key in keys]
 
     def check(self, image: Bytes) -> Iterator[StageDone]:
         """Raise WithheldError where the pack's safety checker objects to a first frame."""
@@ -240,10 +217,6 @@ class _Run:
             with self.timed("safety"), ExitStack() as stack:
                 safety.check(self.load(stack, "safety_checker")["safety_checker"], image)
             yield self.done("safety")
-
-    def _give_back(self, key: Key, opened: dict[str, OrtSession]) -> None:
-        self.graph_seconds += sum(session.seconds for session in opened.values())
-        self.cache.give_back(key, opened)
 
 
 def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
@@ -263,7 +236,7 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
     conditionings = _conditionings(run, plan, guided, clips)
     yield run.done("text")
     yield from _units(run, plan, conditionings, first_latent)
-    yield Finished(run.seconds, run.graph_seconds, run.load_seconds)
+    yield Finished(run.work.seconds, run.graphs.seconds, run.load_seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,10 +292,10 @@ def _first_latent(
         image = vae.fit(plan.request.pixels, geometry.height, geometry.width)
     yield from run.check(image)
     yield FirstFrame(image)
-    with run.timed("video_encoder"), ExitStack() as stack:
-        encoder = run.load(stack, "video_encoder")["video_encoder"]
+    with run.timed("video_encoder"):
         image = vae.fit(image, geometry.height, geometry.width)
-        latent = vae.encode(encoder, image, plan.noise.posterior(), run.pack.vae)
+        ((moments,),) = run.made("video_encoder", "video_encoder", vae.moments, [(image,)])
+        latent = vae.draw(moments, plan.noise.posterior(), run.pack.vae)
     yield run.done("video_encoder")
     return latent
 
@@ -334,17 +307,20 @@ def _conditionings(
     mode, pack = plan.request.mode, run.pack
     asked = timesteps(plan.stages, plan.mode, plan.first_given)
     with run.timed("text"):
-        with ExitStack() as stack:
-            graphs = run.load(stack, _weights(pack, "text_encoder", mode), "text_encoder")
-            encoder = graphs["text_encoder"]
-            contexts = [encoder.run(ids=t.t5, mask=t.t5_mask)["context"] for t in tokens]
-        with ExitStack() as stack:
-            graphs = run.load(stack, _weights(pack, "transformer", mode), "modulation")
-            modulation = graphs["modulation"]
-            return [
-                Conditioning(context, t.t5_mask[0], modulate(modulation, _pooled(clip), asked))
-                for context, t, clip in zip(contexts, tokens, clips, strict=False)
-            ]
+        contexts = run.made(
+            *(_weights(pack, "text_encoder", mode), "text_encoder"),
+            lambda graph, ids, mask: (graph.run(ids=ids, mask=mask)["context"],),
+            [(t.t5, t.t5_mask) for t in tokens],
+        )
+        modulations = run.made(
+            *(_weights(pack, "transformer", mode), "modulation"),
+            lambda graph, pooled, *asked: tuple(modulate(graph, pooled, asked).values()),
+            [(_pooled(clip), *asked) for clip in clips[: len(tokens)]],
+        )
+        return [
+            Conditioning(context, t.t5_mask[0], dict(zip(asked, rows, strict=True)))
+            for (context,), t, rows in zip(contexts, tokens, modulations, strict=True)
+        ]
 
 
 def _units(
@@ -365,21 +341,57 @@ def _units(
                 larger = run.load(stack, "upscaler")["upscaler"]
         yield Progress("transformer", 0, evaluations(mode, units, plan.first_given))
         sampled = sample_latents(flow, plan.noise, plan.stages, mode, units, first_latent)
+        finishing = stack.enter_context(_Finishing(run, larger))
         for event in run.each("transformer", sampled):
-            if not isinstance(event, UnitLatent):
+            if isinstance(event, UnitLatent):
+                with run.timed("video_decoder"):
+                    decoded = decoder.decode(event.latent)
+                if event.unit == 0 and not plan.first_given:
+                    first = vae.to_bytes(decoded)[0]
+                    yield from run.check(first)
+                    yield FirstFrame(first)
+                finishing.add(event.unit, decoded)
+            else:
                 yield Progress("transformer", event.done, event.total)
-                continue
-            with run.timed("video_decoder"):
-                frames = plain = decoder.decode(event.latent)
-            if event.unit == 0 and not plan.first_given:
-                yield from run.check(frames[0])
-                yield FirstFrame(frames[0])
-            if larger is not None:
-                with run.timed("upscaler"):
-                    frames = upscaler.upscale(larger, frames)
-            yield UnitFrames(event.unit, frames, plain)
+            yield from finishing.done()
+        yield from finishing.done(wait=True)
     for stage in ("transformer", "video_decoder", *(("upscaler",) if larger else ())):
         yield run.done(stage)
+
+
+class _Finishing:
+    """Units to bytes and to larger frames, in a thread of their own, in order."""
+
+    def __init__(self, run: _Run, larger: Session | None) -> None:
+        self.run, self.larger = run, larger
+        self._thread = ThreadPoolExecutor(1, "finishing")
+        self._units: deque[Future[UnitFrames]] = deque()
+
+    def add(self, unit: int, decoded: Floats) -> None:
+        """Decoded frames, float32 [T, 3, H, W]; at once where graphs are watched."""
+        self._units.append(self._thread.submit(self._finish, unit, decoded))
+        if self.run.watch is not None:
+            self._units[-1].exception()
+
+    def done(self, wait: bool = False) -> Iterator[UnitFrames]:
+        """The next units that are finished; with `wait`, all. Raises what went wrong in one."""
+        while self._units and (wait or self._units[0].done()):
+            yield self._units.popleft().result()
+
+    def _finish(self, unit: int, decoded: Floats) -> UnitFrames:
+        with self.run.work:
+            with self.run.timed("video_decoder"):
+                frames = plain = vae.to_bytes(decoded)
+            if self.larger is not None:
+                with self.run.timed("upscaler"):
+                    frames = upscaler.upscale(self.larger, plain)
+        return UnitFrames(unit, frames, plain)
+
+    def __enter__(self) -> _Finishing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
 
 def _mode(pack: Pack, request: Request) -> ModeConfig:
@@ -417,13 +429,12 @@ def _clip(run: _Run, tokens: Sequence[Tokens], own: str = "") -> list[ClipEmbeds
     """
     outputs = []
     for component in ("clip_l", "clip_g"):
-        with ExitStack() as stack:
-            name = own + component if run.pack.has(own + component) else component
-            encoder = run.load(stack, name)[name]
-            outputs.append([encoder.run(ids=getattr(t, component)) for t in tokens])
+        name = own + component if run.pack.has(own + component) else component
+        ids = [(getattr(t, component),) for t in tokens]
+        outputs.append(run.made(name, name, embed, ids))
     return [
-        ClipEmbeds(np.concatenate([a["hidden"], b["hidden"]], axis=-1), a["pooled"], b["pooled"])
-        for a, b in zip(*outputs, strict=True)
+        ClipEmbeds(np.concatenate([hidden_l, hidden_g], axis=-1), pooled_l, pooled_g)
+        for (hidden_l, pooled_l), (hidden_g, pooled_g) in zip(*outputs, strict=True)
     ]
 
 
@@ -440,6 +451,14 @@ def _first_frame(
     assert config is not None, "checked before the first graph was loaded"
     total = len(config.timesteps)
     latent = np.empty(0, np.float32)
+    embeds = [part for c in (clips[0], clips[-1]) for part in (c.hidden, c.pooled_g)]
+    key = run.key("first_frame", request.look_seed, *embeds)
+    kept = run.cache.recall.get(key)
+    if kept and run.watch is None:
+        with run.timed("first_frame"):
+            yield Progress("first_frame", total, total)
+        yield run.done("first_frame")
+        return kept[0].copy()
     with run.timed("first_frame"):
         with ExitStack() as stack:
             unet = run.load(stack, "first_frame", "unet")["unet"]
@@ -452,5 +471,6 @@ def _first_frame(
         with ExitStack() as stack:
             decoder = run.load(stack, "first_frame", "first_frame_decoder")["first_frame_decoder"]
             image = first_frame.decode(decoder, latent, config)
+        run.cache.recall.keep(key, (image.copy(),))
     yield run.done("first_frame")
     return image

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.session import Session
+from engine.vae import rounded
 
 Bytes = NDArray[np.uint8]
 
@@ -14,7 +15,9 @@ def upscale(upscaler: Session, frames: Bytes) -> Bytes:
     """uint8 [T, H, W, 3] to uint8 [T, 2H, 2W, 3] (QuickSRNet reads and writes [0, 1])."""
     larger = []
     for frame in frames:
-        image = np.ascontiguousarray(frame.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
-        image = upscaler.run(image=image)["image_2x"][0]
-        larger.append(np.rint(image.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
+        image = np.ascontiguousarray(frame.transpose(2, 0, 1)[None], np.float32)
+        image /= np.float32(255)
+        image = upscaler.run(image=image)["image_2x"][0].clip(0, 1)
+        image *= np.float32(255)
+        larger.append(rounded(image))
     return np.stack(larger)

@@ -101,6 +101,12 @@ class Pack:
         """Whether the pack has this component, files and all."""
         return component in self.components
 
+    def frame_size(self, upscale: bool) -> tuple[int, int]:
+        """Rows and columns of a clip's frames; upscale: as of a request."""
+        geometry = self.geometry
+        scale = geometry.upscale if upscale and self.has("upscaler") else 1
+        return geometry.height * scale, geometry.width * scale
+
     def graphs(self, component: str, variant: str) -> Mapping[str, Graph]:
         """A component's graphs in `variant`, maybe none; PackError without the component."""
         if component not in self.components:

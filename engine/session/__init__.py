@@ -4,12 +4,13 @@ The only part that imports onnxruntime. Nothing falls back to another processor:
 cannot run where it was asked to run is a `BackendError`. It knows nothing of prompts, latents or
 frames. `runtime` runs a loaded graph, `qnn` knows the NPU, `chips` the machines that have one,
 `library` where its libraries are, `owner` whose it is, `notices` what the user is told,
-`placement` chooses and opens.
+`optimised` keeps the CPU's graphs ready, `placement` chooses and opens.
 """
 
 from engine.session.chips import CHIPS, Chip, chip_with, this_chip
 from engine.session.driver import npu_driver
 from engine.session.notices import notices_to, notify
+from engine.session.optimised import Optimised
 from engine.session.owner import NpuBusyError
 from engine.session.placement import (
     load_graph,
@@ -32,6 +33,7 @@ from engine.session.runtime import (
     BACKENDS,
     Array,
     Backend,
+    Clock,
     NoBackendError,
     OrtSession,
     Session,
@@ -47,8 +49,10 @@ __all__ = [
     "Array",
     "Backend",
     "Chip",
+    "Clock",
     "NoBackendError",
     "NpuBusyError",
+    "Optimised",
     "OrtSession",
     "Session",
     "Stream",

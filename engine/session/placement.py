@@ -17,6 +17,7 @@ from engine.pack.graphs import version_numbers
 from engine.session import owner
 from engine.session.chips import chip_with, this_chip
 from engine.session.notices import notify
+from engine.session.optimised import Optimised
 from engine.session.qnn import UNMAPPED, add_qnn, qnn_sdk
 from engine.session.runtime import (
     ORT_ERRORS,
@@ -73,17 +74,20 @@ def open_session(
     *,
     last: bool = True,
     options: Mapping[str, str] = NONE,
+    optimised: Optimised | None = None,
 ) -> OrtSession:
     """Load a graph of a pack after verifying its files.
 
     threads: of the CPU, None for one per core; last: of those that share a context; options: of
-    QNN, on top. Raises PackError where a file is damaged or the graph is not as the manifest says,
-    BackendError where the backend cannot load it.
+    QNN, on top; optimised: keeps the CPU's graphs ready. Raises PackError where a file is damaged
+    or the graph is not as the manifest says, BackendError where the backend cannot load it.
     """
     for file in graph.data:
         pack.verified(file)
     path = pack.verified(graph.file)
-    return load_graph(graph, path, backend, threads, last=last, options=options)
+    return load_graph(
+        graph, path, backend, threads, last=last, options=options, optimised=optimised
+    )
 
 
 def load_graph(
@@ -94,6 +98,7 @@ def load_graph(
     *,
     last: bool = True,
     options: Mapping[str, str] = NONE,
+    optimised: Optimised | None = None,
 ) -> OrtSession:
     """Load the graph in the file at `path`, which is trusted; raises as `open_session` does.
 
@@ -106,6 +111,8 @@ def load_graph(
         _check_context(graph, path)
 
     def load() -> ort.InferenceSession:
+        if backend == "cpu" and optimised is not None:
+            return optimised.session(graph, path, lambda: _options(graph, threads))
         return start(graph, path, backend, threads, last, options)
 
     on_npu = backend == "npu"
@@ -139,7 +146,7 @@ def start(
     options: Mapping[str, str],
 ) -> ort.InferenceSession:
     """ONNX Runtime's session of a graph, made here alone; raises its errors and BackendError."""
-    chosen = session_options(threads)
+    chosen = _options(graph, threads)
     chip: dict[str, str] = {}
     if graph.context is not None:
         known = chip_with(graph.context.htp_arch)
@@ -148,8 +155,6 @@ def start(
             chosen.add_session_config_entry("ep.share_ep_contexts", "1")
             if last:
                 chosen.add_session_config_entry("ep.stop_share_ep_contexts", "1")
-    for name, size in graph.dimensions.items():
-        chosen.add_free_dimension_override_by_name(name, size)
     providers = ["CPUExecutionProvider"] if backend == "cpu" else None
     if backend != "cpu":
         add_qnn(chosen, backend, **{**chip, **options})
@@ -157,6 +162,13 @@ def start(
     # Otherwise a failed run on the NPU silently rebuilds the session on the CPU.
     session.disable_fallback()
     return session
+
+
+def _options(graph: Graph, threads: int | None) -> ort.SessionOptions:
+    options = session_options(threads)
+    for name, size in graph.dimensions.items():
+        options.add_free_dimension_override_by_name(name, size)
+    return options
 
 
 def open_graphs(
@@ -167,6 +179,7 @@ def open_graphs(
     threads: int | None = None,
     *,
     once: bool = False,
+    optimised: Optimised | None = None,
 ) -> dict[str, OrtSession]:
     """Load a component's graphs whose names start with `role`, for `backend`.
 
@@ -176,7 +189,7 @@ def open_graphs(
     steps = ladder(placements(pack, component, role, backend))
     for step, following in zip_longest(steps, () if once else steps[1:]):
         try:
-            return _open_all(pack, step, threads)
+            return _open_all(pack, step, threads, optimised)
         except NoBackendError:
             raise
         except BackendError as error:
@@ -217,14 +230,23 @@ def ladder(choices: Sequence[tuple[Backend, Mapping[str, Graph]]]) -> list[Step]
     return steps[:1] if steps[0].place == "npu-emulated" else steps
 
 
-def _open_all(pack: Pack, step: Step, threads: int | None) -> dict[str, OrtSession]:
+def _open_all(
+    pack: Pack, step: Step, threads: int | None, optimised: Optimised | None
+) -> dict[str, OrtSession]:
     """Every graph of a step, or none."""
     opened: dict[str, OrtSession] = {}
     try:
         for name, graph in step.graphs.items():
             last = len(opened) == len(step.graphs) - 1
-            more = {"options": step.options} if step.options else {}
-            opened[name] = open_session(pack, graph, step.place, threads, last=last, **more)
+            opened[name] = open_session(
+                pack,
+                graph,
+                step.place,
+                threads,
+                last=last,
+                options=step.options,
+                optimised=optimised,
+            )
     except BaseException:
         for session in opened.values():
             session.close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -23,6 +25,8 @@ Backend = Literal["cpu", "npu", "npu-emulated"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Array = NDArray[Any]
 Result = TypeVar("Result")
+
+_npu = threading.RLock()  # threads of a clip take turns on it
 
 AGAIN = re.compile(r"\b1100\b")  # QNN's code of a failed run that a fresh load may mend
 
@@ -53,6 +57,40 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 
 class NoBackendError(BackendError):
     """This machine lacks the backend, or another program has it: no other form would help."""
+
+
+class Clock:
+    """Seconds in which at least one thread is inside, as a context or from `start` to `stop`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside, self._spent, self._since = 0, 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Up to now."""
+        with self._lock:
+            return self._spent + (time.perf_counter() - self._since if self._inside else 0.0)
+
+    def start(self) -> None:
+        """One more is inside."""
+        with self._lock:
+            if not self._inside:
+                self._since = time.perf_counter()
+            self._inside += 1
+
+    def stop(self) -> None:
+        """One less is."""
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._spent += time.perf_counter() - self._since
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
 
 
 class Session(Protocol):
@@ -101,6 +139,7 @@ class OrtSession:
         self.inputs = graph.inputs
         self.outputs = graph.outputs
         self.seconds = 0.0
+        self.clock = Clock()
         self.watch: Callable[[str, dict[str, Array], dict[str, Array]], None] | None = None
         self._session: ort.InferenceSession | None = session
         self._output_names = list(graph.outputs)
@@ -137,30 +176,37 @@ class OrtSession:
                 "The graph {graph} is closed; open it again.",
                 graph=self.name,
             )
-        started = time.perf_counter()
-        try:
+        with self.clock, nullcontext() if self.backend == "cpu" else _npu:
+            started = time.perf_counter()
             try:
-                return do(self._session)
+                return self._tried(self._session, do)
             except ORT_ERRORS as error:
-                if self._reload is None or not AGAIN.search(str(error)):
-                    raise
-                notify(
-                    Message(
-                        "The graph {graph} failed on the NPU ({reason}); it is loaded again.",
-                        {"graph": self.name, "reason": first_line(error)},
-                    )
-                )
-                self._session = None  # its memory first
-                self._session = self._reload()
-                return do(self._session)
+                raise BackendError(
+                    "The graph {graph} failed ({reason}); try another backend.",
+                    graph=self.name,
+                    reason=first_line(error),
+                ) from error
+            finally:
+                self.seconds += time.perf_counter() - started
+
+    def _tried(
+        self, session: ort.InferenceSession, do: Callable[[ort.InferenceSession], Result]
+    ) -> Result:
+        try:
+            return do(session)
         except ORT_ERRORS as error:
-            raise BackendError(
-                "The graph {graph} failed ({reason}); try another backend.",
-                graph=self.name,
-                reason=first_line(error),
-            ) from error
-        finally:
-            self.seconds += time.perf_counter() - started
+            if self._reload is None or not AGAIN.search(str(error)):
+                raise
+            notify(
+                Message(
+                    "The graph {graph} failed on the NPU ({reason}); it is loaded again.",
+                    {"graph": self.name, "reason": first_line(error)},
+                )
+            )
+        self._session = None  # its memory first
+        del session
+        self._session = self._reload()
+        return do(self._session)
 
     def close(self) -> None:
         """Free the graph's memory."""
