@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -369,7 +370,7 @@ class _Finishing:
 
     def add(self, unit: int, decoded: Floats) -> None:
         """Decoded frames, float32 [T, 3, H, W]; at once where graphs are watched."""
-        self._units.append(self._thread.submit(self._finish, unit, decoded))
+        self._units.append(self._thread.submit(copy_context().run, self._finish, unit, decoded))
         if self.run.watch is not None:
             self._units[-1].exception()
 

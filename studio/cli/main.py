@@ -196,8 +196,6 @@ def _steps(text: str) -> tuple[int, ...]:
 
 def _render(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
-    import numpy as np
-
     from engine.pipeline import UnitFrames
     from studio.jobs import render
     from studio.media import sidecars, video
@@ -212,19 +210,26 @@ def _render(arguments: argparse.Namespace) -> None:
             print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
-        watched = _watched(pack, pixels, backend, render.Meter(), times)
-        with _noted(metadata), closing(watched) as events:
-            frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
-        encoding = time.perf_counter()
-        path = video.write_mp4(
-            *(output, frames, pack.geometry.fps, metadata),
-            overwrite=arguments.overwrite,
-            accept=sidecars.is_free,
-        )
-        times["mp4"] = time.perf_counter() - encoding
-    height, width = frames.shape[1:3]
+        drawn = time.perf_counter()
+
+        def frames() -> Generator[Any, None, None]:
+            nonlocal drawn
+            with closing(_watched(pack, pixels, backend, render.Meter(), times)) as events:
+                for event in events:
+                    if isinstance(event, UnitFrames):
+                        yield from event.frames
+            drawn = time.perf_counter()
+
+        height, width = size = pack.frame_size(request.upscale)
+        with _noted(metadata), closing(frames()) as coming:
+            path = video.stream_mp4(
+                *(output, coming, size, pack.geometry.fps, metadata),
+                overwrite=arguments.overwrite,
+                accept=sidecars.is_free,
+            )
+        times["mp4"] = time.perf_counter() - drawn
     _made(
-        *(arguments, path, f"{len(frames)} frames, {width} x {height}"),
+        *(arguments, path, f"{pack.geometry.frames} frames, {width} x {height}"),
         *(metadata, times, time.perf_counter() - started),
     )
 
@@ -321,16 +326,19 @@ def _watched(
     pack: Pack, request: Request, backend: Backend, meter: Meter, times: dict[str, float]
 ) -> Generator[Event, None, None]:
     """The events of a generation as they are drawn; the seconds of each stage go into `times`."""
+    from engine.graph_cache import GraphCache
     from engine.pipeline import Finished, StageDone, Truncated, generate
     from studio.jobs.render import unread
     from studio.language.catalogue import words
+    from studio.system.paths import graphs_folder
     from studio.system.settings import load, settings_file
 
     checked = load(settings_file())[0].safety
     bar = Bar()
     started = time.perf_counter()
     try:
-        with closing(generate(pack, request, backend, checked=checked)) as events:
+        kept = GraphCache(0, graphs_folder())
+        with closing(generate(pack, request, backend, checked=checked, cache=kept)) as events:
             for event in events:
                 if isinstance(event, StageDone):
                     times[event.stage] = event.seconds

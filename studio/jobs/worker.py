@@ -141,7 +141,7 @@ class Worker:
         self._pack: Pack | None = None
         self._stamp = ""
         self._awake = Awake()
-        self._graphs = GraphCache(memory() // KEPT)
+        self._graphs = GraphCache(memory() // KEPT, cache / "graphs")
         self._idle_since = time.monotonic()
         self._ended = 0  # jobs since the queue was done
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.config import Request
 from engine.errors import Message, NeodragonError
+from engine.graph_cache import GraphCache
 from engine.measures import psnr
 from engine.pack import Pack
 from engine.pipeline import Event, FirstFrame, UnitFrames, generate
@@ -25,6 +26,7 @@ from studio.media import sidecars
 from studio.media.pictures import read_picture
 from studio.media.sidecars import Kind
 from studio.media.video import read_mp4, write_mp4
+from studio.system.paths import graphs_folder
 
 Bytes = NDArray[np.uint8]
 Outcome = Literal["identical", "close", "different"]
@@ -104,7 +106,12 @@ def verify(
     if image is not None:
         notes.append(_image_note(origin, pack, request))
     frames: list[Bytes] = []
-    with closing(generate(pack, with_pixels(request), backend, threads, checked=False)) as events:
+    running = generate(
+        *(pack, with_pixels(request), backend, threads),
+        checked=False,
+        cache=GraphCache(0, graphs_folder()),
+    )
+    with closing(running) as events:
         for event in events:
             watch(event)
             if isinstance(event, FirstFrame) and origin.kind == "frame":

@@ -83,7 +83,9 @@ def stream_mp4(
     """The same with frames, uint8 [H, W, 3] of one even `size` (H, W), that come one by one."""
     path = prepare(path, ".mp4")
     with writing(path) as part:
-        _encode(part, frames, size, fps, json.dumps(metadata, ensure_ascii=False))
+        _encode(part, frames, size, fps)
+        # After the frames, with what was noted while they came.
+        _set_comment(part, json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace"))
         mark(part, "mp4")
         return publish(part, path, overwrite, accept)
 
@@ -176,9 +178,7 @@ def _find(stream: IO[bytes], names: tuple[bytes, ...], end: int) -> bytes | None
     return None
 
 
-def _encode(
-    part: Path, frames: Iterable[Bytes], size: tuple[int, int], fps: int, comment: str
-) -> None:
+def _encode(part: Path, frames: Iterable[Bytes], size: tuple[int, int], fps: int) -> None:
     """Run moviepy's writer; raises OSError with ffmpeg's words."""
     writer_class = _moviepy_writer()
     height, width = size
@@ -196,15 +196,15 @@ def _encode(
             str(part), (width, height), fps, logfile=log, ffmpeg_params=options
         ) as writer:
             process = writer.proc  # moviepy forgets it, and does not look at its exit code
-            try:
-                for frame in frames:
+            for frame in frames:
+                try:
                     writer.write_frame(np.ascontiguousarray(frame))
-            except OSError as error:
-                broken = error  # that the pipe is; why is in the log
+                except OSError as error:
+                    broken = error  # that the pipe is; why is in the log
+                    break
         if process.returncode or broken:
             log.seek(0)
             raise failure(log.read(), process.returncode, part) from broken
-    _set_comment(part, comment.encode("utf-8", "replace"))
 
 
 def _set_comment(part: Path, comment: bytes) -> None:

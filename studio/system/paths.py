@@ -89,6 +89,11 @@ def cache_folder() -> Path:
     return Path(named) / "cache" if named else cache
 
 
+def graphs_folder() -> Path:
+    """The folder for graphs that are ready to load, which may be deleted at any time, too."""
+    return cache_folder() / "graphs"
+
+
 def clip_name(prompt: str, look_seed: int, motion_seed: int, when: datetime) -> str:
     """A short name every file system takes: date, time, seeds and the prompt's first words."""
     text = textwrap.shorten(
