@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.figures import finish, median, options, peak_mb, request
+from benchmarks.figures import clips, options, request
+from engine.graph_cache import GraphCache
 from engine.pack import open_pack
-from engine.pipeline import Finished, StageDone, UnitFrames, generate
+from engine.pipeline import Finished, UnitFrames, generate
 from engine.session import require
+
+KEPT = 2**30  # bytes of graphs between the clips of a queue
 
 
 def main() -> None:
-    given = options(__doc__).parse_args()
-    runs: list[tuple[float, Finished, dict[str, float]]] = []
-    with open_pack(given.output / "pack") as pack:
-        for number in range(given.repeat + 1):
-            wanted, backend = request(number, given.upscale), require(given.backend)
-            started = time.perf_counter()
-            events = list(generate(pack, wanted, backend, given.threads))
-            seconds = time.perf_counter() - started
-            finished = next(event for event in events if isinstance(event, Finished))
-            stages = {e.stage: e.seconds for e in events if isinstance(e, StageDone)}
-            runs.append((seconds, finished, stages))
-            frames = [event.frames for event in events if isinstance(event, UnitFrames)]
-    runs = runs[1:]
-    overheads = [spent - done.graph_seconds - done.load_seconds for spent, done, _ in runs]
-    shares = [overhead / run[0] for overhead, run in zip(overheads, runs, strict=True)]
-    figures: dict[str, Any] = {
-        "seconds": median([spent for spent, _, _ in runs]),
-        "graph_seconds": median([done.graph_seconds for _, done, _ in runs]),
-        "load_seconds": median([done.load_seconds for _, done, _ in runs]),
-        "overhead_seconds": median(overheads),
-        "overhead_share": median(shares),
-        "stage_seconds": {name: median([run[2][name] for run in runs]) for name in runs[0][2]},
-        "peak_mb": peak_mb(),
-    }
-    finish(figures, np.concatenate(frames), given.output, "engine")
+    parser = options(__doc__)
+    parser.add_argument("--queue", action="store_true", help="the next motion of one look")
+    given = parser.parse_args()
+    cache = GraphCache(KEPT if given.queue else 0, given.output / "graphs")
+
+    def clip(number: int) -> tuple[dict[str, float], NDArray[np.uint8]]:
+        wanted, backend = request(number, given.upscale), require(given.backend)
+        if given.queue:
+            wanted = replace(wanted, look_seed=request(0, True).look_seed)
+        started = time.perf_counter()
+        events = list(generate(pack, wanted, backend, given.threads, cache=cache))
+        seconds = time.perf_counter() - started
+        done = next(event for event in events if isinstance(event, Finished))
+        figures = {
+            "seconds": seconds,
+            "graph_seconds": done.graph_seconds,
+            "load_seconds": done.load_seconds,
+            "overhead_share": 1 - (done.graph_seconds + done.load_seconds) / seconds,
+        }
+        frames = [event.frames for event in events if isinstance(event, UnitFrames)]
+        return figures, np.concatenate(frames)
+
+    with open_pack(given.pack) as pack:
+        clips(clip, given.output / ("queue.npy" if given.queue else "engine.npy"))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/mini"))
+    parser.add_argument("--pack", type=Path, help="of the same weights; made of them when absent")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--backend", default="cpu", help="of our side")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of both sides")
@@ -49,7 +52,15 @@ def median(values: list[float]) -> float:
     return round(statistics.median(values), 4)
 
 
-def finish(figures: dict[str, Any], frames: NDArray[np.uint8], output: Path, side: str) -> None:
-    """Leave the frames of the last clip in `output` and print the figures."""
-    np.save(output / f"{side}.npy", frames)
-    print(json.dumps(figures))
+def clips(make: Callable[[int], tuple[dict[str, float], NDArray[np.uint8]]], path: Path) -> None:
+    """Make a clip for each number that comes on stdin and print its figures, until stdin ends.
+
+    The processor's seconds and the peak of memory are added; the last clip's frames are left in
+    `path`.
+    """
+    for line in sys.stdin:
+        processor = time.process_time()
+        figures, frames = make(int(line))
+        figures["processor_seconds"] = time.process_time() - processor
+        np.save(path, frames)
+        print(json.dumps(figures | {"peak_mb": peak_mb()}), flush=True)

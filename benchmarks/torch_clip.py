@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
-from benchmarks.figures import finish, median, options, peak_mb, request
+from benchmarks.figures import clips, options, request
 from engine import first_frame
 from engine.config import Request
 from engine.first_frame import ClipEmbeds
@@ -159,24 +159,15 @@ class TorchUnet:
 def main() -> None:
     given = options(__doc__).parse_args()
     torch.set_num_threads(given.threads)
-    imports_mb = peak_mb()
-    spent = []
-    with open_pack(given.output / "pack") as pack:
-        started = time.perf_counter()
-        clip = TorchClip(given.checkpoint, pack)
-        load_seconds = time.perf_counter() - started
-        for number in range(given.repeat + 1):
-            wanted = request(number, given.upscale)
+    with open_pack(given.pack) as pack:
+        torch_clip = TorchClip(given.checkpoint, pack)
+
+        def clip(number: int) -> tuple[dict[str, float], NDArray[np.uint8]]:
             started = time.perf_counter()
-            frames = clip(wanted)
-            spent.append(time.perf_counter() - started)
-    figures = {
-        "seconds": median(spent[1:]),
-        "load_seconds": median([load_seconds]),
-        "peak_mb": peak_mb(),
-        "peak_mb_of_imports": imports_mb,
-    }
-    finish(figures, frames, given.output, "torch")
+            frames = torch_clip(request(number, given.upscale))
+            return {"seconds": time.perf_counter() - started}, frames
+
+        clips(clip, given.output / "torch.npy")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from moviepy import ImageSequenceClip
 from PIL import Image
 
 from engine.config import Request
+from engine.graph_cache import GraphCache
 from engine.pack import Pack, open_pack
 from engine.pipeline import UnitFrames, generate
 from training.data.drawings import STYLES
@@ -54,6 +55,7 @@ def clips(
     rng = np.random.default_rng(options.seed)
     size = pack.geometry.height, pack.geometry.width
     verdicts, wrong, strips = [], [], []
+    cache = GraphCache(2**30)
     for clip in range(options.clips):
         scene, prompt = judge.scene(rng, clip)
         if options.truth:
@@ -67,7 +69,7 @@ def clips(
                 image=judge.picture(scene, *size),
                 upscale=False,
             )
-            events = generate(pack, request, options.backend)
+            events = generate(pack, request, options.backend, cache=cache)
             frames = np.concatenate([e.frames for e in events if isinstance(e, UnitFrames)])
         verdicts.append(judge.verdict(scene, frames, clip))
         if verdicts[-1].wrong:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -379,6 +378,8 @@ def _quit(arguments: argparse.Namespace) -> None:
 
 def _request(arguments: argparse.Namespace) -> Request:
     """The request that the arguments name, seeds that they do not being random."""
+    import secrets
+
     from engine.config import SEED_LIMIT, Request
 
     values = vars(arguments) | {"motion_seed": getattr(arguments, "motion_seed", 0)}
