@@ -381,8 +381,7 @@ class _Finishing:
 
     def _finish(self, unit: int, decoded: Floats) -> UnitFrames:
         with self.run.work:
-            with self.run.timed("video_decoder"):
-                frames = plain = vae.to_bytes(decoded)
+            frames = plain = vae.to_bytes(decoded)
             if self.larger is not None:
                 with self.run.timed("upscaler"):
                     frames = upscaler.upscale(self.larger, plain)
