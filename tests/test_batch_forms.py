@@ -469,7 +469,7 @@ def test_a_wrong_value_is_told_with_its_column(
     [
         ("prompt,look_seed\n", "no prompt"),
         ("prompt\n", "no prompt"),
-        ("look_seed,motion_seed\n1,2\n", "prompt among them"),
+        ("look_seed,motion_seed\n1,2\n", "one of them prompt"),
         ("prompt,seed,look_seed\na,1,2\n", "look_seed twice"),
         ("prompt,Prompt\na,b\n", "prompt twice"),
         ("| prompt | seed |\n|---|---|\n| a | 5 |\n", "save it as CSV"),
