@@ -19,6 +19,7 @@ from studio.jobs.leases import LeasingTable
 pytest.importorskip("distributed")
 
 ROWS = int(os.environ.get("FARM_ROWS", "9"))  # 60 in docs/farm.md
+LEASE = "15"  # seconds: a machine that has no time to speak for so long is lost
 SCAN = """
 import socket, sys
 found = []
@@ -75,7 +76,7 @@ def write_list(path: Path, rows: int) -> None:
 def test_a_list_survives_what_becomes_of_its_machines(hosts: Network) -> None:
     prompts = hosts.root / "list.csv"
     write_list(prompts, ROWS)
-    host = start(hosts, "--lease", "4")
+    host = start(hosts, "--lease", LEASE)
     invitation = str(invite(hosts))
     joined = {number: join(hosts, number, invitation) for number in (0, 1, 2)}
     list_ = hosts.nds(0, "batch", str(prompts), "--farm", log="batch.log")
@@ -95,9 +96,9 @@ def test_a_list_survives_what_becomes_of_its_machines(hosts: Network) -> None:
     at_least(ROWS // 2)
     kill(host)
     time.sleep(2)
-    start(hosts, "--lease", "4")
+    start(hosts, "--lease", LEASE)
     at_least(2 * ROWS // 3)
-    time.sleep(5)  # longer than a lease
+    time.sleep(float(LEASE) + 2)
     hosts.cut(2, off=False)
     assert list_.wait(600) == 0, told()
     jobs = table.jobs()

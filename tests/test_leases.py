@@ -134,6 +134,9 @@ def test_a_worker_leaves_living_leases_alone_and_takes_over_dead_ones(table: Lea
         table.recover(pause=False)
     assert (table.job(a).state, table.job(b).state) == ("running", "interrupted")
     table.withdraw("one", 0)
+    table.extend(LONG)
+    assert table.expire(never) == [], "a host that comes back waits for its machines"
+    table.withdraw("one", 0)
     time.sleep(0.01)
     table.expire(never)
     assert table.job(a).state == "interrupted"

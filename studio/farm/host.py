@@ -123,6 +123,7 @@ class FarmHost:
 
     async def _work(self, client: Any) -> None:
         loop = asyncio.get_running_loop()
+        self.table.extend(self.lease)  # of a host that was killed
         looked = 0.0
         sent: set[Any] = set()
         while not self.leaving.is_set():

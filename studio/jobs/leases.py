@@ -136,6 +136,13 @@ class LeasingTable(JobTable):
         self._lost(gone, GONE, whole)
         return [lease for lease in gone if lease.begun]
 
+    def extend(self, seconds: float) -> None:
+        """Give whoever has begun a row so long to be heard of: the host was away meanwhile."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE leases SET expires = max(expires, ?) WHERE begun", [time.time() + seconds]
+            )
+
     def withdraw(self, machine: str, grace: float) -> None:
         """Take back what a machine has not begun; what it has it must bring in so many seconds."""
         with self._transaction() as db:
