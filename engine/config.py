@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -33,6 +33,30 @@ def is_number(value: object) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isfinite(value))
 
 
+@dataclass(frozen=True)
+class Fork:
+    """From `unit` on a clip goes on otherwise: with another motion seed, and prompt unless None.
+
+    The units before it stay as they are without the fork. Raises RequestError.
+    """
+
+    unit: int
+    motion_seed: int
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_int(self.unit) or self.unit < 1:
+            raise RequestError(
+                "A fork begins at unit {unit!r}; use a whole number from 1.", unit=self.unit
+            )
+        object.__setattr__(self, "unit", int(self.unit))
+        object.__setattr__(self, "motion_seed", _seed(Message("motion seed"), self.motion_seed))
+        if self.prompt is not None and (
+            not isinstance(self.prompt, str) or not self.prompt.strip()
+        ):
+            raise RequestError("Write a prompt first.")
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """One clip as the user asks for it: the one list of what can be asked for.
@@ -42,7 +66,8 @@ class Request:
     fine, 1 to 100 each, None for the pack's own. negative_prompt: what to avoid, None for the
     pack's own. image: a picture to continue instead of a generated first frame, as pixels, uint8
     [H, W, 3], or as the path of a file that is still to be read. upscale: double the frame size
-    where the pack can. suffix: add the pack's own words. Raises RequestError.
+    where the pack can. suffix: add the pack's own words. forks: units from which on the clip is
+    drawn anew, in order. Raises RequestError.
 
     `to_dict` and `from_dict` are the only conversion: whatever stores or sends a request uses them.
     """
@@ -56,20 +81,14 @@ class Request:
     image: NDArray[np.uint8] | Path | None = None
     upscale: bool = True
     suffix: bool = True
+    forks: tuple[Fork, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise RequestError("Write a prompt first.")
         for name in ("look_seed", "motion_seed"):
-            seed = getattr(self, name)
-            if not _is_int(seed) or not 0 <= seed < SEED_LIMIT:
-                raise RequestError(
-                    "The {name} is {seed!r}; use a whole number from 0 to {limit}.",
-                    name=Message(name.replace("_", " ")),
-                    seed=seed,
-                    limit=SEED_LIMIT - 1,
-                )
-            object.__setattr__(self, name, int(seed))
+            seed = _seed(Message(name.replace("_", " ")), getattr(self, name))
+            object.__setattr__(self, name, seed)
         if self.mode not in MODES:
             raise RequestError(
                 "The mode is {mode!r}; choose one of {modes}.",
@@ -94,6 +113,7 @@ class Request:
                     value=value,
                 )
             object.__setattr__(self, name, bool(value))
+        object.__setattr__(self, "forks", _forks(self.forks))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -120,6 +140,7 @@ class Request:
         return values | {
             "image": None if self.image is None else str(self.image),
             "steps": None if self.steps is None else list(self.steps),
+            "forks": tuple(asdict(fork) for fork in self.forks),
         }
 
     @property
@@ -128,6 +149,33 @@ class Request:
         if not isinstance(self.image, np.ndarray):
             raise RequestError("The image {image} was not read; read its pixels.", image=self.image)
         return self.image
+
+
+def _seed(name: Message, seed: Any) -> int:
+    if not _is_int(seed) or not 0 <= seed < SEED_LIMIT:
+        raise RequestError(
+            "The {name} is {seed!r}; use a whole number from 0 to {limit}.",
+            name=name,
+            seed=seed,
+            limit=SEED_LIMIT - 1,
+        )
+    return int(seed)
+
+
+def _forks(given: Any) -> tuple[Fork, ...]:
+    try:
+        forks = tuple(fork if isinstance(fork, Fork) else Fork(**fork) for fork in given or ())
+    except TypeError as error:
+        raise RequestError(
+            "The forks are {got!r}; give each a unit, a motion seed and, if it changes, a prompt.",
+            got=str(given)[:80],
+        ) from error
+    if any(a.unit >= b.unit for a, b in pairwise(forks)):
+        raise RequestError(
+            "The forks begin at units {units}; put them in order, one a unit.",
+            units=", ".join(str(fork.unit) for fork in forks),
+        )
+    return forks
 
 
 def _request_steps(steps: Any) -> tuple[int, ...]:

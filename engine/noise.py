@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +46,28 @@ def block_noise(generator: np.random.Generator, shape: Shape, gamma: float) -> F
 class SeededNoise:
     """The noise of one clip: `look_seed` draws unit 0, `motion_seed` the units after it.
 
-    shape: of one unit's latent at the finest stage, [C, 1, H, W].
+    shape: of one unit's latent at the finest stage, [C, 1, H, W]; forks: units from which on
+    another motion seed draws, each with that seed, in order.
     """
 
-    def __init__(self, look_seed: int, motion_seed: int, shape: Shape, gamma: float) -> None:
+    def __init__(
+        self,
+        look_seed: int,
+        motion_seed: int,
+        shape: Shape,
+        gamma: float,
+        forks: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.look_seed = look_seed
         self.motion_seed = motion_seed
+        self.forks = forks
         self.shape = shape
         self.gamma = gamma
 
     def _seed(self, unit: int) -> int:
-        return self.look_seed if unit == 0 else self.motion_seed
+        if unit == 0:
+            return self.look_seed
+        return next((s for first, s in reversed(self.forks) if first <= unit), self.motion_seed)
 
     def initial(self, unit: int) -> Floats:
         """Standard normal noise at the finest stage, float32 [C, 1, H, W]."""

@@ -44,7 +44,7 @@ from engine.sampler import UnitLatent, evaluations, sample_latents
 from engine.scheduler import Stage, stage_schedule
 from engine.session import Array, Backend, Clock, Session, owner, require
 from engine.text import PromptTokenizers, Tokens
-from engine.transformer import Conditioning, Transformer, modulate, timesteps
+from engine.transformer import Conditioning, Forked, Transformer, modulate, timesteps
 
 __all__ = [
     "Event",
@@ -224,16 +224,18 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
     plan = _planned(run.pack, request)
     with run.timed("clip"):
         tokenize = PromptTokenizers(run.pack)
-        tokens = [tokenize(text) for text in plan.prompts]
+        texts = [*plan.prompts, *([] if plan.negative is None else [plan.negative])]
+        tokens = [tokenize(text) for text in texts]
         for cut in dict.fromkeys(cut for t in tokens for cut in t.cut):
             yield Truncated(*cut)
-        clips = look = _clip(run, tokens)
+        clips = _clip(run, tokens)
+        look = [clips[0], clips[-1]]
         own = run.pack.has("first_frame_clip_l") or run.pack.has("first_frame_clip_g")
         if plan.draws_first and own:
-            look = _clip(run, tokens, own="first_frame_")
+            look = _clip(run, [tokens[0], tokens[-1]], own="first_frame_")
     yield run.done("clip")
     first_latent = (yield from _first_latent(run, plan, look)) if plan.first_given else None
-    guided = tokens if plan.guided else tokens[:1]
+    guided = tokens if plan.guided else tokens[: len(plan.prompts)]
     conditionings = _conditionings(run, plan, guided, clips)
     yield run.done("text")
     yield from _units(run, plan, conditionings, first_latent)
@@ -244,8 +246,9 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
 class _Plan:
     """What a request comes to with this pack.
 
-    prompts: what is encoded, the negative one second where it is used; first_given: the first
-    unit is a picture, given or drawn by the first-frame network (draws_first), not sampled.
+    prompts: the prompt and those of forks, each once; prompt_of: which of them each unit follows;
+    negative: None where it is not used; first_given: the first unit is a picture, given or drawn
+    by the first-frame network (draws_first), not sampled.
     """
 
     request: Request
@@ -253,6 +256,8 @@ class _Plan:
     stages: tuple[Stage, ...]
     noise: SeededNoise
     prompts: tuple[str, ...]
+    prompt_of: tuple[int, ...]
+    negative: str | None
     guided: bool
     first_given: bool
     draws_first: bool
@@ -271,15 +276,38 @@ def _planned(pack: Pack, request: Request) -> _Plan:
             mode=request.mode,
         )
     guided = mode.guidance != 1 or (not first_given and mode.first_guidance != 1)
-    prompts = [request.prompt + pack.prompt.suffix * bool(request.suffix)]
+    negative = None
     if guided or (draws_first and pack.first_frame and pack.first_frame.guidance != 1):
         negative = request.negative_prompt
-        prompts.append(pack.prompt.negative if negative is None else negative)
+        negative = pack.prompt.negative if negative is None else negative
     geometry = pack.geometry
+    prompts = [request.prompt] * geometry.units  # of each unit
+    for fork in request.forks:
+        if fork.unit >= geometry.units:
+            raise RequestError(
+                "A fork begins at unit {unit}; {pack} has units 1 to {last}.",
+                unit=fork.unit,
+                pack=pack.name,
+                last=geometry.units - 1,
+            )
+        if fork.prompt is not None:
+            prompts[fork.unit :] = [fork.prompt] * (geometry.units - fork.unit)
+    different = list(dict.fromkeys(prompts))
     shape = (geometry.latent_channels, 1, geometry.latent_height, geometry.latent_width)
-    noise = SeededNoise(request.look_seed, request.motion_seed, shape, pack.schedule.gamma)
-    stages = stage_schedule(pack.schedule)
-    return _Plan(request, mode, stages, noise, tuple(prompts), guided, first_given, draws_first)
+    forks = [(fork.unit, fork.motion_seed) for fork in request.forks]
+    seeds = request.look_seed, request.motion_seed
+    return _Plan(
+        request,
+        mode,
+        stage_schedule(pack.schedule),
+        SeededNoise(*seeds, shape, pack.schedule.gamma, forks),
+        tuple(prompt + pack.prompt.suffix * bool(request.suffix) for prompt in different),
+        tuple(map(different.index, prompts)),
+        negative,
+        guided,
+        first_given,
+        draws_first,
+    )
 
 
 def _first_latent(
@@ -334,7 +362,12 @@ def _units(
     with ExitStack() as stack:
         with run.timed("transformer"):
             graphs = run.load(stack, transformer, "transformer")
-            flow = Transformer(graphs, pack.transformer, *conditionings)
+            negative = conditionings[-1] if plan.guided else None
+            flows = [
+                Transformer(graphs, pack.transformer, one, negative)
+                for one in conditionings[: len(plan.prompts)]
+            ]
+            flow = Forked(flows, plan.prompt_of)
         with run.timed("video_decoder"):
             decoder = vae.VideoDecoder(run.load(stack, "video_decoder")["video_decoder"], pack.vae)
         if plan.request.upscale and pack.has("upscaler"):

@@ -128,7 +128,7 @@ class Transformer:
         }
         self._key: tuple[int, int] | None = None
         self._inputs: dict[bool, TransformerInputs] = {}
-        self._remembers = any("_later" in name for name in graphs)
+        self.remembers = any("_later" in name for name in graphs)
         self._memories: dict[tuple[int, float, bool], _Memory] = {}
 
     def __call__(
@@ -148,7 +148,7 @@ class Transformer:
         grids = frame_shapes([latent.shape for latent in history], self.config.patch_size)
         memory = self._memories.get((stage, timestep, negative))
         known = memory.image_tokens(text, unit, grids) if memory else 0
-        parts = self._parts(stage, ("_later" if known else "_first") if self._remembers else "")
+        parts = self._parts(stage, ("_later" if known else "_first") if self.remembers else "")
         length = parts[0].inputs["patches"].shape[0]
         history_tokens = None
         if isinstance(length, int) and not known:
@@ -174,7 +174,7 @@ class Transformer:
         flow, keys, values = _run_parts(
             parts, given, conditioning.modulation[timestep], past_of, padding
         )
-        if self._remembers:
+        if self.remembers:
             self._memories[stage, timestep, negative] = _Memory(unit, grids, keys, values)
         return inputs.current_latent(flow)
 
@@ -211,6 +211,38 @@ class Transformer:
             if names:
                 return [self.graphs[f"{base}_part{number}"] for number in range(len(names))]
         raise KeyError(f"transformer_{stage}")
+
+
+class Forked:
+    """A `Flow` whose prompt may change from one unit to the next.
+
+    flows: a transformer for each prompt; prompt_of: which of them each unit follows. Where graphs
+    remember earlier units, the flows of later ones are run along with the others, since what they
+    remember depends on their prompt.
+    """
+
+    def __init__(self, flows: Sequence[Transformer], prompt_of: Sequence[int]) -> None:
+        self.flows, self.prompt_of = flows, prompt_of
+
+    def __call__(
+        self,
+        history: Sequence[Floats],
+        current: Floats,
+        timestep: float,
+        *,
+        unit: int,
+        stage: int,
+        negative: bool,
+    ) -> Floats:
+        """The flow of `current` [C, 1, h, w] after `history`, for a timestep 0..1000."""
+        given = history, current, timestep
+        if negative:  # the same for all
+            return self.flows[0](*given, unit=unit, stage=stage, negative=True)
+        own = self.prompt_of[unit]
+        for later in set(self.prompt_of[unit + 1 :]) - {own}:
+            if self.flows[later].remembers:
+                self.flows[later](*given, unit=unit, stage=stage, negative=False)
+        return self.flows[own](*given, unit=unit, stage=stage, negative=False)
 
 
 def _run_parts(

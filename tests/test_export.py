@@ -25,7 +25,7 @@ from builder import storage
 from builder.contexts.calls import with_fixed_sizes
 from builder.errors import BuildError
 from builder.plans import plans
-from engine.config import Request
+from engine.config import Fork, Request
 from engine.measures import snr_db
 from engine.pack import Pack, open_pack
 from engine.pipeline import FirstFrame, UnitFrames, generate
@@ -331,9 +331,10 @@ def test_graphs_in_parts_or_with_a_memory_give_the_same_clip(tmp_path: Path) -> 
         names = list(parts.graphs("transformer", "htp"))
         assert names[1:3] == ["transformer_0_first_part0", "transformer_0_first_part1"]
         assert len(names) == 1 + 3 * 2 * LAYERS
-        for steps in ((1, 1, 1), (2, 1, 2)):
+        there_and_back = (Fork(3, 7, "a blue kite"), Fork(6, 8, "a red kite"))
+        for steps, forks in (((1, 1, 1), ()), ((2, 1, 2), ()), ((1, 1, 1), there_and_back)):
             expected, *others = (
-                clip(pack, steps) for pack in (whole, parts, with_fixed_sizes(parts))
+                clip(pack, steps, forks) for pack in (whole, parts, with_fixed_sizes(parts))
             )
             for other in others:
                 assert np.abs(expected - other).max() <= 1
@@ -374,9 +375,10 @@ def test_group_norms_of_the_first_frames_decoder_move_nothing_channels_last(
         assert made[before.input[0]].op_type == "Reshape"
 
 
-def clip(pack: Pack, steps: tuple[int, ...]) -> Any:
+def clip(pack: Pack, steps: tuple[int, ...], forks: tuple[Fork, ...] = ()) -> Any:
     """The frames of a clip."""
-    events = generate(pack, Request("a red kite", 1, 2, upscale=False, steps=steps), threads=1)
+    request = Request("a red kite", 1, 2, upscale=False, steps=steps, forks=forks)
+    events = generate(pack, request, threads=1)
     frames = [event.frames for event in events if isinstance(event, UnitFrames)]
     return np.concatenate(frames).astype(int)
 

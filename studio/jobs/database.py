@@ -158,7 +158,7 @@ class JobFile(Database):
         among: how many of the newest ones are looked at.
         """
         seeds = {"look_seed": 0, "motion_seed": 0}
-        frame = replace(work, kind="frame")
+        frame = replace(work, kind="frame", forks=())
         look = frame.to_dict() | seeds
         rows = self._rows(
             "SELECT id, work, result FROM jobs WHERE state = 'done' AND engine = ?"
@@ -168,8 +168,9 @@ class JobFile(Database):
         )
         same = []
         for row in reversed(rows):
-            with suppress(ValueError, TypeError):  # damaged: `jobs` sets it aside
-                if json.loads(row["work"]) | seeds == look and Path(row["result"]).is_file():
+            with suppress(ValueError, TypeError, RequestError):  # damaged: `jobs` sets it aside
+                other = Work.from_dict(json.loads(row["work"])).to_dict() | seeds | {"forks": ()}
+                if other == look and Path(row["result"]).is_file():
                     same.append(row["id"])
         return same
 

@@ -73,7 +73,8 @@ def with_pixels(request: Request) -> Request:
 
 def record(pack: Pack, request: Request, backend: str) -> dict[str, Any]:
     """All it takes to make a clip again, for the inside of its file; of an image its name."""
-    values = {field.name: getattr(request, field.name) for field in fields(Request)}
+    known = request.to_dict()
+    values = {field.name: known[field.name] for field in fields(Request)}
     if request.negative_prompt is None:
         values["negative_prompt"] = pack.prompt.negative
     return {

@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 STATES: tuple[State, ...] = get_args(State)
 PENDING: tuple[State, ...] = ("waiting", "interrupted")  # what a worker will take
 RUNNING: tuple[State, ...] = ("running",)
-MOVING = ("motion_seed", "steps", "upscale")  # what a first frame does not depend on
+MOVING = ("motion_seed", "steps", "upscale", "forks")  # what a first frame does not depend on
 # Fields with a default that are in every key; others, as all that come later, only where another
 # value was chosen, so that keys stay what they were.
 ALWAYS = ("kind", "mode", "negative_prompt", "image", "steps", "upscale")
