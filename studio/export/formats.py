@@ -22,7 +22,7 @@ from PIL import Image
 
 from engine.errors import NeodragonError
 from studio.media import sidecars
-from studio.media.pictures import marked
+from studio.media.pictures import marked, write_png
 from studio.media.provenance import SOURCE, mark
 from studio.media.video import COLOURS, TAGS, failure, ffmpeg, read_mp4, stream_mp4
 from studio.system.files import fitted, prepare, publish, writing
@@ -120,6 +120,24 @@ def export(
             _encode(part, format, frames, shot)
             mark(part, format)
         return publish(part, target, overwrite=False)
+
+
+def still(clip: Path, folder: Path, frame: int) -> Path:
+    """Write a frame of a clip, counted from 0, as a PNG into `folder`; where it is.
+
+    Raises ExportError, OutputError.
+    """
+    shot = read_shot(clip)
+    if not 0 <= frame < len(shot.frames):
+        raise ExportError(
+            "{name} has frames 0 to {last}, not {frame}; choose one of these.",
+            name=clip.name,
+            last=len(shot.frames) - 1,
+            frame=frame,
+        )
+    how = {"of": clip.name, "frame": frame}
+    target = fitted(folder / clip.stem, f"_frame{frame}.png")
+    return write_png(target, shot.frames[frame], shot.recorded | {"export": how})
 
 
 def order(frames: int, loops: int, ping_pong: bool) -> list[int]:

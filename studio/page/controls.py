@@ -30,7 +30,8 @@ def styles() -> dict[str, str]:
 class Controls:
     """Lays the tab out. `watching` and `picked` are the jobs that this tab shows on its stage.
 
-    used: prompt and seeds of the last take; loaded: whether the draft is in the controls.
+    used: prompt and seeds of the last take; forked: which clip the next ones begin as, and up to
+    which unit (`Trunk`); loaded: whether the draft is in the controls.
     """
 
     def __init__(self, desk: Desk, say: Speaker) -> None:
@@ -39,6 +40,7 @@ class Controls:
         self.picked = gr.State([])
         self.loaded = gr.Checkbox(False, visible=False)
         self.used: Any = gr.State({})
+        self.forked: Any = gr.State(None)
         self._desk_column()
         self._view_column()
 
@@ -55,6 +57,7 @@ class Controls:
             )
             self.ruler = gr.HTML(elem_id="ruler")
             self.chip = gr.HTML(js_on_load=html.SEND, elem_id="chip")
+            self.branch = gr.HTML(js_on_load=html.SEND, elem_id="branch")
             with gr.Row(elem_id="verbs"):
                 self.draw = gr.Button(say("verb.draw"), elem_id="draw")
                 self.cast = gr.Button(say("verb.cast"), elem_id="cast")

@@ -17,13 +17,15 @@ import gradio as gr
 
 from engine.config import SEED_LIMIT
 from engine.errors import Message, NeodragonError, RequestError
-from studio.jobs.spec import Job, is_finished
+from studio.jobs.spec import is_finished
 from studio.language.catalogue import Speaker
-from studio.library.restore import restore
 from studio.page import html
-from studio.page.controls import Controls, fresh_seed, styles
+from studio.page.again import Again
+from studio.page.controls import fresh_seed, styles
 from studio.page.desk import Desk
 from studio.page.events import IN_TURN, QUICK, Update
+from studio.page.player import VERBS
+from studio.page.trunk import Trunk
 from studio.system.settings import load as settings_of
 
 
@@ -49,7 +51,7 @@ def next_seed(shown: int | None, used: int | None, locked: bool) -> int:
     return shown
 
 
-class Create(Controls):
+class Create(Again):
     """Wires the controls: asks for jobs, shows jobs, keeps the draft."""
 
     def __init__(self, desk: Desk, say: Speaker) -> None:
@@ -67,8 +69,9 @@ class Create(Controls):
             *(self.look, self.look_lock, self.motion, self.motion_lock),
         }
         self.controls = kept
-        asked = kept | {self.watching, self.picked, self.used}
-        told = [self.look, self.motion, self.watching, self.picked, self.used, self.message]
+        asked = kept | {self.watching, self.picked, self.used, self.forked}
+        told = [self.look, self.motion, self.watching, self.picked, self.used]
+        told += [self.forked, self.message]
         for button, work in (
             (self.draw, self._draw),
             (self.cast, self._cast),
@@ -85,7 +88,8 @@ class Create(Controls):
         self.upload.change(self._chosen, self.upload, [self.crop, *cropped], **QUICK)
         self.crop.click(self._crop, self.upload, cropped, **IN_TURN)
         self.no_picture.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
-        every = [*kept, self.watching, self.picked, self.used, self.message]
+        every = [*kept, self.watching, self.picked, self.used, self.forked, self.message]
+        self.every = every
         self.dropped.upload(self._restore, self.dropped, every, **QUICK)
         self.stage.click(self._pick, {self.picked}, every, **IN_TURN)
         self.recent.input(lambda prompt: prompt or gr.skip(), self.recent, self.prompt, **QUICK)
@@ -94,11 +98,13 @@ class Create(Controls):
         )
         self.picture.change(self._begins, self.picture, self.chip, **QUICK)
         self.chip.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
+        self.forked.change(self._forked, self.forked, self.branch, **QUICK)
+        self.branch.click(lambda: None, None, self.forked, **QUICK)
         self.caption.click(self.act, kept, every, **IN_TURN)
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the page begin as it was left; `loaded`, set last, says that the controls are so."""
-        out = [*self.controls, self.watching, self.used, self.ruler, self.loaded]
+        out = [*self.controls, self.watching, self.used, self.forked, self.ruler, self.loaded]
         blocks.load(self._load, None, out, **QUICK)
 
     def _guided(self, mode: str) -> bool:
@@ -143,7 +149,7 @@ class Create(Controls):
         same = asked[self.prompt] == used.get("prompt") and look == used.get("look")
         if what != "clip" or look is None or not same:
             look = next_seed(look, used.get("look"), asked[self.look_lock])
-        if what == "clip":
+        if what == "clip" or (what == "cast" and asked[self.forked]):
             motion = next_seed(motion, used.get("motion"), asked[self.motion_lock])
         return self._ask(asked, look, motion, what)
 
@@ -156,10 +162,13 @@ class Create(Controls):
         try:
             given = self._asked(asked)
             given |= {"look_seed": look, "motion_seed": 0 if motion is None else motion}
+            forked = None if what == "frame" else asked[self.forked]
             work = self.desk.work(given, "clip" if what == "clip" else "frame")
+            if forked:
+                work = Trunk.from_dict(forked).grown(work.prompt, work.motion_seed)
             picks = [
                 job for job in self.desk.jobs(asked[self.picked]) if job.id in asked[self.watching]
-            ]
+            ] * (not forked)
             made = {job.id for job in self.desk.jobs(asked[self.watching]) if is_finished(job)}
             if what == "cast":
                 ids = self.desk.cast(work)
@@ -177,7 +186,7 @@ class Create(Controls):
         self.desk.keep_draft(watching=ids, used=used)
         self.desk.remember(asked[self.prompt])
         update: Update = {self.look: str(look), self.watching: ids, self.picked: []}
-        update[self.used] = used
+        update |= {self.used: used, self.forked: forked}
         same = html.notice(self.say("seed.same")) if ids and set(ids) <= made else ""
         return (
             update | {self.message: same} | ({self.motion: str(motion)} if what == "clip" else {})
@@ -188,117 +197,11 @@ class Create(Controls):
         number = int(event.id)
         if event.verb == "show":
             return self.show(number)
+        if event.verb in VERBS:
+            return self.act(asked, event)
         picked = asked[self.picked]
         others = [other for other in picked if other != number]
         return {self.picked: others + [number] * (number not in picked)}
-
-    def show(self, number: int) -> Update:
-        """Put one job on the stage and its settings into the controls.
-
-        What is on the stage is what *Animate* moves: its look seed counts as used, so it stays.
-        """
-        try:
-            job = self.desk.table.job(number)
-        except NeodragonError as error:
-            return {self.message: html.failure(self.say.error(error))}
-        work = job.work
-        used = {"prompt": work.prompt, "look": work.look_seed}
-        if work.kind == "clip":
-            used["motion"] = work.motion_seed
-        self.desk.keep_draft(watching=[number], used=used)
-        return self.controls_of(job) | {
-            self.watching: [number],
-            self.picked: [],
-            self.used: used,
-            self.message: "",
-        }
-
-    def show_takes(self, number: int) -> Update:
-        """Put the takes of a job's prompt on the stage, side by side."""
-        try:
-            job = self.desk.table.job(number)
-            takes = self.desk.takes(job)
-        except NeodragonError as error:
-            return {self.message: html.failure(self.say.error(error))}
-        used = {"prompt": job.work.prompt, "look": job.work.look_seed}
-        self.desk.keep_draft(watching=takes, used=used)
-        return self.controls_of(job) | {
-            self.watching: takes,
-            self.picked: [],
-            self.used: used,
-            self.message: "",
-        }
-
-    # What was made, again
-
-    def act(self, asked: Update, event: gr.EventData) -> Update:
-        """Extend or remix the job that was clicked, draw more like it, or show its takes."""
-        try:
-            job = self.desk.table.job(int(event.id))
-            if event.verb == "takes":
-                return self.show_takes(job.id)
-            if event.verb == "similar":
-                ids = self.desk.similar(job)
-                self.desk.keep_draft(watching=ids)
-                return {self.watching: ids, self.picked: [], self.message: ""}
-            if event.verb == "extend":
-                picture = self.desk.last_frame(job)
-                return {self.picture: str(picture), self.motion: str(fresh_seed())}
-            update = self.controls_of(job)
-            if event.verb == "remix":
-                update |= {self.look: str(fresh_seed()), self.motion: str(fresh_seed())}
-            return update
-        except NeodragonError as error:
-            return {self.message: html.failure(self.say.error(error))}
-
-    def controls_of(self, job: Job) -> Update:
-        """Every control as the job had it."""
-        work = job.work
-        return {
-            self.prompt: work.prompt,
-            self.style: "",
-            self.mode: work.mode,
-            self.negative: work.negative_prompt or "",
-            self.upscale: work.upscale,
-            self.suffix: work.suffix,
-            self.picture: None if work.image is None else str(work.image),
-            self.look: str(work.look_seed),
-            self.motion: str(work.motion_seed),
-            self.used: {},
-        }
-
-    def _restore(self, path: str | None) -> Update:
-        """Every control as the dropped file says."""
-        if path is None:
-            return {self.message: ""}
-        try:
-            origin = restore(Path(path))
-            request = origin.request
-            known = self.desk.table.by_key([origin.key]) if origin.key else {}
-            job = known.get(origin.key or "")
-            pack = self.desk.pack
-            other = origin.pack_note(pack.name, pack.version, pack.pack_hash)
-            notes = [self.say.message(other)] if other else []
-            picture = str(job.work.image) if job and job.work.image else None
-            if request.image and not picture:
-                notes.append(self.say("restore.picture", name=str(request.image)))
-        except NeodragonError as error:
-            return {self.message: html.failure(self.say.error(error))}
-        sentence = " ".join(notes)
-        return {
-            self.prompt: request.prompt,
-            self.style: "",
-            self.mode: request.mode,
-            self.negative: request.negative_prompt or "",
-            self.upscale: request.upscale,
-            self.suffix: request.suffix,
-            self.picture: picture,
-            self.look: str(request.look_seed),
-            self.motion: str(request.motion_seed),
-            self.used: {},
-            self.watching: [job.id] if job else [],
-            self.message: html.notice(sentence) if sentence else "",
-        }
 
     def _begins(self, picture: str | None) -> str:
         """What says that the next clips begin with a picture."""
@@ -355,5 +258,6 @@ class Create(Controls):
             self.watching: list(watching),
             self.used: draft.get("used") or {},
             self.ruler: html.ruler(self.desk.rulers(prompt), self.desk.unknown(prompt), self.say),
+            self.forked: Trunk.kept(draft.get("fork")),
             self.loaded: True,
         }

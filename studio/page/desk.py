@@ -33,9 +33,11 @@ from studio.jobs.supervisor import Keeper, WorkerError
 from studio.jobs.table import JobTable
 from studio.jobs.worker import FAULTS
 from studio.language.vocabulary import Unknown, unknown_words
+from studio.library.restore import Origin
 from studio.media.pictures import read_picture
 from studio.media.sidecars import Kind
 from studio.media.video import read_mp4
+from studio.page.trunk import Trunk
 from studio.system.files import OutputError, partial
 from studio.system.packs import Installation
 
@@ -212,10 +214,14 @@ class Desk:
     def cast(self, work: Work) -> list[int]:
         """Nine takes to choose among: the work's own seed and eight others.
 
-        First frames with other look seeds; where the work begins with a picture, which no look
-        seed changes, clips with other motion seeds.
+        First frames with other look seeds; where the work begins with a picture or as another
+        clip, which no look seed changes, clips with other motion seeds.
         """
         others = [secrets.randbelow(SEED_LIMIT) for _ in range(CAST - 1)]
+        if trunk := Trunk.below(work):
+            last = work.forks[-1]
+            words, seeds = last.prompt or trunk.prompt, [last.motion_seed, *others]
+            return self.ask([trunk.grown(words, seed) for seed in seeds])
         if work.image is not None:
             seeds = [work.motion_seed, *others]
             return self.ask([replace(work, kind="clip", motion_seed=seed) for seed in seeds])
@@ -226,6 +232,25 @@ class Desk:
         """Nine first frames of a job's prompt: its own and the eight next look seeds."""
         seeds = [(job.work.look_seed + step) % SEED_LIMIT for step in range(CAST)]
         return self.ask([replace(job.work, kind="frame", look_seed=seed) for seed in seeds])
+
+    def work_of(self, origin: Origin, job: Job | None) -> Work:
+        """What a file was made by as work for this desk; job: the one that made it, if known.
+
+        Its image is None where that is not known. Raises RequestError.
+        """
+        image = job.work.image if job else None
+        made_by = {"pack": str(self.pack.path), "backend": self.backend, "kind": origin.kind}
+        return Work.from_dict(origin.request.to_dict() | made_by | {"image": image})
+
+    def require_same(self, work: Work, key: str) -> None:
+        """Raise RequestError unless this desk makes that work as it was made, to the byte."""
+        if content_key(replace(work, backend=self.backend), self.pack) != key:
+            raise RequestError(
+                "This clip was made with another model, device or picture, so its first frames"
+                " cannot be kept; choose a clip made with {pack} on {backend}.",
+                pack=self.pack.name,
+                backend=self.backend,
+            )
 
     def takes(self, job: Job) -> list[int]:
         """The newest first frames that differ from a job in their seeds alone, oldest first."""
@@ -257,13 +282,19 @@ class Desk:
         part = picture[top : top + rows, left : left + columns]
         return self._kept(fit(part, geometry.height, geometry.width))
 
-    def last_frame(self, job: Job) -> Path:
-        """The last frame of a finished clip, to begin the next one with; raises OutputError."""
+    def file_of(self, job: Job) -> Path:
+        """The clip of a job that is done; raises RequestError."""
         if job.result is None or job.work.kind != "clip":
             raise RequestError("This job has no finished clip to extend; choose another.")
-        frames, _ = read_mp4(job.result)
+        return job.result
+
+    def frame_of(self, clip: Path, number: int) -> Path:
+        """A frame of a clip, -1 for the last, to begin the next one with; raises OutputError."""
+        frames, _ = read_mp4(clip)
         geometry = self.pack.geometry
-        return self._kept(fit(frames[-1], geometry.height, geometry.width))
+        return self._kept(
+            fit(frames[min(number, len(frames) - 1)], geometry.height, geometry.width)
+        )
 
     def _kept(self, image: Any) -> Path:
         """A picture as a file that stays, since clips are made again from it."""

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from engine.config import Geometry
 from engine.errors import Message
 from studio.jobs.spec import PENDING, Job, Queue, is_finished
 from studio.language.catalogue import Speaker
@@ -22,7 +23,9 @@ SEND = """element.addEventListener('click', event => {
   const target = event.target.closest('[data-do]');
   if (!target) return;
   event.preventDefault();
-  trigger('click', {verb: target.dataset.do, id: +target.dataset.id});
+  const {frame, in: from, out} = target.closest('.player')?.dataset ?? {};
+  const marks = {frame: +(frame ?? 0), from: +(from ?? 0), to: +(out ?? -1)};
+  trigger('click', {verb: target.dataset.do, id: +target.dataset.id, ...marks});
 });"""
 
 
@@ -90,7 +93,7 @@ def picture(
 ) -> str:
     """A job as far as it is: its clip (or first frame, where `still`), what grows, or a word.
 
-    alone: with the controls of a player.
+    alone: with what it was before the upscaler.
     """
     label = escape(job.work.prompt)
     first = cache / str(job.id) / "first.png"
@@ -100,7 +103,7 @@ def picture(
         if not still:
             return (
                 f'<video src="{address(job.result)}" aria-label="{label}"'
-                f" autoplay loop muted playsinline{' controls' if alone else ''}></video>"
+                " autoplay loop muted playsinline></video>"
             ) + (before(job, cache, stride, say) if alone and job.work.upscale else "")
     if job.state == "running" and job.units and not still:
         return (
@@ -150,7 +153,8 @@ def caption(job: Job, say: Speaker, *, takes: bool = False) -> str:
     """
     chips = {say("seed.look"): str(job.work.look_seed)}
     if job.work.kind == "clip":
-        chips[say("seed.motion")] = str(job.work.motion_seed)
+        seeds = [job.work.motion_seed, *(fork.motion_seed for fork in job.work.forks)]
+        chips[say("seed.motion")] = " → ".join(map(str, seeds))
     if job.seconds is not None and job.state == "done":
         chips[say("caption.seconds")] = f"{job.seconds:.1f} s"
     facts = "".join(
@@ -257,6 +261,17 @@ def chip(path: Path, say: Speaker) -> str:
     )
 
 
+def branch(unit: int, geometry: Geometry, say: Speaker) -> str:
+    """Which frames the next clips keep of another, and the cross that removes it."""
+    label = escape(say("fork.remove"))
+    words = say("fork.chip", last=(unit - 1) * geometry.temporal_stride)
+    return (
+        f'<p class="chip">{escape(words)}'
+        f'<button class="verb" data-do="remove" data-id="0" aria-label="{label}"'
+        f' title="{label}">✕</button></p>'
+    )
+
+
 def crop(path: Path, aspect: float, say: Speaker) -> str:
     """A picture with a frame to drag over it (`neodragonCrop` in page.js)."""
     label = escape(say("picture.crop"))
@@ -303,6 +318,10 @@ KEYS = (
     ("Ctrl+Enter", "verb.animate"),
     ("Ctrl+Shift+Enter", "verb.draw"),
     ("Esc", "stop.all"),
+    ("K", "keys.play"),
+    ("J L", "keys.shuttle"),
+    (", .", "keys.frame"),
+    ("I O", "keys.marks"),
     ("1 – 9", "keys.pick"),
     ("Alt+1 – 5", "keys.tab"),
     ("← →", "keys.step"),

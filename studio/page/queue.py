@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import NeodragonError
-from studio.jobs.spec import PENDING, RUNNING, STATES
+from studio.jobs.spec import PENDING, RUNNING, STATES, is_finished
 from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.create import Create
 from studio.page.desk import CALM, Desk
 from studio.page.events import IN_TURN, QUICK, Update
+from studio.page.player import bar
 
 TICK = 0.4  # seconds between looks at the table
 ENDED = 24  # ended jobs in the filmstrip
@@ -48,7 +49,7 @@ class QueueView:
             (self.stop, table.stop_all),
         ):
             button.click(self._told(verb), None, create.message, **QUICK)
-        touched = [*create.controls, create.used, create.watching, create.picked, create.message]
+        touched = create.every
         for part in (self.strip, self.banner):
             acted = part.click(self._act, None, [*touched, self.edited], **IN_TURN)
             # A job that is edited leaves the queue when its settings are on the page, not before.
@@ -75,8 +76,11 @@ class QueueView:
             alone = jobs[0] if len(jobs) == 1 else None
             strip = html.grouped([*calm, *reversed(ended)])
             is_ended = alone is not None and alone.state not in CALM
+            wall = html.wall(jobs, desk.cache, geometry.temporal_stride, say, picked)
+            if alone is not None and is_finished(alone) and alone.work.kind == "clip":
+                wall += bar(alone.id, geometry, say)
             now = [
-                html.wall(jobs, desk.cache, geometry.temporal_stride, say, picked),
+                wall,
                 html.progress(
                     running if running and running.id in watching else None, seconds, say
                 ),
@@ -126,7 +130,7 @@ class QueueView:
         }
         if event.verb == "edit":
             try:
-                update = create.controls_of(table.job(number))
+                update = create.controls_of(table.job(number).work)
             except NeodragonError as error:
                 return {create.message: html.failure(self.say.error(error))}
             return update | {self.edited: number, create.message: ""}

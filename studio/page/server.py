@@ -48,6 +48,7 @@ GRADIO_LABELS = ("gradio.drop", "gradio.number", "gradio.range", "gradio.reset")
 TAKEN = Message("another program uses it")
 ADMINISTRATORS = Message("only an administrator may use it")
 A_DAY = 86_400.0  # seconds
+SCRIPTS = ("page.js", "player.js")
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -184,7 +185,7 @@ def launch(
             blocks.mcp_server_obj._local_url = address
         guard = Guard(
             *(app, number, known, token, Speaker(language)),
-            *(_script("page.js"), _script("outlive.js"), desk.quit.set),
+            *(_script(*SCRIPTS), _script("outlive.js"), desk.quit.set),
         )
         blocks.server = Server(guard, listening)  # type: ignore[assignment]
     except NeodragonError:
@@ -230,7 +231,7 @@ def _gradio(
         css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
         css_paths=ASSETS / "page.css",
         head=f'<meta name="colours" content="{colours}"><meta name="labels" content="{labels}">'
-        f"<script>{_script('page.js')}</script>",
+        f"<script>{_script(*SCRIPTS)}</script>",
         favicon_path=str(ASSETS / "icon.svg"),
         footer_links=[],
         i18n=gr.I18n(
@@ -246,8 +247,8 @@ def _gradio(
     return blocks, Intake(inner, functions, temporary, Speaker(language))
 
 
-def _script(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def _script(*names: str) -> str:
+    return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
 
 
 def bound(port: int | None, last: int | None = None) -> socket.socket:

@@ -1,0 +1,89 @@
+// The bar under a clip: K plays or pauses, J and L go back and on (again: faster), comma and full stop step by a frame,
+// I and O mark in and out, between which it plays. The bar's data-frame, data-in and data-out tell the verbs.
+const clipOf = (bar) => bar.parentElement.querySelector(".stage > video");
+const barOf = () => [...document.querySelectorAll(".player")].find((bar) => bar.offsetParent && clipOf(bar));
+const frameOf = (bar) => Math.min(bar.dataset.frames - 1, Math.floor(clipOf(bar).currentTime * bar.dataset.fps + 0.01));
+const seek = (bar, frame) => {
+  const at = Math.min(bar.dataset.frames - 1, Math.max(0, frame));
+  clipOf(bar).pause();
+  bar.dataset.frame = at;
+  clipOf(bar).currentTime = (at + 0.5) / bar.dataset.fps;
+};
+const shuttle = (bar, by) => {  // J and L: 1, 2, 4 times as fast, K stops
+  const now = +(bar.dataset.speed ?? 0);
+  const speed = by * now > 0 ? Math.max(-4, Math.min(4, now * 2)) : by;
+  const video = clipOf(bar);
+  bar.dataset.speed = speed;
+  if (speed < 0) return video.pause();
+  video.playbackRate = speed;
+  video.play();
+};
+const toggle = (bar) => {
+  const video = clipOf(bar);
+  const playing = !video.paused || bar.dataset.speed < 0;
+  delete bar.dataset.speed;
+  video.playbackRate = 1;
+  if (playing) video.pause(); else video.play();
+};
+const edge = (bar, side) => {
+  const frame = frameOf(bar);
+  if (+bar.dataset[side] === frame && side in bar.dataset) delete bar.dataset[side];
+  else bar.dataset[side] = frame;
+  const other = side === "in" ? "out" : "in";
+  if (+bar.dataset.in >= +bar.dataset.out) delete bar.dataset[other];
+};
+const plays = {
+  back: (bar) => seek(bar, frameOf(bar) - 1), on: (bar) => seek(bar, frameOf(bar) + 1), toggle,
+  in: (bar) => edge(bar, "in"), out: (bar) => edge(bar, "out"),
+};
+const playKeys = {
+  ",": plays.back, ".": plays.on, k: toggle, j: (bar) => shuttle(bar, -1), l: (bar) => shuttle(bar, 1), i: plays.in, o: plays.out,
+};
+document.addEventListener("click", ({target}) => {
+  const button = target.closest?.("[data-play]");
+  if (button) plays[button.dataset.play](button.closest(".player"));
+});
+document.addEventListener("input", ({target}) => {
+  if (target.matches?.(".player input")) seek(target.closest(".player"), +target.value);
+});
+document.addEventListener("keydown", (event) => {
+  const act = playKeys[event.key.toLowerCase()];
+  const bar = act && !event.altKey && !event.ctrlKey && !event.metaKey && !wanted(event) && barOf();
+  if (!bar) return;
+  event.preventDefault();
+  act(bar);
+});
+let lookedAt = 0;
+const watchPlayer = (now) => {
+  requestAnimationFrame(watchPlayer);
+  const bar = barOf();
+  if (!bar) return;
+  const video = clipOf(bar);
+  const {dataset} = bar;
+  let frame = frameOf(bar);
+  if (dataset.speed < 0 && now - lookedAt >= 1000 / dataset.fps / -dataset.speed) {
+    const {speed} = dataset;
+    const low = +(dataset.in ?? 0);
+    seek(bar, frame > low ? frame - 1 : +(dataset.out ?? dataset.frames - 1));
+    dataset.speed = speed;
+    lookedAt = now;
+  }
+  if (!video.paused && (frame > (dataset.out ?? Infinity) || frame < (dataset.in ?? 0))) {
+    video.currentTime = (+(dataset.in ?? 0) + 0.5) / dataset.fps;
+  }
+  frame = frameOf(bar);
+  const slider = bar.querySelector("input");
+  if (+slider.value !== frame) slider.value = frame;
+  dataset.frame = frame;
+  const shown = `${frame} / ${dataset.frames - 1}`;
+  const output = bar.querySelector("output");
+  if (output.textContent !== shown) output.textContent = shown;
+  const share = (at) => `${100 * at / (dataset.frames - 1)}%`;
+  bar.style.setProperty("--in", share(dataset.in ?? 0));
+  bar.style.setProperty("--out", share(dataset.out ?? dataset.frames - 1));
+  for (const side of ["in", "out"]) bar.querySelector(`[data-play=${side}]`).setAttribute("aria-pressed", side in dataset);
+  const sign = video.paused && !(dataset.speed < 0) ? "▶" : "❚❚";
+  const play = bar.querySelector("[data-play=toggle]");
+  if (play.textContent !== sign) play.textContent = sign;
+};
+requestAnimationFrame(watchPlayer);
