@@ -23,6 +23,7 @@ import pytest
 
 from studio.batch.contact_sheet import contact_sheet
 from studio.cli.main import main
+from studio.export.cuts import Cut
 from studio.export.formats import export, target_of
 from studio.library.store import BIN, Library, LibraryError
 from studio.media import sidecars
@@ -66,7 +67,7 @@ def test_a_name_of_255_bytes_is_taken_and_a_longer_one_refused(tmp_path: Path, l
         assert read_metadata(clip)["number"] == number
     assert len(names(tmp_path)) == 6
     for format in ("gif", "png"):
-        target = target_of(path, tmp_path, format, loops=2, ping_pong=True)
+        target = target_of(path, tmp_path, format, Cut(loops=2, ping_pong=True))
         assert len(os.fsencode(target.name)) <= 255
     with pytest.raises(
         OutputError, match=r"takes 256 bytes, and a file name has at most 255; .*\.$"
@@ -371,7 +372,7 @@ def test_a_full_disk_is_called_that_by_everything_that_writes(full: Path, tmp_pa
     for format in ("mp4", "gif", "webp", "webm", "mov", "png"):
         target = full / ("pictures" if format == "png" else f"a.{format}")
         calls += [partial(export, clip, target, format)]
-    calls += [lambda: export(clip, full / "twice.mp4", "mp4", loops=2)]
+    calls += [lambda: export(clip, full / "twice.mp4", "mp4", Cut(loops=2))]
     for call in calls:
         with pytest.raises(OutputError, match="No space left on device") as error:
             call()

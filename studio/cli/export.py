@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ FORMATS: dict[str, Format] = {
     **{"mp4": "mp4", "gif": "gif", "webp": "webp", "webm": "webm", "png": "png"},
     "prores": "mov",
 }
+ASPECTS = ("9:16", "4:5", "1:1", "16:9")
+PRESETS = ("story", "portrait", "square", "loop", "smooth", "slow")
+CUTS = ("start", "end", "crop", "across", "down", "rate", "slow", "fade", "ping_pong", "loops")
+FLAGS = {"rate": "48", "fade": "seamless", "loops": "loop"}
+FADE = 12  # frames
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +31,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, help="png is a folder of pictures; mp4 when absent"
     )
-    parser.add_argument("--loop", type=counted, metavar="N", help="so many times over")
+    parser.add_argument("--preset", choices=PRESETS, help="a usual cut, to which others add")
+    parser.add_argument("--start", type=int, metavar="N", help="first frame, counted from 0")
+    parser.add_argument("--end", type=int, metavar="N", help="last frame")
+    parser.add_argument("--crop", choices=ASPECTS, help="a part of the frame")
+    parser.add_argument("--across", type=float, metavar="X", help="it lies there: 0 left, 1 right")
+    parser.add_argument("--down", type=float, metavar="Y", help="0 top, 1 bottom")
+    parser.add_argument(
+        "--48", action="store_const", const=2, dest="rate", help="twice as many frames"
+    )
+    parser.add_argument("--slow", action="store_true", default=None, help="half as fast")
+    parser.add_argument(
+        "--seamless",
+        action="store_const",
+        const=FADE,
+        dest="fade",
+        help="the end fades into the beginning, for a loop",
+    )
+    parser.add_argument(
+        "--loop", type=counted, metavar="N", dest="loops", help="so many times over"
+    )
     parser.add_argument("--ping-pong", action="store_true", default=None, help="there and back")
+    parser.add_argument("--still", type=int, metavar="N", help="one frame, as PNG, and no clip")
     parser.add_argument(
         "--join", action="store_true", help="into one MP4, with the number of each shot"
     )
@@ -52,10 +78,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from studio.export.formats import ExportError
+    from studio.export.cuts import ExportError
 
-    for name in ("format", "loop", "ping_pong") if arguments.join else ("fcpxml", "no_numbers"):
+    alone = ("format", "preset", "still", *CUTS)
+    for name in alone if arguments.join else ("fcpxml", "no_numbers"):
         if getattr(arguments, name) is not None:
+            name = FLAGS.get(name, name)
             flag = f"--{name.replace('_', '-')}"
             raise ExportError(
                 "{flag} works only without --join; leave one of them out."
@@ -80,19 +108,23 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _exporter(arguments: argparse.Namespace) -> Callable[[Path], dict[str, object]]:
     """What exports one clip as the arguments say."""
-    from studio.export.formats import export, target_of
+    from studio.export.cuts import PRESETS, Cut
+    from studio.export.formats import export, still, target_of
 
-    format = FORMATS[arguments.format or "mp4"]
-    loops, ping_pong = arguments.loop or 1, bool(arguments.ping_pong)
+    usual, cut = PRESETS[arguments.preset] if arguments.preset else ("mp4", Cut())
+    format = FORMATS[arguments.format or usual]
+    given = {name: getattr(arguments, name) for name in CUTS}
+    cut = replace(cut, **{name: value for name, value in given.items() if value is not None})
     output = arguments.output
     folder = output is not None and output.is_dir() and format != "png"  # else it is that folder
     several = len(arguments.clip) > 1 or output is None or folder
 
     def one(clip: Path) -> dict[str, object]:
-        target = output
-        if several:
-            target = target_of(clip, output or _folder(), format, loops=loops, ping_pong=ping_pong)
-        written = export(clip, target, format, loops=loops, ping_pong=ping_pong)
+        if arguments.still is not None:
+            written = still(clip, output or _folder(), arguments.still)
+            return {"file": str(clip.absolute()), "export": str(written)}
+        target = target_of(clip, output or _folder(), format, cut) if several else output
+        written = export(clip, target, format, cut)
         return {"file": str(clip.absolute()), "export": str(written)}
 
     return one

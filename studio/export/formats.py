@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import NeodragonError
+from studio.export.cuts import Cut, ExportError, cut_frames
 from studio.media import sidecars
 from studio.media.pictures import marked, write_png
 from studio.media.provenance import SOURCE, mark
@@ -31,7 +30,7 @@ Bytes = NDArray[np.uint8]
 Format = Literal["mp4", "gif", "webp", "webm", "mov", "png"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-LOOPS = 100
+WHOLE = Cut()
 PALETTE = "split[one][two];[one]palettegen[colours];[two][colours]paletteuse=dither=sierra2_4a"
 ENCODERS = {  # GIF and WebP are played for ever
     "gif": ["-vf", PALETTE, "-loop", "0"],
@@ -47,10 +46,6 @@ ENCODERS = {  # GIF and WebP are played for ever
     ],
 }
 OWN = ("marks", "file", "created", "seconds", "key")  # what a sidecar says of its own clip only
-
-
-class ExportError(NeodragonError):
-    """A clip cannot be exported as asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,21 +70,15 @@ def read_shot(clip: Path) -> Shot:
     return Shot(clip, frames, fps, {k: v for k, v in recorded.items() if k not in OWN})
 
 
-def target_of(
-    clip: Path, folder: Path, format: Format, *, loops: int = 1, ping_pong: bool = False
-) -> Path:
+def target_of(clip: Path, folder: Path, format: Format, cut: Cut = WHOLE) -> Path:
     """What an export is called in `folder`, unless one says otherwise."""
-    tail = ("_ping-pong" if ping_pong else "") + (f"_x{loops}" if loops > 1 else "")
-    return fitted(folder / clip.stem, tail + ("" if format == "png" else f".{format}"))
+    return fitted(folder / clip.stem, cut.tail + ("" if format == "png" else f".{format}"))
 
 
-def export(
-    clip: Path, target: Path, format: Format, *, loops: int = 1, ping_pong: bool = False
-) -> Path:
+def export(clip: Path, target: Path, format: Format, cut: Cut = WHOLE) -> Path:
     """Write a clip in another format and return where: `target` or, where taken, `target-2`..
 
-    format: `png` is a folder of pictures, `mov` ProRes, `mp4` as it is a copy to the byte. loops:
-    how often the clip is in it; ping_pong: there and back, the turning points once.
+    format: `png` is a folder of pictures, `mov` ProRes, `mp4` as it is a copy to the byte.
     Raises ExportError, OutputError.
     """
     if format not in FORMATS:
@@ -98,26 +87,20 @@ def export(
             names=", ".join(FORMATS),
             format=format,
         )
-    if not isinstance(loops, int) or not 1 <= loops <= LOOPS:
-        raise ExportError(
-            "A clip can be repeated 1 to {most} times, not {loops!r}; choose a number.",
-            most=LOOPS,
-            loops=loops,
-        )
     target = prepare(target, target.suffix.lower() if format == "png" else f".{format}")
     shot = read_shot(clip)
-    numbers = order(len(shot.frames), loops, ping_pong)
-    frames = (shot.frames[number] for number in numbers)
-    if format == "mp4" and len(numbers) > len(shot.frames):
-        how = {"of": clip.name, "loops": loops, "ping_pong": ping_pong}
-        return stream_mp4(target, frames, shot.size, shot.fps, shot.recorded | {"export": how})
+    frames, fps = cut_frames(shot.frames, shot.fps, cut)
+    if format == "mp4" and cut != WHOLE:
+        how = {"of": clip.name} | cut.to_dict()
+        size = frames.shape[1:3]
+        return stream_mp4(target, frames, size, fps, shot.recorded | {"export": how})
     with writing(target) as part:
         if format == "mp4":
             shutil.copyfile(clip, part)
         elif format == "png":
             _pictures(part, frames)
         else:
-            _encode(part, format, frames, shot)
+            _encode(part, format, frames, fps)
             mark(part, format)
         return publish(part, target, overwrite=False)
 
@@ -140,24 +123,18 @@ def still(clip: Path, folder: Path, frame: int) -> Path:
     return write_png(target, shot.frames[frame], shot.recorded | {"export": how})
 
 
-def order(frames: int, loops: int, ping_pong: bool) -> list[int]:
-    """The numbers of a clip's frames as they are shown."""
-    once = list(range(frames))
-    return (once + once[-2:0:-1] if ping_pong else once) * loops
-
-
-def _pictures(part: Path, frames: Iterator[Bytes]) -> None:
+def _pictures(part: Path, frames: Bytes) -> None:
     """A folder of PNG, `0001.png` and on."""
     part.mkdir()
     for number, frame in enumerate(frames, 1):
         Image.fromarray(frame).save(part / f"{number:04}.png", pnginfo=marked())
 
 
-def _encode(part: Path, format: Format, frames: Iterator[Bytes], shot: Shot) -> None:
+def _encode(part: Path, format: Format, frames: Bytes, fps: int) -> None:
     """Let ffmpeg write the frames; raises OSError with its words."""
-    height, width = shot.size
+    height, width = frames.shape[1:3]
     command = [ffmpeg(), "-hide_banner", "-v", "error", "-y", "-f", "rawvideo"]
-    command += ["-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(shot.fps), "-i", "-"]
+    command += ["-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     command += [*ENCODERS[format], "-f", format, str(part)]
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as process:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from studio import __version__
-from studio.export.formats import ExportError, Shot, read_shot
+from studio.export.cuts import ExportError
+from studio.export.formats import Shot, read_shot
 from studio.media import sidecars
 from studio.media.video import stream_mp4
 from studio.system.files import prepare, publish, writing
