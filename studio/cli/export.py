@@ -62,6 +62,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="with --join: a timeline for editors too",
     )
+    parser.add_argument("--edl", action="store_true", default=None, help="with --join: an EDL too")
+    parser.add_argument("--sound", type=Path, metavar="FILE", help="with --join: a WAV or MP3")
     parser.add_argument(
         "--no-numbers", action="store_true", default=None, help="with --join: without those"
     )
@@ -81,7 +83,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from studio.export.cuts import ExportError
 
     alone = ("format", "preset", "still", *CUTS)
-    for name in alone if arguments.join else ("fcpxml", "no_numbers"):
+    for name in alone if arguments.join else ("fcpxml", "edl", "sound", "no_numbers"):
         if getattr(arguments, name) is not None:
             name = FLAGS.get(name, name)
             flag = f"--{name.replace('_', '-')}"
@@ -100,7 +102,7 @@ def _export(arguments: argparse.Namespace) -> int:
         print_json(results)
         return code
     for result in results:
-        for name in ("export", "timeline"):
+        for name in ("export", "timeline", "edl"):
             if name in result:
                 print(shown(Path(str(result[name]))))
     return code
@@ -132,20 +134,23 @@ def _exporter(arguments: argparse.Namespace) -> Callable[[Path], dict[str, objec
 
 def _joined(arguments: argparse.Namespace) -> dict[str, object]:
     """The clips in a row, and the timeline of them where it is asked for."""
-    from studio.export.timeline import animatic, timeline
+    from studio.export.timeline import Take, edl, film, timeline
     from studio.system.files import fitted
 
     target = arguments.output or _folder()
     if arguments.output is None or target.is_dir():
         target = fitted(target / arguments.clip[0].stem, "_joined.mp4")
-    written = animatic(arguments.clip, target, numbers=not arguments.no_numbers)
+    takes = [Take(clip) for clip in arguments.clip]
+    written = film(takes, target, numbers=not arguments.no_numbers, sound=arguments.sound)
     result: dict[str, object] = {
         "files": [str(clip.absolute()) for clip in arguments.clip],
         "export": str(written),
     }
     if arguments.fcpxml:
         target = fitted(written.with_suffix(""), ".fcpxml")
-        result["timeline"] = str(timeline(arguments.clip, target))
+        result["timeline"] = str(timeline(takes, target))
+    if arguments.edl:
+        result["edl"] = str(edl(takes, fitted(written.with_suffix(""), ".edl")))
     return result
 
 

@@ -1,13 +1,16 @@
-"""Several clips in a row: joined into an MP4 with shot numbers, and as a timeline for editors.
+"""Several clips in a row: one film with titles and sound, and timelines for editors.
 
-The timeline is FCPXML 1.10, which Final Cut Pro, DaVinci Resolve and others read: it names the
-original files and counts in whole frames.
+A timeline is FCPXML 1.10, which Final Cut Pro, DaVinci Resolve and others read, or a CMX 3600 EDL,
+which everything reads: both name the original files and count in whole frames.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree as xml
@@ -17,39 +20,105 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from studio import __version__
-from studio.export.cuts import ExportError
+from studio.export.cuts import Cut, ExportError, cut_frames
 from studio.export.formats import Shot, read_shot
 from studio.media import sidecars
-from studio.media.video import stream_mp4
+from studio.media.provenance import mark
+from studio.media.video import ffmpeg, read_mp4, stream_mp4
 from studio.system.files import prepare, publish, writing
 
 Bytes = NDArray[np.uint8]
 
 NUMBER_HEIGHT = 1 / 14  # of the frame
+FADE = 0.5  # seconds in which the sound comes and goes
+SOUNDS = (".wav", ".mp3")
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def animatic(clips: Sequence[Path], target: Path, *, numbers: bool = True) -> Path:
-    """Join clips into one MP4, each with the number of its shot in the corner; where it is.
+@dataclass(frozen=True)
+class Take:
+    """A clip in a film: of its frames those from `start` to `end`, None for its own; its title."""
 
-    It has the size of the first clip, into which the others are fitted. Raises ExportError,
-    OutputError.
+    clip: Path
+    start: int | None = None
+    end: int | None = None
+    title: str = ""
+
+
+def film(
+    takes: Sequence[Take], target: Path, *, numbers: bool = False, sound: Path | None = None
+) -> Path:
+    """Join takes into one MP4 and return where it is.
+
+    It has the size of the first clip, into which the others are fitted. numbers: each shot's in the
+    corner; sound: a WAV or MP3, cut or filled with silence to the length of the film, fading in and
+    out. Raises ExportError, OutputError.
     """
     target = prepare(target, ".mp4")
-    read = _shots(clips)
+    read = _shots(takes)
     first = next(read)
-    shots = [{"file": clip.name} for clip in clips]
+    shots = [{"file": take.clip.name} for take in takes]
     metadata = {
         "software": f"{sidecars.SOFTWARE}{__version__}",
         "kind": "clip",
         "export": {"shots": shots},
     }
-    frames = _joined(chain([first], read), first.size, numbers)
-    return stream_mp4(target, frames, first.size, first.fps, metadata)
+    frames = _joined(chain([first], read), [take.title for take in takes], first.size, numbers)
+    if sound is None:
+        return stream_mp4(target, frames, first.size, first.fps, metadata)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".film-") as folder:
+        silent = stream_mp4(Path(folder, "film.mp4"), frames, first.size, first.fps, metadata)
+        with writing(target) as part:
+            _add_sound(silent, sound, part)
+            mark(part, "mp4")
+            return publish(part, target, overwrite=False)
 
 
-def timeline(clips: Sequence[Path], target: Path) -> Path:
-    """Write a timeline of clips (`*.fcpxml`), which stay where they are; where it is.
+def _add_sound(silent: Path, sound: Path, part: Path) -> None:
+    """Copy a film with that sound; raises ExportError where ffmpeg does not take it."""
+    frames, fps = read_mp4(silent)
+    seconds = len(frames) / fps
+    fade = min(FADE, seconds / 2)
+    heard = f"apad,atrim=0:{seconds},afade=t=in:d={fade},afade=t=out:st={seconds - fade}:d={fade}"
+    command = [ffmpeg(), "-nostdin", "-hide_banner", "-v", "error", "-y", "-i", str(silent)]
+    command += ["-i", str(sound), "-map", "0:v", "-map", "1:a:0", "-map_metadata", "0"]
+    command += ["-c:v", "copy", "-c:a", "aac", "-b:a", "192k", "-af", heard]
+    command += ["-movflags", "+faststart", "-f", "mp4", str(part)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        raise ExportError(
+            "{name} cannot be read as sound; choose a WAV or MP3 file.", name=sound.name
+        )
+
+
+def edl(takes: Sequence[Take], target: Path) -> Path:
+    """Write an edit decision list (`*.edl`) of takes; where it is. Raises as `timeline`."""
+    target = prepare(target, ".edl")
+    lines, at = [f"TITLE: {_ascii(target.stem)}", "FCM: NON-DROP FRAME"], 0
+    for number, (take, shot) in enumerate(zip(takes, _shots(takes), strict=True), 1):
+        start, count, rate = take.start or 0, len(shot.frames), shot.fps
+        times = [_timecode(frame, rate) for frame in (start, start + count, at, at + count)]
+        lines.append(f"{number:03}  AX       V     C        {' '.join(times)}")
+        lines.append(f"* FROM CLIP NAME: {_ascii(shot.path.name)}")
+        if take.title:
+            lines.append(f"* COMMENT: {_ascii(take.title)}")
+        at += count
+    with writing(target) as part:
+        part.write_text("\n".join([*lines, ""]), encoding="ascii", newline="\r\n")
+        return publish(part, target, overwrite=False)
+
+
+def _timecode(frame: int, rate: int) -> str:
+    seconds, frames = divmod(frame, rate)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}:{frames:02}"
+
+
+def _ascii(text: str) -> str:
+    return " ".join(text.encode("ascii", "replace").decode().split())
+
+
+def timeline(takes: Sequence[Take], target: Path) -> Path:
+    """Write a timeline of takes (`*.fcpxml`), whose clips stay where they are; where it is.
 
     Raises ExportError, OutputError.
     """
@@ -63,9 +132,10 @@ def timeline(clips: Sequence[Path], target: Path) -> Path:
     formats: dict[tuple[int, int], str] = {}
     assets: dict[Path, str] = {}
     at = 0
-    for number, shot in enumerate(_shots(clips), 1):
+    for number, (take, shot) in enumerate(zip(takes, _shots(takes), strict=True), 1):
         path, count, rate = shot.path.absolute(), len(shot.frames), shot.fps
         duration = f"{count}/{rate}s"
+        start = f"{take.start}/{rate}s" if take.start else "0s"
         if shot.size not in formats:
             formats[shot.size] = f"f{len(formats) + 1}"
             height, width = shot.size
@@ -80,13 +150,13 @@ def timeline(clips: Sequence[Path], target: Path) -> Path:
         format = formats[shot.size]
         if path not in assets:
             assets[path] = f"a{len(assets) + 1}"
-            _add_asset(resources, path, assets[path], duration, format)
+            _add_asset(resources, path, assets[path], f"{shot.length}/{rate}s", format)
         clip = xml.SubElement(
             *(spine, "asset-clip"),
             ref=assets[path],
-            name=f"{number:02} {_plain(path.stem)}",
+            name=f"{number:02} {_plain(take.title or path.stem)}",
             offset=f"{at}/{rate}s",
-            start="0s",
+            start=start,
             duration=duration,
             format=format,
             tcFormat="NDF",
@@ -118,13 +188,13 @@ def _add_asset(resources: xml.Element, path: Path, number: str, duration: str, f
     xml.SubElement(asset, "media-rep", kind="original-media", src=path.as_uri())
 
 
-def _shots(clips: Sequence[Path]) -> Iterator[Shot]:
-    """The clips one by one, all of one frame rate; raises ExportError, OutputError."""
-    if not clips:
+def _shots(takes: Sequence[Take]) -> Iterator[_Part]:
+    """The takes' clips one by one, all of one frame rate; raises ExportError, OutputError."""
+    if not takes:
         raise ExportError("There are no clips to join; choose some.")
     fps = None
-    for clip in clips:
-        shot = read_shot(clip)
+    for take in takes:
+        clip, shot = take.clip, read_shot(take.clip)
         fps = fps or shot.fps
         if shot.fps != fps:
             raise ExportError(
@@ -133,14 +203,25 @@ def _shots(clips: Sequence[Path]) -> Iterator[Shot]:
                 fps=fps,
                 got=shot.fps,
             )
-        yield shot
+        frames, _ = cut_frames(shot.frames, shot.fps, Cut(start=take.start, end=take.end))
+        yield _Part(shot.path, frames, shot.fps, shot.recorded, len(shot.frames))
 
 
-def _joined(shots: Iterable[Shot], size: tuple[int, int], numbers: bool) -> Iterator[Bytes]:
+@dataclass(frozen=True, eq=False)
+class _Part(Shot):
+    """What a film shows of a clip that has `length` frames."""
+
+    length: int
+
+
+def _joined(
+    shots: Iterable[Shot], titles: Sequence[str], size: tuple[int, int], numbers: bool
+) -> Iterator[Bytes]:
     """The frames of all shots, uint8 [H, W, 3] of this size."""
     height, width = size
-    for number, shot in enumerate(shots, 1):
+    for number, (shot, title) in enumerate(zip(shots, titles, strict=True), 1):
         plate = _plate(f"{number:02}", height)
+        words = _plate(title, height) if title.strip() else None
         for frame in shot.frames:
             picture = Image.fromarray(frame)
             if shot.size != size:
@@ -148,6 +229,9 @@ def _joined(shots: Iterable[Shot], size: tuple[int, int], numbers: bool) -> Iter
             if numbers:
                 corner = (height // 32, height - height // 32 - plate.height)
                 picture.paste(plate, corner, plate)
+            if words is not None:
+                place = ((width - words.width) // 2, height - height // 12 - words.height)
+                picture.paste(words, place, words)
             yield np.asarray(picture)
 
 
