@@ -23,17 +23,28 @@ from studio.system.sqlite import Database
 Verdict = Literal["", "keep", "reject"]
 
 DAY = timedelta(days=1)
-VERSION = 1
+VERSION = 2
 TABLES = ("library", "library_version")
 SCHEMA = """
 CREATE TABLE library (
     path TEXT PRIMARY KEY, stamp TEXT NOT NULL, kind TEXT NOT NULL, words TEXT NOT NULL,
     prompt TEXT NOT NULL, look_seed INTEGER, motion_seed INTEGER, created REAL NOT NULL,
-    verdict TEXT NOT NULL, stars INTEGER NOT NULL, note TEXT NOT NULL, recorded TEXT NOT NULL
+    verdict TEXT NOT NULL, stars INTEGER NOT NULL, note TEXT NOT NULL, recorded TEXT NOT NULL,
+    root TEXT NOT NULL, collection TEXT NOT NULL
 );
 CREATE INDEX library_by_time ON library (created);
+CREATE INDEX library_by_root ON library (root);
 CREATE TABLE library_version (version INTEGER NOT NULL);
 """
+
+
+Sort = Literal["newest", "oldest", "stars", "prompt"]
+ORDERS: Mapping[Sort, str] = {
+    "newest": "created DESC, path DESC",
+    "oldest": "created, path",
+    "stars": "stars DESC, created DESC, path DESC",
+    "prompt": "prompt COLLATE NOCASE, created DESC, path DESC",
+}
 
 
 class LibraryError(NeodragonError):
@@ -45,7 +56,8 @@ class Item:
     """A clip or a first frame.
 
     folder: the library's, absolute; name: its path in there; created: seconds since 1970; verdict:
-    `reject` where it lies in the bin; stars: 0 to 5; content: its sidecar, as JSON.
+    `reject` where it lies in the bin; stars: 0 to 5; content: its sidecar, as JSON; root: the same
+    for a clip and all its forks; collection: the user's name for what belongs together, or "".
     """
 
     folder: Path
@@ -59,6 +71,8 @@ class Item:
     stars: int
     note: str
     content: str
+    root: str
+    collection: str
 
     @cached_property
     def path(self) -> Path:
@@ -109,14 +123,18 @@ class LibraryIndex(Database):
         stars: int = 0,
         kind: Kind | None = None,
         verdict: Verdict | None = None,
+        root: str | None = None,
+        collection: str | None = None,
+        sort: Sort = "newest",
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Item]:
-        """Items, the newest first.
+        """Items, the newest first unless `sort` says otherwise.
 
         words: all of them in its prompt, note or file name; seed: its look or its motion seed;
         since, until: days, both included; stars: at least so many; verdict: None for all that are
-        not in the bin; limit: at most so many, after the first `offset`.
+        not in the bin; root: of a clip and its forks; limit: at most so many, after the first
+        `offset`.
         """
         tests: list[tuple[str, list[object]]] = [
             ("instr(words, ?) > 0", [word])
@@ -133,13 +151,31 @@ class LibraryIndex(Database):
             tests.append(("created < ?", [_midnight(min(until, date.max - DAY) + DAY)]))
         if kind is not None:
             tests.append(("kind = ?", [kind]))
+        for name, value in (("root", root), ("collection", collection)):
+            if value is not None:
+                tests.append((f"{name} = ?", [value]))
         rows = self._rows(
             f"SELECT * FROM library WHERE {' AND '.join(test for test, _ in tests)}"
-            " ORDER BY created DESC, path DESC LIMIT ? OFFSET ?",
+            f" ORDER BY {ORDERS[sort]} LIMIT ? OFFSET ?",
             *(value for _, values in tests for value in values),
             *(-1 if limit is None else limit, offset),
         )
         return [self._item(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many items there are outside of the bin, by kind, and how many are kept."""
+        (row,) = self._rows(
+            "SELECT count(*) AS all_, sum(kind = 'clip') AS clip, sum(kind = 'frame') AS frame,"
+            " sum(verdict = 'keep') AS kept FROM library WHERE verdict <> 'reject'"
+        )
+        return {name.rstrip("_"): row[name] or 0 for name in row.keys()}
+
+    def collections(self) -> list[str]:
+        """The user's names for what belongs together."""
+        rows = self._rows(
+            "SELECT DISTINCT collection FROM library WHERE collection <> '' ORDER BY 1"
+        )
+        return [row["collection"] for row in rows]
 
     def _put(self, row: Mapping[str, Any]) -> None:
         names = ", ".join(row)
@@ -165,6 +201,8 @@ class LibraryIndex(Database):
             stars=row["stars"],
             note=row["note"],
             content=row["recorded"],
+            root=row["root"],
+            collection=row["collection"],
         )
 
     def _refused(self, error: OSError) -> NeodragonError:

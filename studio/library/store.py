@@ -8,6 +8,7 @@ outside the folder, and no file that is not ours, is touched.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.config import SEED_LIMIT
+from engine.config import SEED_LIMIT, Request
+from engine.errors import NeodragonError
 from studio.library.index import Item, LibraryError, LibraryIndex, Verdict
 from studio.media import sidecars
 from studio.system.files import OutputError, publish
@@ -84,6 +86,7 @@ class Library(LibraryIndex):
         stars: int | None = None,
         keep: bool | None = None,
         note: str | None = None,
+        collection: str | None = None,
     ) -> Item:
         """Change the user's marks, those that are None staying as they are; the item then."""
         if stars is not None and (not isinstance(stars, int) or not 0 <= stars <= STARS):
@@ -92,7 +95,7 @@ class Library(LibraryIndex):
                 most=STARS,
                 stars=stars,
             )
-        changes = {"stars": stars, "keep": keep, "note": note}
+        changes = {"stars": stars, "keep": keep, "note": note, "collection": collection}
         with self._transaction():  # so that no other process marks it in between
             path = self.item(path).path
             content = sidecars.read(path)
@@ -237,6 +240,8 @@ class Library(LibraryIndex):
             "stars": _whole(marks.get("stars"), STARS + 1) or 0,
             "note": note,
             "recorded": json.dumps(content),
+            "root": _root(content),
+            "collection": _text(marks.get("collection")).strip(),
         }
 
     def _name(self, path: Path) -> str:
@@ -266,6 +271,17 @@ def _stamp(name: str, files: Files) -> str:
 def _marks(content: Mapping[str, Any]) -> dict[str, Any]:
     marks = content.get("marks")
     return marks if isinstance(marks, dict) else {}
+
+
+def _root(content: Mapping[str, Any]) -> str:
+    """What a clip shares with all its forks, and no other; "" where it does not say."""
+    try:
+        asked = Request.from_dict(content).to_dict()
+    except NeodragonError:
+        return ""
+    made_by = [content.get(name) for name in ("pack", "backend", "kind")]
+    text = json.dumps([made_by, asked | {"forks": None}], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _created(content: Mapping[str, Any], stat: os.stat_result) -> datetime:
