@@ -1,38 +1,57 @@
 """The tab *Library*: everything ever made, found by a word, culled by keyboard, compared in step.
 
 Nothing is deleted: what is rejected goes to the bin and comes back from there. The marks are in the
-sidecars; the tab holds only what it shows.
+sidecars; the tab holds only what it shows. What is marked or taken along is what is chosen, else
+the item that is open.
 """
 
 from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
 from engine.errors import NeodragonError
-from studio.export import formats as exports
-from studio.language.catalogue import Speaker
-from studio.library.store import EXPORTS, Item, Library
-from studio.library.verify import verify
-from studio.page import html
+from studio.library.family import tree
+from studio.library.index import Sort
+from studio.library.store import Item, Library
+from studio.page import film, html, shelf
+from studio.page.batch import BatchView
+from studio.page.create import Create
 from studio.page.desk import Desk
-from studio.page.events import IN_TURN, QUICK
+from studio.page.events import IN_TURN, QUICK, Update
+from studio.page.taking import Taking
+from studio.system.reveal import reveal
 
 PAGE = 60  # items sent at a time
-MOST = 9  # compared at once
+ONES = ("open", "choose", "range", "all", "alone", "next", "previous")  # what they do to the view
 
 
 class LibraryView:
     """Lays the tab out. `shown` are the paths it lists, `state` which is open, chosen, undone."""
 
-    def __init__(self, desk: Desk, say: Speaker) -> None:
-        self.desk, self.say = desk, say
+    def __init__(self, desk: Desk, create: Create, batch: BatchView, tabs: Any) -> None:
+        self.desk, self.say = desk, create.say
+        self.create, self.batch, self.tabs = create, batch, tabs
         self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
         self.state = gr.State({"at": 0, "chosen": [], "undo": []})
+        self._search_row()
+        self.message = gr.HTML(elem_id="library-message")
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=3, min_width=320):
+                self.viewer = gr.HTML(js_on_load=html.SEND, elem_id="viewer")
+                self.taking = Taking(desk, self.say)
+            with gr.Column(scale=2, min_width=220, elem_id="found"):
+                self.counts = gr.HTML(js_on_load=html.SEND, elem_id="counts")
+                self.grid = gr.HTML(js_on_load=html.SEND, elem_id="grid")
+                self.more = gr.Button(self.say("library.more"), size="sm", elem_id="library-more")
+        self._wire()
+
+    def _search_row(self) -> None:
+        say = self.say
         with gr.Row(elem_id="search"):
             self.words = gr.Textbox(
                 label=say("library.search"),
@@ -49,188 +68,147 @@ class LibraryView:
                 container=False,
                 elem_id="kind",
             )
+            self.sort = gr.Dropdown(
+                [(say(f"library.{name}"), name) for name in get_args(Sort)],
+                value="newest",
+                label=say("library.sort"),
+                min_width=130,
+                elem_id="sort",
+            )
+            self.collection = gr.Dropdown(
+                [], label=say("library.collection"), min_width=150, elem_id="collection"
+            )
             self.stars = gr.Slider(
                 0, 5, 0, step=1, label=say("library.stars"), min_width=120, elem_id="stars"
             )
             self.bin = gr.Checkbox(label=say("library.bin"), container=False, elem_id="bin")
-        self.message = gr.HTML(elem_id="library-message")
-        with gr.Row(elem_classes="columns"):
-            with gr.Column(scale=3, min_width=320):
-                self.viewer = gr.HTML(js_on_load=html.SEND, elem_id="viewer")
-                with gr.Row(elem_id="taking"):
-                    self.format = gr.Radio(
-                        list(exports.FORMATS),
-                        value="gif",
-                        label=say("library.format"),
-                        show_label=False,
-                        container=False,
-                    )
-                    self.export = gr.Button(say("library.export"), size="sm", elem_id="export")
-                    self.verify = gr.Button(say("library.verify"), size="sm", elem_id="verify")
-            with gr.Column(scale=2, min_width=220, elem_id="found"):
-                self.grid = gr.HTML(js_on_load=html.SEND, elem_id="grid")
-                self.more = gr.Button(say("library.more"), size="sm", elem_id="library-more")
-        self._wire()
 
     def _wire(self) -> None:
-        asked: list[Any] = [self.words, self.kind, self.stars, self.bin]
-        out = [self.grid, self.viewer, self.shown, self.state, self.message]
-        self.more.click(self._further, [*asked, self.shown, self.state], out, **IN_TURN)
-        for view in (self.grid, self.viewer):
-            view.click(self._act, [*asked, self.shown, self.state], out, **IN_TURN)
-        chosen = [self.shown, self.state]
-        self.export.click(self._export, [*chosen, self.format], self.message, **QUICK)
-        self.verify.click(self._verify, chosen, self.message, queue=True, api_visibility="private")
+        self.asked: list[Any] = [
+            self.words,
+            self.kind,
+            self.sort,
+            self.collection,
+            self.stars,
+            self.bin,
+        ]
+        self.out = [self.grid, self.viewer, self.counts, self.shown, self.state, self.message]
+        held: set[Any] = {*self.asked, self.shown, self.state}
+        self.more.click(self._further, held, self.out, **IN_TURN)
+        elsewhere = [self.tabs, self.batch.text, *self.create.every]
+        for view in (self.grid, self.viewer, self.counts):
+            out = [*self.out, *elsewhere]
+            view.click(self._act, held | {self.batch.text}, out, **IN_TURN)
+        self.taking.wire(self._picked, [self.shown, self.state], self.message)
+        collected = self.taking.collect
+        collected.submit(self._collect, held | {collected}, [*self.out, collected], **IN_TURN)
 
     def open(self, tab: gr.Tab) -> None:
         """Search whenever the tab is opened or something else is asked for, one after the other."""
-        asked: list[Any] = [self.words, self.kind, self.stars, self.bin]
-        out = [self.grid, self.viewer, self.shown, self.state, self.message]
-        triggers = [tab.select, *(part.change for part in asked)]
         latest = IN_TURN | {"trigger_mode": "always_last"}
-        gr.on(triggers, self._search, [*asked, self.state], out, **latest)
+        held: set[Any] = {*self.asked, self.state}
+        gr.on([tab.select, *(p.change for p in self.asked)], self._search, held, self.out, **latest)
+        tab.select(self._collections, None, self.collection, **QUICK)
 
     # Finding
 
-    def _found(self, words: str, kind: str, stars: int, bin_: bool, limit: int) -> list[Item]:
-        self.library.scan()
-        return self.library.search(
-            words or "",
-            stars=int(stars),
-            kind=kind if kind in ("clip", "frame") else None,  # type: ignore[arg-type]
-            verdict="reject" if bin_ else None,
-            limit=limit,
-        )
+    def _search(self, asked: Update) -> Update:
+        return self._show(asked, PAGE, asked[self.state] | {"at": 0}, scan=True)
 
-    def _search(
-        self, words: str, kind: str, stars: int, bin_: bool, state: dict[str, Any]
-    ) -> tuple[Any, ...]:
-        return self._show(words, kind, stars, bin_, PAGE, state | {"at": 0}, "")
+    def _further(self, asked: Update) -> Update:
+        return self._show(asked, len(asked[self.shown]) + PAGE, asked[self.state], scan=True)
 
-    def _further(
-        self, words: str, kind: str, stars: int, bin_: bool, shown: list[str], state: dict[str, Any]
-    ) -> tuple[Any, ...]:
-        return self._show(words, kind, stars, bin_, len(shown) + PAGE, state, "")
+    def _collections(self) -> Any:
+        names = self.library.collections()
+        return gr.update(choices=[(self.say("library.all"), ""), *((n, n) for n in names)])
 
     def _show(
-        self,
-        words: str,
-        kind: str,
-        stars: int,
-        bin_: bool,
-        limit: int,
-        state: dict[str, Any],
-        message: str,
-    ) -> tuple[Any, ...]:
+        self, asked: Update, limit: int, state: dict[str, Any], *, scan: bool, message: str = ""
+    ) -> Update:
+        kind = asked[self.kind]
         try:
-            items = self._found(words, kind, stars, bin_, limit)
-        except NeodragonError as error:
-            return "", "", [], state | {"at": 0, "chosen": []}, html.failure(self.say.error(error))
-        paths = [str(item.path) for item in items]
-        state = state | {"chosen": [p for p in state["chosen"] if p in paths]}
-        state["at"] = min(state["at"], max(0, len(items) - 1))
-        return self._grid(items, state), self._viewer(items, state), paths, state, message
-
-    def _grid(self, items: list[Item], state: dict[str, Any]) -> str:
-        if not items:
-            return f'<p class="aside">{escape(self.say("library.none"))}</p>'
-        tiles, compare = [], escape(self.say("library.compare"))
-        for number, item in enumerate(items):
-            chosen = str(item.path) in state["chosen"]
-            kept = " kept" if item.verdict == "keep" else ""
-            tiles.append(
-                f'<li class="{"shown" if number == state["at"] else ""}{kept}">'
-                f'<button class="film" data-do="open" data-id="{number}"'
-                f' title="{escape(item.prompt)}">{_thumbnail(item)}'
-                f"<span>{escape(self.say.moment(item.created))} {'★' * item.stars}</span></button>"
-                f'<button class="verb" data-do="choose" data-id="{number}"'
-                f' aria-pressed="{str(chosen).lower()}">{compare}</button></li>'
+            if scan:  # what is marked here is in the index already
+                self.library.scan()
+            items = self.library.search(
+                asked[self.words] or "",
+                stars=int(asked[self.stars]),
+                kind=kind if kind in ("clip", "frame") else None,
+                verdict="reject" if asked[self.bin] else None,
+                collection=asked[self.collection] or None,
+                sort=asked[self.sort] or "newest",
+                limit=limit,
             )
-        return f'<ul class="strip">{"".join(tiles)}</ul>'
-
-    def _viewer(self, items: list[Item], state: dict[str, Any]) -> str:
-        if not items:
-            return ""
-        chosen = [item for item in items if str(item.path) in state["chosen"]][:MOST]
-        if len(chosen) > 1:
-            cells = "".join(f'<div class="cell">{_player(item)}</div>' for item in chosen)
-            columns = 2 if len(chosen) < 5 else 3
-            wall = f'<div class="stage wall sync" style="--columns: {columns}">{cells}</div>'
-            return wall + _button("alone", self.say("library.alone"), "Escape")
-        item = items[state["at"]]
-        rejected = item.verdict == "reject"
-        verbs = [
-            ("back" if rejected else "keep", "p"),
-            *([] if rejected else [("reject", "x")]),
-            ("undo", "z"),
-            ("previous", "ArrowLeft"),
-            ("next", " "),
-        ]
-        buttons = "".join(_button(verb, self.say(f"library.{verb}"), key) for verb, key in verbs)
-        stars = "".join(
-            f'<button class="verb star" data-do="star" data-id="{n}" data-key="{n}"'
-            f' aria-label="{n}">{"★" if n <= item.stars else "☆"}</button>'
-            for n in range(1, 6)
-        )
-        ahead = items[state["at"] + 1 : state["at"] + 2]
-        loaded = "".join(
-            f'<video src="{html.address(other.path)}" preload="auto" muted hidden></video>'
-            for other in ahead
-            if other.kind == "clip"
-        )
-        facts = f"{item.path.name} · {item.look_seed} · {item.motion_seed}"
-        return (
-            f'<div class="cull"><div class="stage">{_player(item)}</div>'
-            f'<div class="caption">{buttons}<span class="stars">{stars}</span>'
-            f"<p>{escape(item.prompt)}</p><p>{escape(facts)}</p></div></div>{loaded}"
-        )
+            paths = [str(item.path) for item in items]
+            state = state | {"chosen": [p for p in state["chosen"] if p in paths]}
+            state["at"] = at = min(state["at"], max(0, len(items) - 1))
+            root = items[at].root if items else ""
+            family = tree(self.library.search(root=root)) if root else []
+            told = self.say("library.counts", **self.library.counts())
+        except NeodragonError as error:
+            nothing = {self.grid: "", self.viewer: "", self.shown: []}
+            state = state | {"at": 0, "chosen": []}
+            return nothing | {self.state: state, self.message: html.failure(self.say.error(error))}
+        geometry, say = self.desk.pack.geometry, self.say
+        return {
+            self.grid: shelf.grid(items, at, state["chosen"], say),
+            self.viewer: shelf.viewer(items, at, state["chosen"], family, geometry, say),
+            self.counts: f"<p>{escape(told)}</p>{html.button('all', 0, say('library.choose_all'))}",
+            self.shown: paths,
+            self.state: state,
+            self.message: message,
+        }
 
     # Marking
 
-    def _act(
-        self,
-        words: str,
-        kind: str,
-        stars: int,
-        bin_: bool,
-        shown: list[str],
-        state: dict[str, Any],
-        event: gr.EventData,
-    ) -> tuple[Any, ...]:
+    def _act(self, asked: Update, event: gr.EventData) -> Update:
         """What was clicked in grid or viewer, or asked for by its key."""
-        number = int(event.id)
-        state = state | {"chosen": list(state["chosen"]), "undo": list(state["undo"])}
-        message = ""
+        shown = asked[self.shown]
+        before = asked[self.state]
+        state = {"at": before["at"], "chosen": [*before["chosen"]], "undo": [*before["undo"]]}
+        message, verb = "", event.verb
         try:
-            if event.verb == "open":
-                state |= {"at": number, "chosen": []}
-            elif event.verb == "choose" and number < len(shown):
-                path = shown[number]
-                (state["chosen"].remove if path in state["chosen"] else state["chosen"].append)(
-                    path
-                )
-            elif event.verb == "alone":
-                state["chosen"] = []
-            elif event.verb in ("next", "previous"):
-                state["at"] = max(0, state["at"] + (1 if event.verb == "next" else -1))
-            elif event.verb == "undo":
+            if verb == "open" and event.many:
+                verb = event.many
+            if verb in ONES:
+                self._turn(verb, int(event.id), shown, state)
+            elif verb == "undo":
                 self._undo(state)
-            elif state["at"] < len(shown):
-                self._mark(Path(shown[state["at"]]), event.verb, number, state)
+            elif verb in (*shelf.VERBS, "folder", "join"):
+                return self._send(verb, event, asked)
+            else:
+                for path in self._picked(shown, state):
+                    self._mark(path, verb, int(event.id), state)
+                if verb == "keep" and not state["chosen"]:
+                    state["at"] += 1
         except NeodragonError as error:
             message = html.failure(self.say.error(error))
-        return self._show(words, kind, stars, bin_, max(PAGE, len(shown)), state, message)
+        limit = max(PAGE, len(shown))
+        return self._show(asked, limit, state, scan=False, message=message)
+
+    def _turn(self, verb: str, number: int, shown: list[str], state: dict[str, Any]) -> None:
+        """Open another item or choose some."""
+        chosen = state["chosen"]
+        if verb == "open":
+            state |= {"at": number, "chosen": []}
+        elif verb == "choose" and number < len(shown):
+            (chosen.remove if shown[number] in chosen else chosen.append)(shown[number])
+        elif verb == "range":
+            low, high = sorted((state["at"], number))
+            chosen += [path for path in shown[low : high + 1] if path not in chosen]
+        elif verb in ("all", "alone"):
+            state["chosen"] = [*shown] if verb == "all" else []
+        elif verb in ("next", "previous"):
+            state["at"] = max(0, state["at"] + (1 if verb == "next" else -1))
 
     def _mark(self, path: Path, verb: str, number: int, state: dict[str, Any]) -> None:
         item = self.library.item(path)
         if verb == "star":
-            self.library.mark(path, stars=0 if item.stars == number else number)
+            alone = not state["chosen"]
+            self.library.mark(path, stars=0 if item.stars == number and alone else number)
             state["undo"].append(("stars", str(path), item.stars))
-            return
-        if verb == "keep":
+        elif verb == "keep":
             self.library.mark(path, keep=True)
             state["undo"].append(("keep", str(path), item.verdict == "keep"))
-            state["at"] += 1
         elif verb == "reject":
             gone = self.library.reject(path)
             state["undo"].append(("back", str(gone.path), state["at"]))
@@ -251,51 +229,40 @@ class LibraryView:
         else:
             self.library.mark(path, **{what: before})
 
+    def _collect(self, asked: Update) -> Update:
+        """Put what is chosen into the collection of that name, or out of any."""
+        message, name = "", (asked[self.taking.collect] or "").strip()
+        try:
+            for path in self._picked(asked[self.shown], asked[self.state]):
+                self.library.mark(path, collection=name)
+        except NeodragonError as error:
+            message = html.failure(self.say.error(error))
+        limit = max(PAGE, len(asked[self.shown]))
+        shown = self._show(asked, limit, asked[self.state], scan=False, message=message)
+        return shown | {self.taking.collect: ""}
+
     # Taking along
 
     def _picked(self, shown: list[str], state: dict[str, Any]) -> list[Path]:
         return [Path(p) for p in state["chosen"] or shown[state["at"] : state["at"] + 1]]
 
-    def _export(self, shown: list[str], state: dict[str, Any], format: exports.Format) -> str:
-        folder = self.desk.clips / EXPORTS
-        try:
-            written = [
-                exports.export(clip, exports.target_of(clip, folder, format), format)
-                for clip in self._picked(shown, state)
-            ]
-        except NeodragonError as error:
-            return html.failure(self.say.error(error))
-        names = ", ".join(path.name for path in written)
-        return html.notice(self.say("library.exported", names=names, folder=folder))
-
-    def _verify(self, shown: list[str], state: dict[str, Any]) -> str:
-        try:
-            sentences = [
-                f"{clip.name}: {verify(clip, self.desk.pack)}"
-                for clip in self._picked(shown, state)
-            ]
-        except NeodragonError as error:
-            return html.failure(self.say.error(error))
-        return html.notice(" ".join(sentences))
-
-
-def _thumbnail(item: Item) -> str:
-    """A small picture; a clip's plays while it is pointed at (page.js)."""
-    film = f' data-film="{html.address(item.path)}"' if item.kind == "clip" else ""
-    source = html.thumbnail(item.path, item.created)
-    return f'<img src="{source}" alt="{escape(item.prompt)}" loading="lazy"{film}>'
-
-
-def _player(item: Item) -> str:
-    source, words = html.address(item.path), escape(item.prompt)
-    if item.kind == "frame":
-        return f'<img src="{source}" alt="{words}">'
-    flags = "autoplay controls muted loop playsinline"
-    return f'<video src="{source}" aria-label="{words}" {flags}></video>'
-
-
-def _button(verb: str, label: str, key: str) -> str:
-    return (
-        f'<button class="verb" data-do="{verb}" data-id="0" data-key="{escape(key)}">'
-        f"{escape(label)}</button>"
-    )
+    def _send(self, verb: str, event: gr.EventData, asked: Update) -> Update:
+        """Hand what is picked to another tab or program; raises NeodragonError."""
+        paths = self._picked(asked[self.shown], asked[self.state])
+        if verb == "join":
+            return {self.message: self.taking.join(paths)}
+        item: Item = self.library.item(paths[0])
+        if verb == "folder":
+            reveal(item.path)
+            return {self.message: ""}
+        if verb == "film":
+            edges = (int(event.start), int(event.end)) if len(paths) == 1 else (0, -1)
+            count = [film.add(self.desk, path, *edges) for path in paths][-1]
+            return {self.message: html.notice(self.say("film.added", count=count))}
+        if verb == "batch":
+            lines = [(asked[self.batch.text] or "").rstrip(), item.prompt]
+            return {self.tabs: gr.Tabs(selected="batch"), self.batch.text: "\n".join(lines).strip()}
+        if verb == "still":
+            return {self.message: self.taking.still(item.path, int(event.frame))}
+        update = self.create.sent(item.path, verb, int(event.frame))
+        return update | {self.tabs: gr.Tabs(selected="create")}

@@ -1,0 +1,187 @@
+"""The library in a real Chromium: several at once, forks as a tree, exports, sending elsewhere."""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from engine.config import Fork
+from studio.jobs.spec import PENDING, RUNNING, Work
+from studio.library.store import EXPORTS
+from studio.media import sidecars
+from studio.media.video import read_mp4
+from studio.page.desk import Desk
+
+pytest_plugins = ["served"]
+PROMPT = "a red ball rolls right over a green meadow"
+DEADLINE = 300  # seconds
+
+
+@pytest.fixture(scope="module")
+def shelf(desk: Desk) -> list[Path]:
+    """A clip, two forks of it, a fork of one of these, and another clip."""
+    common = {"pack": str(desk.pack.path), "backend": "cpu", "upscale": False}
+    forks: list[tuple[Fork, ...]] = [(), (Fork(3, 7),), (Fork(3, 8),), (Fork(3, 7), Fork(5, 9))]
+    works = [Work(PROMPT, 1, 2, forks=each, **common) for each in forks]  # type: ignore[arg-type]
+    ids = [*desk.ask(works), *desk.ask([Work("a blue star", 1, 2, **common)])]  # type: ignore[arg-type]
+    deadline = time.monotonic() + DEADLINE
+    while desk.table.count((*RUNNING, *PENDING)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    found = [job.result for job in desk.jobs(ids)]
+    return [path for path in found if path is not None]
+
+
+@pytest.fixture
+def library(page: Page, shelf: list[Path]) -> Page:
+    assert len(shelf) == 5
+    page.get_by_role("tab", name="Library").click()
+    expect(page.locator("#grid li")).to_have_count(5)
+    page.locator("#viewer video").first.wait_for()
+    return page
+
+
+def marks(path: Path) -> dict[str, object]:
+    found = sidecars.read(path).get("marks", {})
+    assert isinstance(found, dict)
+    return found
+
+
+def test_forks_are_a_tree(library: Page) -> None:
+    library.fill("#words input, #words textarea", "red ball")
+    expect(library.locator("#grid li")).to_have_count(4)
+    expect(library.locator("#grid .film i")).to_have_count(3)
+    tree = library.locator("#viewer > div > .tree, #viewer .tree").first
+    expect(tree.locator(":scope > li")).to_have_count(1)
+    expect(tree.locator(":scope > li > ul > li")).to_have_count(2)
+    deepest = tree.locator("ul ul button")
+    expect(deepest).to_contain_text("from unit 5")
+    deepest.focus()
+    library.keyboard.press("Enter")
+    expect(library.locator(".tree ul ul [aria-current=true]")).to_have_count(1)
+    library.fill("#words input, #words textarea", "star")
+    expect(library.locator("#viewer .tree")).to_have_count(0)
+    library.fill("#words input, #words textarea", "")
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_several_are_marked_at_once(library: Page, shelf: list[Path], width: int) -> None:
+    library.set_viewport_size({"width": width, "height": 800})
+    tiles = library.locator("#grid .film")
+    tiles.nth(0).click()
+    expect(library.locator("#grid li.shown").first).to_be_visible()
+    tiles.nth(2).click(modifiers=["Shift"])
+    expect(library.locator("#grid .chosen")).to_have_count(3)
+    tiles.nth(1).click(modifiers=["Control"])
+    expect(library.locator("#grid .chosen")).to_have_count(2)
+    library.locator("#counts").click(position={"x": 1, "y": 1})
+    library.keyboard.press("3")
+    expect(library.locator("#grid .chosen span", has_text="★★★")).to_have_count(2)
+    assert sum(marks(path).get("stars") == 3 for path in shelf) == 2
+    for _ in range(2):
+        library.keyboard.press("z")
+    expect(library.locator("#grid span", has_text="★")).to_have_count(0)
+    library.locator("#counts [data-do=all]").click()
+    expect(library.locator("#grid .chosen")).to_have_count(5)
+    expect(library.locator("#viewer .caption")).to_contain_text("5 selected")
+    library.keyboard.press("x")
+    expect(library.locator("#grid li")).to_have_count(0)
+    assert not any(path.exists() for path in shelf)
+    for _ in range(5):
+        library.keyboard.press("z")
+    expect(library.locator("#grid li")).to_have_count(5)
+    assert all(path.exists() for path in shelf)
+    library.keyboard.press("Escape")
+
+
+def test_collections_and_order(library: Page, shelf: list[Path]) -> None:
+    library.locator("#grid [data-do=choose]").nth(0).click()
+    expect(library.locator("#grid .chosen")).to_have_count(1)
+    library.locator("#grid [data-do=choose]").nth(1).click()
+    expect(library.locator("#grid .chosen")).to_have_count(2)
+    library.fill("#collect input, #collect textarea", "Trailer")
+    library.press("#collect input, #collect textarea", "Enter")
+    expect(library.locator("#collect input, #collect textarea")).to_have_value("")
+    assert sum(marks(path).get("collection") == "Trailer" for path in shelf) == 2
+    library.get_by_role("tab", name="Settings").click()
+    library.get_by_role("tab", name="Library").click()
+    library.click("#collection input")
+    library.get_by_role("option", name="Trailer").click()
+    expect(library.locator("#grid li")).to_have_count(2)
+    library.click("#collection input")
+    library.get_by_role("option", name="all").click()
+    expect(library.locator("#grid li")).to_have_count(5)
+    library.click("#sort input")
+    library.get_by_role("option", name="by prompt").click()
+    expect(library.locator("#grid .film").first).to_have_attribute("title", "a blue star")
+    expect(library.locator("#counts")).to_contain_text("5 clips, 0 first frames, 0 kept")
+
+
+def test_a_part_of_a_clip_is_exported(library: Page, desk: Desk) -> None:
+    library.locator("#grid .film").first.click()
+    bar = library.locator("#viewer .player")
+    bar.wait_for()
+    library.wait_for_function("document.querySelector('#viewer video').readyState > 1")
+    for side, number in (("in", 10), ("out", 29)):
+        bar.locator("input").fill(str(number))
+        library.wait_for_function(
+            "n => document.querySelector('#viewer .player').dataset.frame == n", arg=number
+        )
+        bar.locator(f"[data-play={side}]").click()
+    library.locator("#cut").get_by_role("button").first.click()
+    library.check("#preset input[value=square]")
+    frame = library.locator("#part .frame")
+    frame.wait_for()
+    expect(library.locator("#aspect input[value='1:1']")).to_be_checked()
+    expect(library.locator("#taking input[value=mp4]")).to_be_checked()
+    library.wait_for_function("parseFloat(document.querySelector('#part .frame').style.width) < 90")
+    frame.focus()
+    for _ in range(80):
+        library.keyboard.press("ArrowLeft")
+    library.wait_for_function("document.querySelector('#part .crop').dataset.across == 0")
+    library.wait_for_timeout(1000)  # until it is sent
+    library.check("#how input[value=rate]")
+    library.click("#export")
+    expect(library.locator("#library-message .notice")).to_contain_text("_f10-29_1x1_2x-fps.mp4")
+    (made,) = (desk.clips / EXPORTS).glob("*_f10-29_1x1_2x-fps.mp4")
+    shown, fps = read_mp4(made)
+    assert shown.shape == (40, 128, 128, 3) and fps == 48
+    assert sidecars.inside(made)["export"]["across"] == 0
+
+
+def test_clips_are_joined_and_sent_elsewhere(library: Page, desk: Desk) -> None:
+    for number in (0, 1):
+        library.locator("#grid [data-do=choose]").nth(number).click()
+        expect(library.locator("#grid .chosen")).to_have_count(number + 1)
+    library.locator("#viewer [data-do=join]").click()
+    expect(library.locator("#library-message .notice")).to_contain_text("_joined.mp4")
+    (made,) = (desk.clips / EXPORTS).glob("*_joined.mp4")
+    assert len(read_mp4(made)[0]) == 98
+    library.keyboard.press("Escape")
+    library.locator("#viewer [data-do=batch]").click()
+    expect(library.locator("#rows textarea")).to_have_value("a blue star")
+    library.get_by_role("tab", name="Library").click()
+    library.locator("#viewer [data-do=fork]").click()
+    expect(library.locator("#branch .chip")).to_contain_text("frames 0 to")
+    expect(library.locator("#prompt textarea")).to_have_value("a blue star")
+    library.get_by_role("tab", name="Library").click()
+    library.locator("#viewer [data-do=begin]").click()
+    library.locator("#chip .chip").wait_for()
+    library.locator("#chip [data-do=remove]").click()
+
+
+def test_a_clip_is_shown_in_its_folder(
+    library: Page, shelf: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, told = tmp_path / "xdg-open", tmp_path / "told"
+    program.write_text(f'#!/bin/sh\necho "$1" > "{told}"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    library.locator("#viewer [data-do=folder]").click()
+    deadline = time.monotonic() + DEADLINE
+    while not (told.is_file() and told.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert told.read_text().strip() == str(shelf[0].parent)
