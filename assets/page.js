@@ -64,11 +64,6 @@ setInterval(() => {
   tile.scrollIntoView({block: "nearest", inline: "nearest"});
 }, 150);
 
-setInterval(() => {
-  const percent = document.querySelector("#progress [aria-valuenow]")?.getAttribute("aria-valuenow");
-  document.title = (percent ? `${percent} % · ` : "") + "Neodragon Studio";
-}, 500);
-
 // A clip that is being made plays as far as it is: each unit is a picture of its frames below each other.
 const units = new Map();
 const unit = (source) => {

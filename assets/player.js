@@ -87,3 +87,31 @@ const watchPlayer = (now) => {
   if (play.textContent !== sign) play.textContent = sign;
 };
 requestAnimationFrame(watchPlayer);
+// In and out of the clip that is open, for an export.
+window.neodragonMarks = () => {
+  const {in: from, out} = barOf()?.dataset ?? {};
+  return JSON.stringify({...(from && {in: from}), ...(out && {out})});
+};
+// Shots of a film one after another.
+document.addEventListener("click", ({target}) => {
+  const reel = target.closest?.("[data-reel]")?.closest(".reel");
+  if (!reel) return;
+  const video = reel.querySelector("video");
+  const shots = JSON.parse(reel.dataset.shots);
+  let at = -1;
+  const next = () => {
+    at += 1;
+    reel.dataset.at = at;
+    if (at >= shots.length || !video.isConnected) return video.pause();
+    video.src = shots[at].source;
+    video.currentTime = shots[at].from;
+    video.play();
+  };
+  const watch = () => {
+    if (at >= shots.length || !video.isConnected) return;
+    if (video.ended || video.currentTime >= shots[at].to - 0.005) next();
+    requestAnimationFrame(watch);
+  };
+  next();
+  watch();
+});

@@ -530,7 +530,7 @@ def test_words_of_the_user_are_escaped(tmp_path: Path) -> None:
         *(stage.banner(Queue(True, said), 1, trouble, say) for trouble in (None, said)),
         stage.ruler([Ruler("CLIP", 90, 77, evil)], [Unknown(evil, evil)], say),
         stage.vocabulary({"subjects": [evil]}, say),
-        stage.header(evil),
+        stage.header(evil, say),
         stage.notice(evil),
         stage.failure(evil),
     ]

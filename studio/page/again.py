@@ -12,7 +12,7 @@ from studio.export.formats import still
 from studio.jobs.spec import Job, Work
 from studio.library.restore import restore
 from studio.library.store import EXPORTS
-from studio.page import html
+from studio.page import film, html
 from studio.page.controls import Controls, fresh_seed
 from studio.page.events import Update
 from studio.page.player import unit_of
@@ -70,6 +70,9 @@ class Again(Controls):
             path = still(desk.file_of(job), desk.clips / EXPORTS, int(event.frame))
             told = self.say("player.saved", name=path.name, folder=path.parent)
             return {self.message: html.notice(told)}
+        if event.verb == "film":
+            count = film.add(desk, desk.file_of(job), int(event.start), int(event.end))
+            return {self.message: html.notice(self.say("film.added", count=count))}
         if event.verb in ("extend", "begin"):
             frame = -1 if event.verb == "extend" else int(event.frame)
             picture = desk.frame_of(desk.file_of(job), frame)
@@ -81,6 +84,20 @@ class Again(Controls):
             update |= {self.look: str(fresh_seed()), self.motion: str(fresh_seed())}
             update[self.forked] = None
         return update
+
+    def sent(self, path: Path, verb: str, frame: int) -> Update:
+        """What the library hands over: a clip's settings, a frame of it, or its beginning."""
+        if verb == "begin":
+            picture = self.desk.frame_of(path, frame)
+            return {self.picture: str(picture), self.motion: str(fresh_seed()), self.forked: None}
+        if verb == "create":
+            return self._restore(str(path))
+        origin = restore(path)
+        known = self.desk.table.by_key([origin.key]) if origin.key else {}
+        job = known.get(origin.key or "")
+        work = self.desk.work_of(origin, job)
+        update = self.fork_of(work, origin.key or "", frame)
+        return update | {self.watching: [job.id] if job else []}
 
     def fork_of(self, work: Work, key: str, frame: int) -> Update:
         """Let the next clip be this one up to the unit of a frame; raises RequestError."""

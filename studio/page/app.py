@@ -12,6 +12,7 @@ from studio.page import html
 from studio.page.batch import BatchView
 from studio.page.create import Create
 from studio.page.desk import Desk
+from studio.page.film import FilmView
 from studio.page.library import LibraryView
 from studio.page.models import ModelsView
 from studio.page.queue import QueueView
@@ -34,21 +35,24 @@ def build(desk: Desk, language: str, functions: Mapping[str, Callable[..., Any]]
     say = Speaker(language)
     blocks = gr.Blocks(title="Neodragon Studio", analytics_enabled=False, fill_width=True)
     with blocks:
-        gr.HTML(html.header(f"{desk.pack.name} · {BACKENDS[desk.backend]}"))
-        with gr.Tabs(elem_id="tabs"):
+        gr.HTML(html.header(f"{desk.pack.name} · {BACKENDS[desk.backend]}", say))
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(say("tab.create"), id="create"):
                 with gr.Row(elem_id="studio", elem_classes="columns"):
                     create = Create(desk, say)
                 with create.view:
-                    QueueView(desk, create, say)
+                    queue = QueueView(desk, create, say)
             with gr.Tab(say("tab.batch"), id="batch"):
                 batch = BatchView(desk, say)
+            with gr.Tab(say("tab.film"), id="film") as tab:
+                FilmView(desk, say).open(tab)
             with gr.Tab(say("tab.library"), id="library") as tab:
-                LibraryView(desk, say).open(tab)
+                LibraryView(desk, create, batch, tabs).open(tab)
             with gr.Tab(say("tab.models"), id="models") as tab:
                 ModelsView(desk, say).open(tab)
             with gr.Tab(say("tab.settings"), id="settings"):
                 settings = SettingsView(desk, say)
+        queue.lay_panel()
         gr.HTML(html.keys(say))
         create.load(blocks)
         batch.load(blocks)

@@ -63,18 +63,24 @@ class Controls:
                 self.cast = gr.Button(say("verb.cast"), elem_id="cast")
                 self.animate = gr.Button(say("verb.animate"), variant="primary", elem_id="animate")
             self.message = gr.HTML(elem_id="message")
-            self.look, self.look_dice, self.look_lock = self._seed("look")
-            self.motion, self.motion_dice, self.motion_lock = self._seed("motion")
-            gr.HTML(f'<p class="aside">{say("seed.hint")}</p>')
-            self._choices()
-            self._beginnings()
-            self.recent = gr.Dropdown(
-                self.desk.prompts(),
-                value=None,
-                label=say("prompt.recent"),
-                elem_id="recent",
-            )
-            self._known()
+            with gr.Column(elem_id="further"):
+                self._further()
+
+    def _further(self) -> None:
+        """What a narrow page shows below the stage."""
+        say = self.say
+        self.look, self.look_dice, self.look_lock = self._seed("look")
+        self.motion, self.motion_dice, self.motion_lock = self._seed("motion")
+        gr.HTML(f'<p class="aside">{say("seed.hint")}</p>')
+        self._choices()
+        self._beginnings()
+        self.recent = gr.Dropdown(
+            self.desk.prompts(),
+            value=None,
+            label=say("prompt.recent"),
+            elem_id="recent",
+        )
+        self._known()
 
     def _known(self) -> None:
         """Prompts to begin with and the words of the pack, where it says any."""
@@ -127,8 +133,7 @@ class Controls:
         with gr.Accordion(say("picture.label"), open=False, elem_id="begin"):
             self.upload = upload(sources=["upload", "clipboard"], show_label=False, height=200)
             self.crop = gr.HTML(js_on_load="neodragonCrop(element, trigger)", elem_id="crop")
-            self.picture = gr.Image(
-                type="filepath",
+            self.picture = upload(
                 interactive=False,
                 label=say("picture.first"),
                 buttons=[],
@@ -146,7 +151,11 @@ class Controls:
     def _view_column(self) -> None:
         with gr.Column(elem_id="view", min_width=320) as self.view:
             with gr.Group(elem_id="screen"):
-                self.stage = gr.HTML(html.empty(self.say), js_on_load=html.SEND, elem_id="stage")
+                self.stage = gr.HTML(
+                    html.empty(self.say, self.desk.pack.examples),
+                    js_on_load=html.SEND,
+                    elem_id="stage",
+                )
                 self.progress = gr.HTML(elem_id="progress")
             self.caption = gr.HTML(js_on_load=html.SEND, elem_id="facts")
 

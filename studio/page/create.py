@@ -77,7 +77,7 @@ class Create(Again):
             (self.cast, self._cast),
             (self.animate, self._animate),
         ):
-            button.click(work, asked, told, **IN_TURN | {"trigger_mode": "once"})
+            self.staged(button.click(work, asked, told, **IN_TURN | {"trigger_mode": "once"}))
         changes = [part.change for part in kept]
         latest = IN_TURN | {"trigger_mode": "always_last"}
         gr.on(changes, self._keep, kept | {self.loaded}, self.ruler, **latest)
@@ -90,8 +90,8 @@ class Create(Again):
         self.no_picture.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
         every = [*kept, self.watching, self.picked, self.used, self.forked, self.message]
         self.every = every
-        self.dropped.upload(self._restore, self.dropped, every, **QUICK)
-        self.stage.click(self._pick, {self.picked}, every, **IN_TURN)
+        self.staged(self.dropped.upload(self._restore, self.dropped, every, **QUICK))
+        self.staged(self.stage.click(self._pick, {self.picked}, every, **IN_TURN))
         self.recent.input(lambda prompt: prompt or gr.skip(), self.recent, self.prompt, **QUICK)
         self.recent.focus(
             lambda: gr.update(choices=self.desk.prompts()), None, self.recent, **QUICK
@@ -100,12 +100,17 @@ class Create(Again):
         self.chip.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
         self.forked.change(self._forked, self.forked, self.branch, **QUICK)
         self.branch.click(lambda: None, None, self.forked, **QUICK)
-        self.caption.click(self.act, kept, every, **IN_TURN)
+        self.staged(self.caption.click(self.act, kept, every, **IN_TURN))
+
+    def staged(self, event: Any) -> None:
+        """Let the stage be drawn anew after an event that may have put something else on it."""
+        event.then(self.desk.nudge, **QUICK)
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the page begin as it was left; `loaded`, set last, says that the controls are so."""
-        out = [*self.controls, self.watching, self.used, self.forked, self.ruler, self.loaded]
-        blocks.load(self._load, None, out, **QUICK)
+        out = [*self.controls, self.watching, self.used, self.forked, self.branch]
+        out += [self.ruler, self.loaded]
+        self.staged(blocks.load(self._load, None, out, **QUICK))
 
     def _guided(self, mode: str) -> bool:
         config = self.desk.pack.schedule.modes[mode]
@@ -216,7 +221,11 @@ class Create(Again):
         except NeodragonError as error:
             return "", None, html.failure(self.say.error(error))
         geometry = self.desk.pack.geometry
-        return html.crop(Path(path), geometry.width / geometry.height, self.say), part, ""
+        return (
+            html.crop(html.address(Path(path)), geometry.width / geometry.height, self.say),
+            part,
+            "",
+        )
 
     def _crop(self, path: str | None, event: gr.EventData) -> tuple[str | None, str]:
         """The frame was moved: that part of the picture begins the clip."""
@@ -258,6 +267,7 @@ class Create(Again):
             self.watching: list(watching),
             self.used: draft.get("used") or {},
             self.ruler: html.ruler(self.desk.rulers(prompt), self.desk.unknown(prompt), self.say),
-            self.forked: Trunk.kept(draft.get("fork")),
+            self.forked: (trunk := Trunk.kept(draft.get("fork"))),
+            self.branch: self._forked(trunk),
             self.loaded: True,
         }

@@ -88,6 +88,9 @@ class Desk:
         self.quit = threading.Event()  # set: the studio is to be closed
         self._closing = threading.Event()
         self._draft_lock = threading.Lock()
+        # The last failed job that the user has put aside.
+        self.dismissed: int = self.draft().get("dismissed") or 0
+        self._nudges = 0
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
 
@@ -107,6 +110,13 @@ class Desk:
                     {"error": type(error).__name__, "text": str(error)[:200]},
                 )
             self._closing.wait(LOOK)
+
+    def news(self) -> object:
+        """Differs whenever there is something new about the queue."""
+        try:
+            return self.table.version(), self.trouble, self._nudges
+        except NeodragonError as error:
+            return str(error)
 
     @property
     def is_busy(self) -> bool:
@@ -150,6 +160,16 @@ class Desk:
                 part.replace(path)
             except OSError:
                 part.unlink(missing_ok=True)
+
+    def dismiss(self, number: int) -> None:
+        """Show no failure up to that job any more."""
+        self.dismissed = max(self.dismissed, number)
+        self.keep_draft(dismissed=self.dismissed)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Let every page look again: something else than the queue is to be shown."""
+        self._nudges += 1
 
     def prompts(self) -> list[str]:
         """The prompts that were used, newest first."""

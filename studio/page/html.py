@@ -24,8 +24,9 @@ SEND = """element.addEventListener('click', event => {
   if (!target) return;
   event.preventDefault();
   const {frame, in: from, out} = target.closest('.player')?.dataset ?? {};
-  const marks = {frame: +(frame ?? 0), from: +(from ?? 0), to: +(out ?? -1)};
-  trigger('click', {verb: target.dataset.do, id: +target.dataset.id, ...marks});
+  const marks = {frame: +(frame ?? 0), start: +(from ?? 0), end: +(out ?? -1)};
+  const many = event.shiftKey ? 'range' : event.ctrlKey || event.metaKey ? 'choose' : '';
+  trigger('click', {verb: target.dataset.do, id: +target.dataset.id, many, ...marks});
 });"""
 
 
@@ -50,10 +51,12 @@ def thumbnail(path: Path, version: float) -> str:
     return f"thumbnail?path={quote(path.as_posix(), safe='')}&amp;v={version:.0f}"
 
 
-def header(words: str) -> str:
-    """The page's head, with what it runs on."""
+def header(words: str, say: Speaker) -> str:
+    """The page's head, with what it runs on and the button of the queue's panel."""
     return (
-        f'<header><div class="eye"></div><h1>Neodragon Studio</h1><p>{escape(words)}</p></header>'
+        f'<header><div class="eye"></div><h1>Neodragon Studio</h1><p>{escape(words)}</p>'
+        '<button class="verb" id="queue-button" aria-expanded="false" aria-controls="queue"'
+        f' title="Q">{escape(say("panel.title"))} <b>0</b></button></header>'
     )
 
 
@@ -272,12 +275,12 @@ def branch(unit: int, geometry: Geometry, say: Speaker) -> str:
     )
 
 
-def crop(path: Path, aspect: float, say: Speaker) -> str:
+def crop(source: str, aspect: float, say: Speaker) -> str:
     """A picture with a frame to drag over it (`neodragonCrop` in page.js)."""
     label = escape(say("picture.crop"))
     return (
         f'<div class="crop" data-aspect="{aspect}" data-zoom="1" data-across="0.5" data-down="0.5">'
-        f'<img src="{address(path)}" alt=""><div class="frame" tabindex="0" role="application"'
+        f'<img src="{source}" alt=""><div class="frame" tabindex="0" role="application"'
         f' aria-label="{label}"></div></div><p class="aside">{label}</p>'
     )
 
@@ -323,10 +326,14 @@ KEYS = (
     (", .", "keys.frame"),
     ("I O", "keys.marks"),
     ("1 – 9", "keys.pick"),
-    ("Alt+1 – 5", "keys.tab"),
+    ("Alt+1 – 6", "keys.tab"),
+    ("Q", "keys.queue"),
     ("← →", "keys.step"),
     ("P", "keys.keep"),
     ("X", "keys.reject"),
+    ("Ctrl + ☝", "keys.choose"),
+    ("Shift + ☝", "keys.range"),
+    ("J", "library.join"),
     ("1 – 5", "keys.stars"),
     ("Z", "keys.undo"),
     ("?", "keys.sheet"),

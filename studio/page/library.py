@@ -98,7 +98,8 @@ class LibraryView:
         elsewhere = [self.tabs, self.batch.text, *self.create.every]
         for view in (self.grid, self.viewer, self.counts):
             out = [*self.out, *elsewhere]
-            view.click(self._act, held | {self.batch.text}, out, **IN_TURN)
+            acted = view.click(self._act, held | {self.batch.text}, out, **IN_TURN)
+            self.create.staged(acted)
         self.taking.wire(self._picked, [self.shown, self.state], self.message)
         collected = self.taking.collect
         collected.submit(self._collect, held | {collected}, [*self.out, collected], **IN_TURN)

@@ -12,7 +12,7 @@ from engine.config import Geometry
 from studio.language.catalogue import Speaker
 from studio.page import html
 
-VERBS = ("begin", "fork", "still")
+VERBS = ("begin", "fork", "still", "film")
 
 
 def first_of(unit: int, geometry: Geometry) -> int:

@@ -1,7 +1,8 @@
-"""What every tab sees of the queue: the stage of its own jobs, the filmstrip, the three stops."""
+"""What every tab sees of the queue: the stage of its own jobs, the filmstrip, stops, the panel."""
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -9,19 +10,19 @@ import gradio as gr
 from engine.errors import NeodragonError
 from studio.jobs.spec import PENDING, RUNNING, STATES, is_finished
 from studio.language.catalogue import Speaker
-from studio.page import html
+from studio.page import html, panel
 from studio.page.create import Create
 from studio.page.desk import CALM, Desk
 from studio.page.events import IN_TURN, QUICK, Update
 from studio.page.player import bar
 
-TICK = 0.4  # seconds between looks at the table
 ENDED = 24  # ended jobs in the filmstrip
 AHEAD = 30  # waiting ones
+SHOWN = 10  # components that are kept up to date
 
 
 class QueueView:
-    """Lays the filmstrip out below a `Create` and keeps both up to date."""
+    """Lays the filmstrip out below a `Create`, then the panel, and keeps all up to date."""
 
     def __init__(self, desk: Desk, create: Create, say: Speaker) -> None:
         self.desk, self.create, self.say = desk, create, say
@@ -33,14 +34,26 @@ class QueueView:
             self.pause = gr.Button(say("stop.after"), elem_id="pause", size="sm")
             self.stop = gr.Button(say("stop.all"), elem_id="stop", size="sm")
         self.strip = gr.HTML(js_on_load=html.SEND, elem_id="strip")
-        self.timer = gr.Timer(TICK)
+
+    def lay_panel(self) -> None:
+        """Lay out the panel, which every tab shows, and let everything be told of news."""
+        label = escape(self.say("panel.title"))
+        with gr.Column(elem_id="queue"):
+            gr.HTML(f"<h2>{label}</h2>")
+            self.now = gr.HTML(js_on_load=html.SEND, elem_id="queue-now")
+            self.rows = gr.HTML(js_on_load=panel.SORT, elem_id="queue-rows")
+        self.news = gr.HTML(js_on_load="neodragonNews(element, trigger)", elem_id="news")
         self._wire()
 
     def _wire(self) -> None:
         create = self.create
-        shown = [create.stage, create.progress, create.caption, self.banner, self.strip]
-        self.timer.tick(
-            self._look, [create.watching, create.picked, self.seen], [*shown, self.seen], **QUICK
+        shown: list[Any] = [create.stage, create.progress, create.caption, self.banner, self.strip]
+        shown += [self.now, self.rows, self.skip, self.pause, self.stop]
+        self.news.click(
+            self._look,
+            [create.watching, create.picked, self.seen],
+            [*shown, self.seen],
+            **QUICK | {"trigger_mode": "always_last"},
         )
         table = self.desk.table
         for button, verb in (
@@ -50,8 +63,9 @@ class QueueView:
         ):
             button.click(self._told(verb), None, create.message, **QUICK)
         touched = create.every
-        for part in (self.strip, self.banner):
+        for part in (self.strip, self.banner, self.now, self.rows):
             acted = part.click(self._act, None, [*touched, self.edited], **IN_TURN)
+            create.staged(acted)
             # A job that is edited leaves the queue when its settings are on the page, not before.
             acted.success(self._take_back, self.edited, [self.edited, create.message], **IN_TURN)
 
@@ -61,18 +75,18 @@ class QueueView:
         """What is new for this tab."""
         desk, say = self.desk, self.say
         geometry = desk.pack.geometry
-        before = seen.get("html", [""] * 5)
+        before = seen.get("html", [None] * SHOWN)
         try:
-            at = [*desk.table.version(), str(desk.trouble), watching, picked]
+            at = [*desk.table.version(), str(desk.trouble), watching, picked, desk.dismissed]
             if at == seen.get("at"):
                 return (*[gr.skip()] * len(before), gr.skip())
             jobs = desk.jobs(watching)
-            running = next(iter(desk.table.jobs(RUNNING)), None)
+            load = panel.load(desk)
+            running = load.running
             calm = [running] if running else []
-            calm += desk.table.jobs(PENDING, next_=AHEAD)
+            calm += load.waiting[:AHEAD]
             ended = desk.table.jobs([s for s in STATES if s not in CALM], newest=ENDED)
             seconds = None if running is None else desk.table.seconds_left([running])
-            waiting = desk.table.count(PENDING)
             alone = jobs[0] if len(jobs) == 1 else None
             strip = html.grouped([*calm, *reversed(ended)])
             is_ended = alone is not None and alone.state not in CALM
@@ -87,12 +101,18 @@ class QueueView:
                 html.caption(alone, say, takes=len(desk.takes(alone)) > 1)
                 if alone is not None and is_ended
                 else self._hint(jobs),
-                html.banner(desk.table.queue(), waiting, desk.trouble, say),
+                html.banner(desk.table.queue(), load.count, desk.trouble, say),
                 html.strip(strip, desk.cache, watching, say),
+                panel.now(load, seconds, desk.cache, say),
+                panel.rows(load, say),
+                *[running is not None, bool(running or load.count), running is not None],
             ]
         except NeodragonError as error:
-            now, at = ["", "", "", html.failure(self.say.error(error)), ""], []
-        news = [gr.skip() if a == b else a for a, b in zip(now, before, strict=True)]
+            now, at = ["", "", "", html.failure(self.say.error(error)), *[""] * 3, *[True] * 3], []
+        news = [
+            gr.skip() if a == b else gr.update(interactive=a) if isinstance(a, bool) else a
+            for a, b in zip(now, before, strict=True)
+        ]
         return (*news, {"html": now, "at": at})
 
     def _hint(self, jobs: list[Any]) -> str:
@@ -125,6 +145,8 @@ class QueueView:
             "retry": lambda: table.retry([number]),
             "again": lambda: table.duplicate(number),
             "remove": lambda: table.remove([number]),
+            "move": lambda: table.move([number], int(event.before) or None),
+            "dismiss": lambda: self.desk.dismiss(number),
             "earlier": lambda: self._shift(number, -1),
             "later": lambda: self._shift(number, 1),
         }

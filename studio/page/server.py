@@ -30,6 +30,7 @@ from engine.session import Backend
 from studio.language.catalogue import Speaker, chosen_language, gradio_language, words
 from studio.media.sidecars import KINDS
 from studio.media.thumbnails import thumbnail
+from studio.page.changes import Changes
 from studio.page.desk import Desk
 from studio.page.guard import Guard
 from studio.system import environment
@@ -48,7 +49,7 @@ GRADIO_LABELS = ("gradio.drop", "gradio.number", "gradio.range", "gradio.reset")
 TAKEN = Message("another program uses it")
 ADMINISTRATORS = Message("only an administrator may use it")
 A_DAY = 86_400.0  # seconds
-SCRIPTS = ("page.js", "player.js")
+SCRIPTS = ("page.js", "player.js", "queue.js")
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -243,7 +244,7 @@ def _gradio(
         max_file_size=UPLOAD,
     )
     blocks.app = blocks.server_app = outer.routes[-1].app
-    inner = Thumbnails(outer, desk.clips, desk.cache)
+    inner = Changes(Thumbnails(outer, desk.clips, desk.cache), desk.news)
     return blocks, Intake(inner, functions, temporary, Speaker(language))
 
 
