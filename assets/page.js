@@ -54,6 +54,11 @@ const relabel = () => {
 };
 if (labels.length) new MutationObserver(relabel).observe(document.documentElement, {subtree: true, childList: true});
 
+document.addEventListener("click", ({target}) => {
+  const name = target.closest?.("[data-tab]")?.dataset.tab;
+  if (name) document.querySelector(`#tabs [data-tab-id="${name}"]`)?.click();
+});
+
 // What is chosen in the library stays in sight.
 let chosen = "";
 setInterval(() => {

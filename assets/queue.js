@@ -46,16 +46,17 @@ window.neodragonNews = (element, trigger) => {
   listen();
 };
 
+const isOpen = () => Boolean(document.getElementById("queue")?.classList.contains("open"));
 const openQueue = (open) => {
-  document.body.classList.toggle("queue-open", open);
+  document.getElementById("queue")?.classList.toggle("open", open);
   document.getElementById("queue-button")?.setAttribute("aria-expanded", open);
 };
 document.addEventListener("click", ({target}) => {
-  if (target.closest?.("#queue-button")) openQueue(!document.body.classList.contains("queue-open"));
+  if (target.closest?.("#queue-button")) openQueue(!isOpen());
 });
 document.addEventListener("keydown", (event) => {
   if (event.key.toLowerCase() !== "q" || event.altKey || event.ctrlKey || event.metaKey || wanted(event)) return;
-  openQueue(!document.body.classList.contains("queue-open"));
+  openQueue(!isOpen());
 });
 
 const ring = (percent, failed) => {

@@ -76,8 +76,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.goto(address)
     page.set_default_timeout(MINUTE)
+    page.goto(address)
     page.locator("#ruler .ruler").wait_for()  # the draft is there
     yield page
     page.close()

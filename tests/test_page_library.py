@@ -117,7 +117,7 @@ def test_collections_and_order(library: Page, shelf: list[Path]) -> None:
     library.click("#sort input")
     library.get_by_role("option", name="by prompt").click()
     expect(library.locator("#grid .film").first).to_have_attribute("title", "a blue star")
-    expect(library.locator("#counts")).to_contain_text("5 clips, 0 first frames, 0 kept")
+    expect(library.locator("#counts")).to_contain_text("Clips: 5 · first frames: 0 · kept: 0")
 
 
 def test_a_part_of_a_clip_is_exported(library: Page, desk: Desk) -> None:

@@ -202,6 +202,8 @@ class Create(Again):
         number = int(event.id)
         if event.verb == "show":
             return self.show(number)
+        if event.verb == "example":
+            return {self.prompt: self.desk.pack.examples[number]}
         if event.verb in VERBS:
             return self.act(asked, event)
         picked = asked[self.picked]

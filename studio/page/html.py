@@ -31,6 +31,7 @@ SEND = """element.addEventListener('click', event => {
 
 
 # What can be done to a job that does not wait; all others can be retried.
+EXAMPLES = 3  # prompts to click on an empty stage
 CUT = 40  # characters shown of what is not read
 STRIP = {"running": ["skip"], "done": ["again"]}
 
@@ -60,21 +61,28 @@ def header(words: str, say: Speaker) -> str:
     )
 
 
-def empty(say: Speaker) -> str:
-    """Before anything was made."""
+def empty(say: Speaker, examples: Sequence[str] = ()) -> str:
+    """Before anything was made: how it goes, prompts to click, and where the large model is."""
+    tries = "".join(
+        f'<button class="verb" data-do="example" data-id="{number}">{escape(prompt)}</button>'
+        for number, prompt in enumerate(examples[:EXAMPLES])
+    )
     return (
         '<div class="stage"><div class="hint"><div class="eye"></div>'
-        f"<p>{escape(say('stage.empty'))}</p>"
-        f"<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> {escape(say('stage.enter'))}</p></div></div>"
+        f"<p>{escape(say('stage.empty'))}</p>{tries}"
+        f"<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> {escape(say('stage.enter'))}</p>"
+        f'<p class="card"><b>{escape(say("full.title"))}</b>'
+        f'<button class="verb" data-tab="models">{escape(say("stage.full"))}</button></p>'
+        "</div></div>"
     )
 
 
 def wall(
     jobs: Sequence[Job], cache: Path, stride: int, say: Speaker, picked: Collection[int] = ()
 ) -> str:
-    """One job large, or several side by side, first frames to be picked among."""
+    """One job large, or several side by side, first frames to be picked among; "" without any."""
     if not jobs:
-        return empty(say)
+        return ""
     if len(jobs) == 1:
         return f'<div class="stage">{picture(jobs[0], cache, stride, say)}</div>'
     cells = []

@@ -153,7 +153,10 @@ class LibraryView:
         return {
             self.grid: shelf.grid(items, at, state["chosen"], say),
             self.viewer: shelf.viewer(items, at, state["chosen"], family, geometry, say),
-            self.counts: f"<p>{escape(told)}</p>{html.button('all', 0, say('library.choose_all'))}",
+            self.counts: (
+                f'<div class="counts"><p>{escape(told)}</p>'
+                f"{html.button('all', 0, say('library.choose_all'))}</div>"
+            ),
             self.shown: paths,
             self.state: state,
             self.message: message,

@@ -91,6 +91,7 @@ class QueueView:
             strip = html.grouped([*calm, *reversed(ended)])
             is_ended = alone is not None and alone.state not in CALM
             wall = html.wall(jobs, desk.cache, geometry.temporal_stride, say, picked)
+            wall = wall or html.empty(say, desk.pack.examples)
             if alone is not None and is_finished(alone) and alone.work.kind == "clip":
                 wall += bar(alone.id, geometry, say)
             now = [
