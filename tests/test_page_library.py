@@ -17,6 +17,8 @@ from studio.media.video import read_mp4
 from studio.page.desk import Desk
 
 pytest_plugins = ["served"]
+# Gradio leaves a picture's file to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 PROMPT = "a red ball rolls right over a green meadow"
 DEADLINE = 300  # seconds
 

@@ -152,7 +152,9 @@ class Controls:
         with gr.Column(elem_id="view", min_width=320) as self.view:
             with gr.Group(elem_id="screen"):
                 self.stage = gr.HTML(
-                    html.empty(self.say, self.desk.pack.examples), js_on_load=html.SEND, elem_id="stage"
+                    html.empty(self.say, self.desk.pack.examples),
+                    js_on_load=html.SEND,
+                    elem_id="stage",
                 )
                 self.progress = gr.HTML(elem_id="progress")
             self.caption = gr.HTML(js_on_load=html.SEND, elem_id="facts")
