@@ -198,7 +198,7 @@ def test_a_context_for_something_else_is_refused(
 
 
 def test_the_cpu_has_no_use_for_a_context(pack: Pack) -> None:
-    with pytest.raises(BackendError, match="compiled for the NPU alone; choose the backend npu"):
+    with pytest.raises(BackendError, match="compiled for the NPU only; choose the backend npu"):
         placements(pack, "transformer", "transformer", "cpu")
 
 

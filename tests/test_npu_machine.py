@@ -371,7 +371,7 @@ def test_a_graph_runs_on_the_chip_it_was_made_for(
         if chip == mine:
             open_graphs(made, "upscaler", "upscaler", "npu", 1)["upscaler"].close()
             continue
-        with pytest.raises(BackendError, match=f"{chip.name}, but this machine has {mine.name}"):
+        with pytest.raises(BackendError, match=f"{chip.name}, and this machine has {mine.name}"):
             open_graphs(made, "upscaler", "upscaler", "npu", 1)
 
 

@@ -37,8 +37,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a prompt list: text, .csv, .tsv, .json or .jsonl; - for standard input",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what it would take")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the files; else Videos")
+    parser.add_argument("--dry-run", action="store_true", help="only print what is needed")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the files; the clips folder when absent",
+    )
     parser.add_argument(
         "--repeats", type=counted, metavar="N", help="times with other random seeds, per row"
     )

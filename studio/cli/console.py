@@ -57,7 +57,7 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=("cpu", "npu", "npu-emulated"),
-        help="the NPU when absent, if there is one",
+        help="what runs the model; the NPU when absent, if there is one",
     )
 
 

@@ -9,7 +9,11 @@ from studio.cli.console import SOME_FAILED, print_json
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
-    parser.add_argument("--npu", action="store_true", help="every NPU graph's dB and time instead")
+    parser.add_argument(
+        "--npu",
+        action="store_true",
+        help="measure every NPU graph instead: accuracy in dB and time",
+    )
     parser.add_argument("--no-golden", action="store_true", help="without making the golden clip")
     parser.add_argument("--report", action="store_true", help="without your folders and name")
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")

@@ -49,12 +49,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the end fades into the beginning, for a loop",
     )
     parser.add_argument(
-        "--loop", type=counted, metavar="N", dest="loops", help="so many times over"
+        "--loop", type=counted, metavar="N", dest="loops", help="repeat the clip this many times"
     )
-    parser.add_argument("--ping-pong", action="store_true", default=None, help="there and back")
+    parser.add_argument(
+        "--ping-pong", action="store_true", default=None, help="play it forwards, then backwards"
+    )
     parser.add_argument("--still", type=int, metavar="N", help="one frame, as PNG, and no clip")
     parser.add_argument(
-        "--join", action="store_true", help="into one MP4, with the number of each shot"
+        "--ping-pong", action="store_true", default=None, help="play it forwards, then backwards"
+    )
+    parser.add_argument(
+        "--join", action="store_true", help="join the clips into one MP4 and number each shot"
     )
     parser.add_argument(
         "--fcpxml",
@@ -65,7 +70,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--edl", action="store_true", default=None, help="with --join: an EDL too")
     parser.add_argument("--sound", type=Path, metavar="FILE", help="with --join: a WAV or MP3")
     parser.add_argument(
-        "--no-numbers", action="store_true", default=None, help="with --join: without those"
+        "--no-numbers", action="store_true", default=None, help="with --join: without numbers"
     )
     parser.add_argument(
         "-o",

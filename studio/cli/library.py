@@ -40,32 +40,37 @@ def library_arguments(parser: argparse.ArgumentParser) -> None:
         *("words",),
         nargs="*",
         metavar="WORDS",
-        help="all of them in the prompt, note or file name; or an action and its clips",
+        help="words to search in prompts, notes and file names; or an action and its clips",
     )
     parser.add_argument(
-        "--star", type=_stars, metavar="N", help="at least so many, 0 to 5; with mark: so many"
+        "--star",
+        type=_stars,
+        metavar="N",
+        help="at least this many stars, 0 to 5; with mark: the stars to give",
     )
-    parser.add_argument("--since", type=_day, metavar="DATE", help="from that day on: 2026-11-22")
-    parser.add_argument("--until", type=_day, metavar="DATE", help="up to that day")
-    parser.add_argument("--seed", type=seed, metavar="N", help="as look or motion seed")
+    parser.add_argument(
+        "--since", type=_day, metavar="DATE", help="only from this day on, such as 2026-11-22"
+    )
+    parser.add_argument("--until", type=_day, metavar="DATE", help="only up to this day")
+    parser.add_argument(
+        "--seed", type=seed, metavar="N", help="look seed or motion seed to search for"
+    )
     parser.add_argument("--kind", choices=("clip", "frame"))
-    parser.add_argument(
-        "--rejected", action="store_true", default=None, help="what is in the bin, not the rest"
-    )
-    parser.add_argument("--limit", type=counted, metavar="N", help="at most so many")
+    parser.add_argument("--rejected", action="store_true", default=None, help="clips in the bin")
+    parser.add_argument("--limit", type=counted, metavar="N", help="at most this many")
     parser.add_argument(
         "--keep", action=argparse.BooleanOptionalAction, help="with mark: worth keeping, or not"
     )
-    parser.add_argument("--note", metavar="TEXT", help="with mark: words to find it by")
+    parser.add_argument("--note", metavar="TEXT", help="with mark: a note to find the clip by")
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
     parser.set_defaults(command=_library)
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of `nds verify`."""
-    parser.add_argument("clip", type=Path, nargs="+", metavar="CLIP", help="or a first frame")
+    parser.add_argument("clip", type=Path, nargs="+", metavar="CLIP", help="clip or first frame")
     parser.add_argument(
-        "--image", "--picture", type=Path, help="the picture of yours that it began with"
+        "--image", "--picture", type=Path, help="your picture that the clip began with"
     )
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
     engine_arguments(parser)

@@ -122,15 +122,15 @@ def _parser() -> argparse.ArgumentParser:
 
     batch = commands.add_parser("batch", help="make everything a prompt list asks for")
     cli_batch.arguments(batch)
-    queue = commands.add_parser("queue", help="what is waiting, running and ended; arrange it")
+    queue = commands.add_parser("queue", help="show and arrange the queue")
     cli_queue.arguments(queue)
-    library = commands.add_parser("library", help="find clips, mark them, put them aside")
+    library = commands.add_parser("library", help="search, mark and reject clips")
     cli_library.library_arguments(library)
     verify = commands.add_parser("verify", help="make clips again and compare")
     cli_library.verify_arguments(verify)
     export = commands.add_parser("export", help="clips in other formats, looped or joined")
     cli_export.arguments(export)
-    settings = commands.add_parser("settings", help="what you prefer; change it")
+    settings = commands.add_parser("settings", help="show or change settings")
     cli_settings.arguments(settings)
 
     ui = commands.add_parser("ui", help="open the studio's page in the browser")
@@ -177,7 +177,7 @@ def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
         *("--no-suffix",),
         dest="suffix",
         action="store_false",
-        help="without the words the pack adds to every prompt",
+        help="do not add the pack's own words to the prompt",
     )
     parser.add_argument("--profile", action="store_true", help="print how long each stage took")
     parser.add_argument("--json", action="store_true", help="what was made, as JSON on stdout")

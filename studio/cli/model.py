@@ -21,14 +21,14 @@ TARGETS = ("portable", "cpu", "x-elite", "x2-elite", "this-chip")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
-    get = actions.add_parser("get", help="download the published weights, or go on with it")
+    get = actions.add_parser("get", help="download the published weights, or resume the download")
     get.add_argument("folder", type=Path, nargs="?", help="the studio's own folder when absent")
     get.add_argument("--multistep", action="store_true", help="with the monolithic mode's own")
-    get.add_argument("--list", action="store_true", help="only say what would be fetched")
+    get.add_argument("--list", action="store_true", help="only print what would be downloaded")
     get.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)  # for the page
     get.set_defaults(command=_get)
-    build = actions.add_parser("build", help="make a pack of weights, or go on with it")
-    build.add_argument("weights", type=Path, help="the folder of published folders")
+    build = actions.add_parser("build", help="build a pack from weights, or resume the build")
+    build.add_argument("weights", type=Path, help="folder with the published weights")
     build.add_argument("-o", "--output", type=Path, metavar="PACK", help="the pack's folder")
     build.add_argument(
         "--target",
@@ -38,9 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--multistep", action="store_true", help="with the monolithic mode's own")
     build.add_argument(
-        "--blocks", type=int, choices=(6, 3, 2), help="of the transformer in one graph"
+        "--blocks", type=int, choices=(6, 3, 2), help="blocks of the transformer in one graph"
     )
-    build.add_argument("--pause", action="store_true", help="let the running build stop")
+    build.add_argument("--pause", action="store_true", help="stop the running build")
     build.set_defaults(command=_build)
     status = actions.add_parser("status", help="how far the build is")
     status.set_defaults(command=_status)

@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                 "pack", type=Path, nargs="?" if argument is own else 1, help=argument
             )
         if name == "install":
-            action.add_argument("--use", action="store_true", help="and use it from now on")
+            action.add_argument("--use", action="store_true", help="use the pack from now on")
         action.add_argument("--json", action="store_true", help="as JSON on stdout")
         action.set_defaults(command=command)
 

@@ -34,14 +34,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         # A flag that is absent here leaves the one before the action as it is.
         command.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
         if action is _list:
-            command.add_argument("--all", action="store_true", help="those that are made too")
+            command.add_argument("--all", action="store_true", help="also what is made already")
         if action in (_retry, _remove):
             several = "*" if action is _retry else "+"
             help_ = "all that failed when absent" if action is _retry else "as `list` says"
             command.add_argument("id", type=counted, nargs=several, metavar="ID", help=help_)
         if action is _move:
             command.add_argument("id", type=counted, metavar="ID")
-            command.add_argument("place", type=counted, metavar="N", help="1 is the next one")
+            command.add_argument(
+                "place", type=counted, metavar="N", help="position in the queue; 1 is next"
+            )
 
 
 def _queue(arguments: argparse.Namespace) -> int | None:

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "value",
         nargs="?",
         metavar="VALUE",
-        help="what it is to be: true, false, a number, words, or null for the studio's own choice",
+        help="the new value: true, false, a number, text, or null for the default",
     )
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
     parser.set_defaults(command=_settings)
