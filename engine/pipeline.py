@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from engine import first_frame, safety, upscaler, vae
 from engine.canary import require_sound
-from engine.config import Mode, ModeConfig, Request
+from engine.config import ModeConfig, Request
 from engine.errors import BackendError, RequestError
 from engine.events import (
     Event,
@@ -37,6 +37,7 @@ from engine.events import (
 )
 from engine.first_frame import ClipEmbeds, embed
 from engine.graph_cache import GraphCache
+from engine.modes import mode_of, weights_of
 from engine.noise import SeededNoise
 from engine.pack import Pack
 from engine.recall import Content, key_of
@@ -265,7 +266,7 @@ class _Plan:
 
 def _planned(pack: Pack, request: Request) -> _Plan:
     """Raises RequestError where the pack cannot do it."""
-    mode = _mode(pack, request)
+    mode = mode_of(pack, request)
     first_given = request.image is not None or mode.first_steps is None
     draws_first = first_given and request.image is None
     if draws_first and pack.first_frame is None:
@@ -337,12 +338,12 @@ def _conditionings(
     asked = timesteps(plan.stages, plan.mode, plan.first_given)
     with run.timed("text"):
         contexts = run.made(
-            *(_weights(pack, "text_encoder", mode), "text_encoder"),
+            *(weights_of(pack, "text_encoder", mode), "text_encoder"),
             lambda graph, ids, mask: (graph.run(ids=ids, mask=mask)["context"],),
             [(t.t5, t.t5_mask) for t in tokens],
         )
         modulations = run.made(
-            *(_weights(pack, "transformer", mode), "modulation"),
+            *(weights_of(pack, "transformer", mode), "modulation"),
             lambda graph, pooled, *asked: tuple(modulate(graph, pooled, asked).values()),
             [(_pooled(clip), *asked) for clip in clips[: len(tokens)]],
         )
@@ -357,7 +358,7 @@ def _units(
 ) -> Generator[Event, None, None]:
     """Unit by unit: its latent, its frames, larger frames."""
     pack, mode, units = run.pack, plan.mode, run.pack.geometry.units
-    transformer = _weights(pack, "transformer", plan.request.mode)
+    transformer = weights_of(pack, "transformer", plan.request.mode)
     larger: Session | None = None
     with ExitStack() as stack:
         with run.timed("transformer"):
@@ -425,35 +426,6 @@ class _Finishing:
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
-
-
-def _mode(pack: Pack, request: Request) -> ModeConfig:
-    """The steps and guidance of the request; RequestError where the pack has no such mode."""
-    modes = pack.schedule.modes
-    if request.mode not in modes:
-        raise RequestError(
-            "{name} has no mode {mode}; choose one of {names}.",
-            name=pack.name,
-            names=", ".join(modes),
-            mode=request.mode,
-        )
-    mode = modes[request.mode]
-    if request.steps is None:
-        return mode
-    if len(request.steps) != pack.schedule.stages:
-        raise RequestError(
-            "{name} has {stages} stages, and the steps are {steps}; give one number per stage.",
-            stages=pack.schedule.stages,
-            name=pack.name,
-            steps=request.steps,
-        )
-    return replace(mode, steps=request.steps)
-
-
-def _weights(pack: Pack, component: str, mode: Mode) -> str:
-    """The component with weights of this mode's own where the pack has it, else the common one."""
-    own = f"{component}_multistep"
-    return own if mode == "monolithic" and pack.has(own) else component
 
 
 def _clip(run: _Run, tokens: Sequence[Tokens], own: str = "") -> list[ClipEmbeds]:

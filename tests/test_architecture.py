@@ -97,7 +97,7 @@ FLOORS = {
         {"errors", "events", "measures", "noise"},
         {"config", "sentencepieces"},
         {"pack", "scheduler", "latents", "tokens", "first_frame_steps"},
-        {"session", "text"},
+        {"modes", "session", "text"},
         {"sampler", "transformer", "vae", "canary", "recall"},
         {"first_frame", "upscaler", "safety"},
         {"graph_cache"},
