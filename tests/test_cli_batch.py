@@ -196,7 +196,9 @@ PIPED = "prompt,kind,look_seed\na ball,frame,5\n"
 
 def piped(file: str, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "studio.cli.main", "batch", file, *more]
-    return subprocess.run(command, input=PIPED, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(
+        command, input=PIPED, capture_output=True, encoding="utf-8", timeout=PATIENCE
+    )
 
 
 def test_a_piped_list_comes_out_filled_in(elsewhere: Path) -> None:
