@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 from collections.abc import Awaitable, Callable
@@ -89,6 +90,7 @@ def in_farm(tmp_path: Path, do: Callable[[FarmHost, str], Awaitable[None]]) -> N
         Register(tmp_path / "farm" / "farm.sqlite") as register,
     ):
         asyncio.run(run())
+    gc.collect()  # here, where what it finds open is expected
 
 
 async def until(holds: Callable[[], bool]) -> None:
