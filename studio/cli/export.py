@@ -56,9 +56,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--still", type=int, metavar="N", help="one frame, as PNG, and no clip")
     parser.add_argument(
-        "--ping-pong", action="store_true", default=None, help="play it forwards, then backwards"
-    )
-    parser.add_argument(
         "--join", action="store_true", help="join the clips into one MP4 and number each shot"
     )
     parser.add_argument(
