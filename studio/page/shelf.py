@@ -46,7 +46,7 @@ def viewer(
 ) -> str:
     """The open item with what can be done to it, or those that are chosen side by side."""
     if not items:
-        return ""
+        return _button("undo", say("library.undo"), "z")  # the last one may just have been rejected
     picked = [item for item in items if str(item.path) in chosen]
     if len(picked) > 1:
         cells = "".join(f'<div class="cell">{_player(item)}</div>' for item in picked[:MOST])
