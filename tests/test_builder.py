@@ -111,7 +111,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("missing", "lacks the tensor {name} of shape"),
-        ("unknown", "holds the tensor strange.weight, which the model has no place for"),
+        ("unknown", "has the tensor strange.weight, which the model does not know"),
         ("misshapen", "holds {name} of shape .*was expected"),
         ("cut", "cannot be read"),
         ("gone", "has no .safetensors file"),

@@ -183,7 +183,7 @@ def test_one_bad_name_does_not_stop_the_rest(capsys: Said, folder: Path) -> None
         (["export", "none.mp4", "--loop", "0"], "whole number from 1"),
         (["export", "none.mp4", "--loop", "101"], "1 to 100 times"),
         (["export", "none.mp4", "-o", "none.gif"], "end in .mp4"),
-        (["export", "none.mp4", "--fcpxml"], "add --join"),
+        (["export", "none.mp4", "--fcpxml"], "works only with --join; add it"),
         (["export", "--join", "none.mp4"], "none.mp4"),
         (["export", "--join", "none.mp4", "--format", "gif"], "leave one of them out"),
         (["verify", "none.mp4"], "none.mp4"),
@@ -208,7 +208,7 @@ def test_verify_says_identical_close_different(capsys: Said, folder: Path) -> No
     capsys.readouterr()
     assert main(["verify", str(folder / "different.mp4"), str(folder / "none.mp4")]) == 1
     out, err = capsys.readouterr()
-    assert f"{folder / 'different.mp4'}: Different (" in out and "none.mp4 has no settings" in err
+    assert f"{folder / 'different.mp4'}: Different (" in out and "none.mp4 is not a clip" in err
 
 
 def test_a_frame_verifies(capsys: Said, folder: Path) -> None:

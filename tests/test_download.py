@@ -151,5 +151,7 @@ def test_without_a_network_it_says_what_to_do_by_hand(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(DownloadError, match="or get the weights by hand and choose their folder"):
+    with pytest.raises(
+        DownloadError, match="or download the weights by hand and choose their folder"
+    ):
         get(tmp_path)
