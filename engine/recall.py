@@ -24,10 +24,10 @@ class Recall:
 
     def get(self, key: bytes) -> tuple[Array, ...] | None:
         """The arrays kept under `key_of` their content, which are not to be changed."""
-        found = self._kept.pop(key, None)
-        if found is not None:
-            self._kept[key] = found
-        return found
+        value = self._kept.pop(key, None)
+        if value is not None:
+            self._kept[key] = value
+        return value
 
     def keep(self, key: bytes, arrays: tuple[Array, ...]) -> None:
         """Keep arrays under their key, as far as there is room."""
@@ -37,11 +37,11 @@ class Recall:
 
     def made(self, key: bytes, make: Callable[[], tuple[Array, ...]]) -> tuple[Array, ...]:
         """Those kept, else what `make` gives."""
-        found = self.get(key)
-        if found is None:
-            found = make()
-            self.keep(key, found)
-        return found
+        value = self.get(key)
+        if value is None:
+            value = make()
+            self.keep(key, value)
+        return value
 
     @property
     def size(self) -> int:
@@ -57,8 +57,8 @@ def key_of(*content: Content) -> bytes:
     """A digest that is the same where every part of the content is."""
     digest = hashlib.sha256()
     for part in content:
-        told = f"{part.dtype}{part.shape}" if isinstance(part, np.ndarray) else repr(part)
-        digest.update(f"{len(told)}:{told}".encode())
+        text = f"{part.dtype}{part.shape}" if isinstance(part, np.ndarray) else repr(part)
+        digest.update(f"{len(text)}:{text}".encode())
         if isinstance(part, np.ndarray):
             digest.update(np.ascontiguousarray(part).data)
     return digest.digest()

@@ -257,25 +257,25 @@ def _run_parts(
     modulation: rows of all parts; memory: what the unit before has left, `padding` tokens of
     zeros being put in front of it to fill the graph.
     """
-    given, rows = dict(inputs), modulation
+    tensors, rows = dict(inputs), modulation
     keys: list[Floats] = []
     values: list[Floats] = []
     in_front = ((0, 0), (0, 0), (padding, 0), (0, 0))
     for number, part in enumerate(parts):
         count = part.inputs["modulation"].shape[0]
-        given["modulation"] = rows[:count] if isinstance(count, int) else rows
-        rows = rows[len(given["modulation"]) :]
+        tensors["modulation"] = rows[:count] if isinstance(count, int) else rows
+        rows = rows[len(tensors["modulation"]) :]
         if memory is not None:
-            given["past_keys"] = np.pad(memory.keys[number], in_front)
-            given["past_values"] = np.pad(memory.values[number], in_front)
-        outputs = part.run(**{name: given[name] for name in part.inputs})
-        given |= {name.removeprefix("next_"): array for name, array in outputs.items()}
+            tensors["past_keys"] = np.pad(memory.keys[number], in_front)
+            tensors["past_values"] = np.pad(memory.values[number], in_front)
+        outputs = part.run(**{name: tensors[name] for name in part.inputs})
+        tensors |= {name.removeprefix("next_"): array for name, array in outputs.items()}
         if "keys" in outputs:
-            keys.append(given["keys"])
-            values.append(given["values"])
+            keys.append(tensors["keys"])
+            values.append(tensors["values"])
     if memory is not None:
         keys, values = _joined(memory.keys, keys), _joined(memory.values, values)
-    return given["flow"], keys, values
+    return tensors["flow"], keys, values
 
 
 def _joined(old: Sequence[Floats], new: Sequence[Floats]) -> list[Floats]:

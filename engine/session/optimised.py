@@ -80,8 +80,8 @@ class Optimised:
     def _prune(self) -> None:
         """Remove the longest unused entries, and what killed processes left."""
         room, now = ROOM, time.time()
-        found = sorted(self._entries(), reverse=True)
-        for used, size, path in found:
+        entries = sorted(self._entries(), reverse=True)
+        for used, size, path in entries:
             room -= size
             if room < 0 or now - used > UNUSED or (path.suffix == ".part" and now - used > 3600):
                 with suppress(OSError):
@@ -91,8 +91,8 @@ class Optimised:
         for path in self.folder.iterdir():
             with suppress(OSError):
                 if path.suffix in (".onnx", ".part"):
-                    told = path.stat()
-                    yield told.st_mtime, told.st_size, path
+                    status = path.stat()
+                    yield status.st_mtime, status.st_size, path
 
 
 def _read(entry: Path) -> bytes | None:
@@ -114,21 +114,21 @@ def _cpu_session(model: str | bytes, options: ort.SessionOptions) -> ort.Inferen
 
 
 def _key(graph: Graph) -> str:
-    told = [graph.file.sha256, sorted(graph.dimensions.items()), ort.__version__, *_processor()]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+    parts = [graph.file.sha256, sorted(graph.dimensions.items()), ort.__version__, *_processor()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 @cache
 def _processor() -> tuple[str, ...]:
     """What tells processors apart for which ONNX Runtime may lay out weights differently."""
-    told = [processor_name()]
+    features = [processor_name()]
     if sys.platform == "win32":
         import ctypes  # noqa: PLC0415
 
         has = ctypes.windll.kernel32.IsProcessorFeaturePresent
-        told.append("".join(str(int(bool(has(number)))) for number in range(128)))
+        features.append("".join(str(int(bool(has(number)))) for number in range(128)))
     with suppress(OSError):
         wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-        told += [line for line in lines if line.split("\t")[0].rstrip(" :") in wanted]
-    return tuple(told)
+        features += [line for line in lines if line.split("\t")[0].rstrip(" :") in wanted]
+    return tuple(features)

@@ -247,7 +247,7 @@ class Stream:
         graph = self.graph
         given = {name: spec for name, spec in graph.inputs.items() if name not in self._now}
         _check_inputs(graph.name, given, inputs)
-        told = [name for name in graph.outputs if name.removeprefix("next_") not in self._now]
+        names = [name for name in graph.outputs if name.removeprefix("next_") not in self._now]
 
         def run(session: ort.InferenceSession) -> list[Array]:
             binding = session.io_binding()
@@ -255,15 +255,15 @@ class Stream:
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name, value in self._now.items():
                 binding.bind_ortvalue_input(name, value)
-            for name in told:
+            for name in names:
                 binding.bind_output(name)
             for name, value in self._next.items():
                 binding.bind_ortvalue_output(f"next_{name}", value)
             session.run_with_iobinding(binding)
-            return [value.numpy() for value in binding.get_outputs()[: len(told)]]
+            return [value.numpy() for value in binding.get_outputs()[: len(names)]]
 
         outputs = graph.work(run)
-        named: dict[str, Array] = dict(zip(told, outputs, strict=True))
+        named: dict[str, Array] = dict(zip(names, outputs, strict=True))
         if graph.watch is not None:
             before = {name: np.array(value.numpy()) for name, value in self._now.items()}
             after = {f"next_{name}": np.array(value.numpy()) for name, value in self._next.items()}

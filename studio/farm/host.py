@@ -150,10 +150,10 @@ class FarmHost:
         """Say that the host is there, and obey the register; whether to stay."""
         revoked = self.register.revoked()
         if revoked != self._revoked:
-            self._revoked = revoked
             self.authority.revoke(revoked)
             self._server.load_verify_locations(self.authority.revoked_file)
             self._scheduler.refused = set(revoked)
+            self._revoked = revoked
         known = {machine.name for machine in self.register.machines()}
         for name in set(self._machines) - known:
             self._scheduler.loop.add_callback(self._dismiss, name)

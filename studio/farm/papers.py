@@ -94,6 +94,7 @@ class Authority:
         self.certificate_file = folder / "authority.pem"
         self.host_file = folder / "host.pem"  # certificate and key
         self.revoked_file = folder / "revoked.pem"
+        self._listed = datetime.min.replace(tzinfo=UTC)  # the date of the last revocation list
         if not self.host_file.exists():
             self._found()
         self._key = _key((folder / "authority-key.pem").read_bytes())
@@ -177,12 +178,18 @@ class Authority:
         return invitation, certificate
 
     def revoke(self, serials: Iterable[int]) -> None:
-        """Let these certificates, and no others of those that are good, be refused."""
+        """Let these certificates, and no others of those that are good, be refused.
+
+        OpenSSL keeps every list it was given and reads the one of the latest second, so each is
+        dated a second after the one before; the first lies an hour back, to leave room for that.
+        """
         now = datetime.now(UTC)
+        second = timedelta(seconds=1)
+        self._listed = max(now - timedelta(hours=1), self._listed + second).replace(microsecond=0)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(now - timedelta(seconds=1))
+            .last_update(self._listed)
             .next_update(now + YEARS)
             .add_extension(x509.CRLNumber(int(now.timestamp() * 1e6)), critical=False)
         )
