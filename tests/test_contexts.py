@@ -271,7 +271,10 @@ def test_without_the_unshared_form_it_says_how_to_get_it(
     alone = {k: g for k, g in part.variants["context"].items() if not g.name.startswith("transf")}
     part = replace(part, variants=dict(part.variants) | {"context": alone})
     lean = replace(pack, components={**pack.components, "transformer": part})
-    with pytest.raises(BackendError, match="share their weights; export the pack with --unshared"):
+    with pytest.raises(
+        BackendError,
+        match="share their weights, which the emulation cannot load; export the pack with --unshared",
+    ):
         placements(lean, "transformer", "transformer", "npu-emulated")
     assert placements(lean, "transformer", "modulation", "npu-emulated")
 

@@ -121,7 +121,7 @@ def test_the_command_line_adds_to_a_preset(clip: Path, tmp_path: Path, capsys: A
     assert main(["export", str(clip), "--still", "3", "-o", str(tmp_path)]) == 0
     assert (tmp_path / "clip_frame3.png").is_file()
     assert main(["export", str(clip), "--join", "--48"]) == 2
-    assert "--48 should go without --join" in capsys.readouterr().err
+    assert "--48 works only without --join" in capsys.readouterr().err
 
 
 def test_the_command_line_knows_every_cut() -> None:

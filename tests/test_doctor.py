@@ -33,7 +33,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def lines() -> dict[str, Line]:
     found = {line.code: line for line in doctor.examine(golden=False)}
     for line in found.values():
-        assert bool(line.action) == (line.state != "ok") and "\n" not in line.sentence
+        assert bool(line.action) == (line.state != "ok") and "\n" not in str(line.sentence)
     return found
 
 

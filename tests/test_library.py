@@ -505,7 +505,7 @@ def test_a_frame_verifies(made: Made, pack: Pack, tmp_path: Path) -> None:
     assert far.outcome == "different" and far.psnr is not None and far.psnr < 30
     small = write_png(tmp_path / "small.png", made.image[::2, ::2], metadata)
     size = verify(small, pack, threads=1)
-    assert (size.outcome, size.psnr) == ("different", None) and "1 of 96 x 64" in str(size)
+    assert (size.outcome, size.psnr) == ("different", None) and "1 x 96 x 64" in str(size)
 
 
 def test_another_pack_is_said_in_one_sentence(made: Made, mini_pack: Path, tmp_path: Path) -> None:

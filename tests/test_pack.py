@@ -141,7 +141,7 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
     "odd height": (lambda m: m["geometry"].update(height=130), "height % 32 == 0"),
     "text for a number": (lambda m: m["vae"].update(scale="1"), "scale"),
     "unknown sampler": (lambda m: m["first_frame"].update(sampler="euler"), "sampler"),
-    "too few stages": (lambda m: m["schedule"].update(stage_range=[0, 1]), "stage"),
+    "too few stages": (lambda m: m["schedule"].update(stage_range=[0, 1]), "steps"),
     "a mode lacks steps": (lambda m: m["schedule"]["modes"]["hybrid"].pop("steps"), "steps"),
     "no decoder": (lambda m: m["components"].pop("video_decoder"), "video_decoder"),
     "no first frame": (lambda m: m["components"].pop("first_frame"), "first_frame"),

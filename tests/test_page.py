@@ -271,7 +271,7 @@ def test_a_pack_is_installed_checked_and_removed(page: Page, desk: Desk, mini_pa
     expect(page.locator("#packs li")).to_have_count(1)
     expect(page.locator("#packs li b")).to_have_text("in use")
     page.click("#install")
-    expect(page.locator("#models-message .failure")).to_contain_text("choose one")
+    expect(page.locator("#models-message .failure")).to_contain_text("Choose a folder or .zip")
     page.fill("#pack-source textarea, #pack-source input", str(mini_pack / "portable"))
     page.click("#install")
     expect(page.locator("#install-progress .failure")).to_contain_text("There is no pack")
@@ -303,7 +303,9 @@ def test_settings_are_kept(page: Page, desk: Desk) -> None:
     assert (settings.notify, settings.theme) == (False, "dark")
     page.get_by_label("Folder for clips").fill("no/whole/path")
     page.get_by_label("Folder for clips").blur()
-    expect(page.locator("#settings-message .failure")).to_contain_text("The folder for clips")
+    expect(page.locator("#settings-message .failure")).to_contain_text(
+        "no/whole/path takes no files"
+    )
     assert load(desk.data / "settings.json")[0].clips is None
     page.click("#quit")
     expect(page.locator("#settings-message .notice")).to_contain_text("closed")

@@ -69,7 +69,7 @@ def test_a_name_the_disk_cannot_store_is_found_before_the_work(tmp_path: Path) -
     names = ["a" * 300 + ".png"]
     names += [f"ab{mark}c.png" for mark in '<>:"|?*'] if sys.platform == "win32" else []
     for name in names:
-        with pytest.raises(OutputError, match="are the most for a file|cannot store"):
+        with pytest.raises(OutputError, match="a file name has at most|cannot store"):
             prepare(tmp_path / name, ".png")
     assert list(tmp_path.iterdir()) == []
 
