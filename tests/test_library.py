@@ -476,12 +476,12 @@ def test_what_is_not_ours_is_one_sentence(tmp_path: Path) -> None:
         "f": b"",
     }.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(OutputError, match=rf"^{name} should [^\n]*\.$"):
+        with pytest.raises(OutputError, match=rf"^{name} [^\n]*; [^\n]*\.$"):
             restore(tmp_path / name)
     with pytest.raises(OutputError, match="No such file"):
         restore(tmp_path / "g.mp4")
     Image.new("RGB", (4, 4)).save(tmp_path / "h.png")
-    with pytest.raises(OutputError, match="settings inside"):
+    with pytest.raises(OutputError, match="no settings of Neodragon Studio inside"):
         sidecars.inside(tmp_path / "h.png")
 
 
