@@ -44,10 +44,10 @@ def build(desk: Desk, language: str, functions: Mapping[str, Callable[..., Any]]
                     queue = QueueView(desk, create, say)
             with gr.Tab(say("tab.batch"), id="batch"):
                 batch = BatchView(desk, say)
-            with gr.Tab(say("tab.film"), id="film") as tab:
-                FilmView(desk, say).open(tab)
             with gr.Tab(say("tab.library"), id="library") as tab:
                 LibraryView(desk, create, batch, tabs).open(tab)
+            with gr.Tab(say("tab.film"), id="film") as tab:
+                FilmView(desk, say).open(tab)
             with gr.Tab(say("tab.models"), id="models") as tab:
                 ModelsView(desk, say).open(tab)
             with gr.Tab(say("tab.settings"), id="settings"):
