@@ -39,7 +39,8 @@ def test_what_waits_is_put_into_another_order(page: Page, waiting: list[int], wi
     page.keyboard.press("q")
     rows = page.locator("#queue-rows li")
     expect(rows).to_have_count(4)
-    assert rows.first.is_visible() and order(page) == waiting
+    expect(rows.first).to_be_visible()
+    assert order(page) == waiting
     box = page.locator("#queue").bounding_box()
     assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width
     rows.nth(3).drag_to(rows.nth(0))
