@@ -104,7 +104,6 @@ def test_a_frame_is_saved_and_begins_the_next_clip(shown: Page, desk: Desk) -> N
     expect(shown.locator("#chip .chip")).to_have_count(0)
 
 
-@pytest.mark.xfail(reason="known: the chip of a fork stays when another take is shown")
 def test_a_clip_is_forked_at_a_frame(shown: Page, desk: Desk) -> None:
     before = clips(desk)
     parent = before[0]

@@ -76,20 +76,22 @@ class Again(Controls):
         if event.verb in ("extend", "begin"):
             frame = -1 if event.verb == "extend" else int(event.frame)
             picture = desk.frame_of(desk.file_of(job), frame)
-            return {self.picture: str(picture), self.motion: str(fresh_seed()), self.forked: None}
+            update = {self.picture: str(picture), self.motion: str(fresh_seed())}
+            return update | self.forking(None)
         if event.verb == "fork":
             return self.fork_of(job.work, job.key, int(event.frame))
         update = self.controls_of(job.work)
         if event.verb == "remix":
             update |= {self.look: str(fresh_seed()), self.motion: str(fresh_seed())}
-            update[self.forked] = None
+            update |= self.forking(None)
         return update
 
     def sent(self, path: Path, verb: str, frame: int) -> Update:
         """What the library hands over: a clip's settings, a frame of it, or its beginning."""
         if verb == "begin":
             picture = self.desk.frame_of(path, frame)
-            return {self.picture: str(picture), self.motion: str(fresh_seed()), self.forked: None}
+            update = {self.picture: str(picture), self.motion: str(fresh_seed())}
+            return update | self.forking(None)
         if verb == "create":
             return self._restore(str(path))
         origin = restore(path)
@@ -105,7 +107,7 @@ class Again(Controls):
         trunk = Trunk.of(work, unit_of(frame, self.desk.pack.geometry))
         update = self.controls_of(work)
         update |= {self.prompt: trunk.prompt, self.motion: str(fresh_seed())}
-        return update | {self.forked: trunk.to_dict(), self.message: ""}
+        return update | self.forking(trunk.to_dict()) | {self.message: ""}
 
     def controls_of(self, work: Work) -> Update:
         """Every control as the work had it; a fork's as it was rolled from its parent."""
@@ -121,9 +123,8 @@ class Again(Controls):
             self.picture: None if work.image is None else str(work.image),
             self.look: str(work.look_seed),
             self.motion: str(last.motion_seed),
-            self.forked: None if trunk is None else trunk.to_dict(),
             self.used: {},
-        }
+        } | self.forking(None if trunk is None else trunk.to_dict())
 
     def _restore(self, path: str | None) -> Update:
         """Every control as the dropped file says."""
@@ -147,9 +148,10 @@ class Again(Controls):
             self.message: html.notice(sentence) if sentence else "",
         }
 
-    def _forked(self, trunk: dict[str, Any] | None) -> str:
-        """What says that the next clips keep the beginning of another."""
+    def forking(self, trunk: dict[str, Any] | None) -> Update:
+        """Let the next clips keep the beginning of another, or none; a chip says so."""
         self.desk.keep_draft(fork=trunk)
-        if trunk is None:
-            return ""
-        return html.branch(Trunk.from_dict(trunk).unit, self.desk.pack.geometry, self.say)
+        chip = ""
+        if trunk is not None:
+            chip = html.branch(Trunk.from_dict(trunk).unit, self.desk.pack.geometry, self.say)
+        return {self.forked: trunk, self.branch: chip}

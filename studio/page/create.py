@@ -71,7 +71,7 @@ class Create(Again):
         self.controls = kept
         asked = kept | {self.watching, self.picked, self.used, self.forked}
         told = [self.look, self.motion, self.watching, self.picked, self.used]
-        told += [self.forked, self.message]
+        told += [self.forked, self.branch, self.message]
         for button, work in (
             (self.draw, self._draw),
             (self.cast, self._cast),
@@ -88,7 +88,8 @@ class Create(Again):
         self.upload.change(self._chosen, self.upload, [self.crop, *cropped], **QUICK)
         self.crop.click(self._crop, self.upload, cropped, **IN_TURN)
         self.no_picture.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
-        every = [*kept, self.watching, self.picked, self.used, self.forked, self.message]
+        every = [*kept, self.watching, self.picked, self.used]
+        every += [self.forked, self.branch, self.message]
         self.every = every
         self.staged(self.dropped.upload(self._restore, self.dropped, every, **QUICK))
         self.staged(self.stage.click(self._pick, {self.picked}, every, **IN_TURN))
@@ -98,8 +99,7 @@ class Create(Again):
         )
         self.picture.change(self._begins, self.picture, self.chip, **QUICK)
         self.chip.click(lambda: (None, None), None, [self.upload, self.picture], **QUICK)
-        self.forked.change(self._forked, self.forked, self.branch, **QUICK)
-        self.branch.click(lambda: None, None, self.forked, **QUICK)
+        self.branch.click(lambda: self.forking(None), None, [self.forked, self.branch], **QUICK)
         self.staged(self.caption.click(self.act, kept, every, **IN_TURN))
 
     def staged(self, event: Any) -> None:
@@ -191,7 +191,7 @@ class Create(Again):
         self.desk.keep_draft(watching=ids, used=used)
         self.desk.remember(asked[self.prompt])
         update: Update = {self.look: str(look), self.watching: ids, self.picked: []}
-        update |= {self.used: used, self.forked: forked}
+        update |= {self.used: used} | self.forking(forked)
         same = html.notice(self.say("seed.same")) if ids and set(ids) <= made else ""
         return (
             update | {self.message: same} | ({self.motion: str(motion)} if what == "clip" else {})
@@ -265,11 +265,10 @@ class Create(Again):
         prompt = update.get(self.prompt) or ""
         for seed in (self.look, self.motion):
             update[seed] = str(update.get(seed) or fresh_seed())
+        update |= self.forking(Trunk.kept(draft.get("fork")))
         return update | {
             self.watching: list(watching),
             self.used: draft.get("used") or {},
             self.ruler: html.ruler(self.desk.rulers(prompt), self.desk.unknown(prompt), self.say),
-            self.forked: (trunk := Trunk.kept(draft.get("fork"))),
-            self.branch: self._forked(trunk),
             self.loaded: True,
         }
