@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import Request
+from engine.events import Finished, UnitFrames
 from engine.measures import psnr
 from engine.pack import open_pack
-from engine.pipeline import Finished, UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import Backend, qnn_sdk
 
 REQUEST = Request("a green fish swims right under water at noon", 1, 2)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import clips, options, request
+from engine.events import Finished, UnitFrames
 from engine.graph_cache import GraphCache
 from engine.pack import open_pack
-from engine.pipeline import Finished, UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import require
 
 KEPT = 2**30  # bytes of graphs between the clips of a queue

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
         RequestError,
         WithheldError,
     )
-    from engine.graph_cache import GraphCache
-    from engine.pack import Pack, open_pack
-    from engine.pipeline import (
+    from engine.events import (
         Event,
         Finished,
         FirstFrame,
@@ -38,9 +36,10 @@ if TYPE_CHECKING:
         StageDone,
         Truncated,
         UnitFrames,
-        generate,
-        prewarm,
     )
+    from engine.graph_cache import GraphCache
+    from engine.pack import Pack, open_pack
+    from engine.pipeline import generate, prewarm
     from engine.session import Backend, available, verify_pack
 
 __all__ = [
@@ -78,9 +77,7 @@ _HOMES = {
         "RequestError",
         "WithheldError",
     ),
-    "graph_cache": ("GraphCache",),
-    "pack": ("Pack", "open_pack"),
-    "pipeline": (
+    "events": (
         "Event",
         "Finished",
         "FirstFrame",
@@ -88,9 +85,10 @@ _HOMES = {
         "StageDone",
         "Truncated",
         "UnitFrames",
-        "generate",
-        "prewarm",
     ),
+    "graph_cache": ("GraphCache",),
+    "pack": ("Pack", "open_pack"),
+    "pipeline": ("generate", "prewarm"),
     "session": ("Backend", "available", "verify_pack"),
 }
 

@@ -47,18 +47,6 @@ from engine.session import Array, Backend, Clock, Session, owner, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Forked, Transformer, modulate, timesteps
 
-__all__ = [
-    "Event",
-    "Finished",
-    "FirstFrame",
-    "Progress",
-    "StageDone",
-    "Truncated",
-    "UnitFrames",
-    "generate",
-    "prewarm",
-]
-
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Item = TypeVar("Item")

@@ -24,8 +24,9 @@ from builder.portable import Portable, choose
 from builder.templates import Piece, Templates
 from builder.weights import Weights
 from engine.config import Request
+from engine.events import UnitFrames
 from engine.pack import open_pack
-from engine.pipeline import UnitFrames, generate
+from engine.pipeline import generate
 from engine.session.chips import chip_named
 from studio.system.paths import ASSETS
 

@@ -22,9 +22,10 @@ from engine import session
 from engine.canary import canary, scores
 from engine.config import Request
 from engine.errors import BackendError, PackError
+from engine.events import UnitFrames
 from engine.measures import snr_db
 from engine.pack import MANIFEST, Context, Graph, Pack, open_pack
-from engine.pipeline import UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import OrtSession, available, open_graphs, open_session, placement, placements
 
 PROMPTS = [

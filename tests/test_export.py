@@ -26,9 +26,10 @@ from builder.contexts.calls import with_fixed_sizes
 from builder.errors import BuildError
 from builder.plans import plans
 from engine.config import Fork, Request
+from engine.events import FirstFrame, UnitFrames
 from engine.measures import snr_db
 from engine.pack import Pack, open_pack
-from engine.pipeline import FirstFrame, UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import load_graph
 from training.checkpoint import CheckpointError
 from training.export import graphs

@@ -16,8 +16,9 @@ import pytest
 
 pytest.importorskip("distributed")
 
+from engine.events import FirstFrame
 from engine.pack import Pack
-from engine.pipeline import FirstFrame, generate
+from engine.pipeline import generate
 from studio.farm import link, supplies
 from studio.farm.host import FarmHost
 from studio.farm.machine import Machine

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from engine.config import Fork, Request
 from engine.errors import RequestError
+from engine.events import UnitFrames
 from engine.pack import Pack
-from engine.pipeline import UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import Backend, available
 from studio.jobs.render import record
 from studio.jobs.spec import Work, content_key

@@ -14,9 +14,10 @@ from random_pack import exported
 from engine import graph_cache
 from engine.config import Request
 from engine.errors import BackendError
+from engine.events import Finished, UnitFrames
 from engine.graph_cache import GraphCache
 from engine.pack import Pack, open_pack
-from engine.pipeline import Finished, UnitFrames, generate, prewarm
+from engine.pipeline import generate, prewarm
 from engine.session import available, open_graphs
 
 REQUEST = Request("a red kite", 1, 2, upscale=False)

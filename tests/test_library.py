@@ -20,8 +20,9 @@ from PIL import Image
 
 from engine.config import Request
 from engine.errors import NeodragonError
+from engine.events import FirstFrame, UnitFrames
 from engine.pack import Pack, open_pack
-from engine.pipeline import FirstFrame, UnitFrames, generate
+from engine.pipeline import generate
 from studio.jobs.database import JobFile
 from studio.jobs.render import record, sidecar
 from studio.jobs.spec import Work, content_key

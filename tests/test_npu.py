@@ -19,9 +19,10 @@ from random_pack import exported
 from engine import pipeline, vae
 from engine.config import Request
 from engine.errors import BackendError
+from engine.events import UnitFrames
 from engine.measures import snr_db
 from engine.pack import Graph, Pack, PackFile, TensorSpec, open_pack
-from engine.pipeline import UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import available, load_graph, open_session, placed, qnn_options, require
 from engine.transformer import Conditioning, Transformer
 

@@ -16,17 +16,9 @@ from random_pack import exported
 from engine import pipeline, vae
 from engine.config import Request
 from engine.errors import RequestError
+from engine.events import Event, Finished, FirstFrame, Progress, StageDone, Truncated, UnitFrames
 from engine.pack import Pack, open_pack
-from engine.pipeline import (
-    Event,
-    Finished,
-    FirstFrame,
-    Progress,
-    StageDone,
-    Truncated,
-    UnitFrames,
-    generate,
-)
+from engine.pipeline import generate
 from engine.scheduler import stage_schedule
 from engine.session import open_session, placement
 from engine.transformer import Conditioning, Transformer, timesteps

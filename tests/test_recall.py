@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from engine.config import Request
+from engine.events import FirstFrame, UnitFrames
 from engine.graph_cache import GraphCache
 from engine.pack import Pack
-from engine.pipeline import FirstFrame, UnitFrames, generate
+from engine.pipeline import generate
 from engine.recall import Recall, key_of
 from engine.session import OrtSession
 

@@ -13,8 +13,9 @@ from transformers import CLIPImageProcessor
 
 from engine.config import Request
 from engine.errors import WithheldError
+from engine.events import FirstFrame, StageDone
 from engine.pack import open_pack
-from engine.pipeline import FirstFrame, StageDone, generate
+from engine.pipeline import generate
 from engine.safety import DEVIATION, MEAN, SIZE
 
 REQUEST = Request("a red kite", 1, 2, upscale=False)

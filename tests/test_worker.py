@@ -23,8 +23,9 @@ from PIL import Image
 from random_pack import strict
 
 from engine import session
+from engine.events import UnitFrames
 from engine.pack import Graph, Pack
-from engine.pipeline import UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import placement
 from studio.jobs import worker
 from studio.jobs.spec import PENDING, Entry, Job, State, Work, content_key

@@ -20,9 +20,10 @@ from moviepy import ImageSequenceClip
 from PIL import Image
 
 from engine.config import Request
+from engine.events import UnitFrames
 from engine.graph_cache import GraphCache
 from engine.pack import Pack, open_pack
-from engine.pipeline import UnitFrames, generate
+from engine.pipeline import generate
 from training.data.drawings import STYLES
 from training.evaluation.judges import Judge, Verdict, judge_of, summary
 from training.recipes.configuration import DEFAULT, Configuration

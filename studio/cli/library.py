@@ -20,7 +20,7 @@ from studio.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from engine.pipeline import Event
+    from engine.events import Event
     from studio.library.store import Item, Library
 
 WORDS_SHOWN = 60  # characters of a prompt

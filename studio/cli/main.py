@@ -42,8 +42,8 @@ from studio.system import environment, streams
 
 if TYPE_CHECKING:
     from engine.config import Request
+    from engine.events import Event
     from engine.pack import Pack
-    from engine.pipeline import Event
     from engine.session import Backend
     from studio.jobs.render import Meter
     from studio.media.sidecars import Kind
@@ -195,7 +195,7 @@ def _steps(text: str) -> tuple[int, ...]:
 
 def _render(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
-    from engine.pipeline import UnitFrames
+    from engine.events import UnitFrames
     from studio.jobs import render
     from studio.media import sidecars, video
     from studio.system.files import prepare
@@ -235,7 +235,7 @@ def _render(arguments: argparse.Namespace) -> None:
 
 def _frame(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
-    from engine.pipeline import FirstFrame
+    from engine.events import FirstFrame
     from studio.jobs import render
     from studio.media import sidecars
     from studio.media.pictures import write_png
@@ -325,8 +325,9 @@ def _watched(
     pack: Pack, request: Request, backend: Backend, meter: Meter, times: dict[str, float]
 ) -> Generator[Event, None, None]:
     """The events of a generation as they are drawn; the seconds of each stage go into `times`."""
+    from engine.events import Finished, StageDone, Truncated
     from engine.graph_cache import GraphCache
-    from engine.pipeline import Finished, StageDone, Truncated, generate
+    from engine.pipeline import generate
     from studio.jobs.render import unread
     from studio.language.catalogue import words
     from studio.system.paths import graphs_folder

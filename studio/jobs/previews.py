@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.pipeline import UnitFrames
+from engine.events import UnitFrames
 from studio.media.pictures import write_png
 from studio.system.files import partial
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from engine.config import Request
 from engine.errors import Message
+from engine.events import Event, Progress, StageDone, Truncated
 from engine.pack import Pack
-from engine.pipeline import Event, Progress, StageDone, Truncated
 from studio import __version__
 from studio.media.pictures import read_picture
 

@@ -26,17 +26,10 @@ from numpy.typing import NDArray
 
 from engine.config import Request
 from engine.errors import Message, NeodragonError
+from engine.events import Event, FirstFrame, StageDone, Truncated, UnitFrames
 from engine.graph_cache import GraphCache
 from engine.pack import Pack, open_pack
-from engine.pipeline import (
-    Event,
-    FirstFrame,
-    StageDone,
-    Truncated,
-    UnitFrames,
-    generate,
-    prewarm,
-)
+from engine.pipeline import generate, prewarm
 from engine.session import notices_to, require
 from studio.jobs import previews, results
 from studio.jobs.database import JobsError

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from engine.config import Request
 from engine.errors import Message, NeodragonError
+from engine.events import Event, FirstFrame, UnitFrames
 from engine.graph_cache import GraphCache
 from engine.measures import psnr
 from engine.pack import Pack
-from engine.pipeline import Event, FirstFrame, UnitFrames, generate
+from engine.pipeline import generate
 from engine.session import Backend, require
 from studio.jobs.render import with_pixels
 from studio.jobs.spec import Work, content_key
