@@ -23,11 +23,11 @@ import numpy as np
 import psutil
 
 from studio.farm import link
+from studio.farm.certificates import Authority, client_context, new_key, pem_of, pem_text, write
 from studio.farm.host import FarmHost
+from studio.farm.local_worker import State
 from studio.farm.machine import Machine, installed_packs
-from studio.farm.papers import Authority, client_context, new_key, pem_of, pem_text, write
 from studio.farm.register import Register
-from studio.farm.workshop import State
 from studio.jobs.leases import LeasingTable
 from studio.jobs.spec import Entry, Work
 from studio.media.pictures import write_png
@@ -42,7 +42,7 @@ PICTURE = np.zeros((16, 24, 3), np.uint8)
 
 
 class Waiting:
-    """A workshop that waits instead of making a row; its file is a small picture."""
+    """A worker that waits instead of making a row; its file is a small picture."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder, self.seconds = folder, seconds

@@ -19,12 +19,12 @@ pytest.importorskip("distributed")
 from engine.events import FirstFrame
 from engine.pack import Pack
 from engine.pipeline import generate
-from studio.farm import link, supplies
+from studio.farm import link, transfers
+from studio.farm.certificates import FarmError, client_context, new_key, pem_of, pem_text, write
 from studio.farm.host import FarmHost
+from studio.farm.local_worker import State
 from studio.farm.machine import Machine
-from studio.farm.papers import FarmError, client_context, new_key, pem_of, pem_text, write
 from studio.farm.register import Register
-from studio.farm.workshop import State
 from studio.jobs.leases import LeasingTable
 from studio.jobs.render import record, with_pixels
 from studio.jobs.spec import Entry, Work, content_key
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Engine:
-    """A workshop that makes first frames, of other seeds if it lies."""
+    """A worker that makes first frames, of other seeds if it lies."""
 
     def __init__(self, pack: Pack, folder: Path, lies: bool = False) -> None:
         self.pack, self.folder, self.lies = pack, folder, lies
@@ -170,8 +170,8 @@ def test_a_pack_comes_in_parts_and_goes_on(
 
         home = tmp_path / "packs"
         with pytest.raises(FarmError, match="cable"):
-            await supplies.fetch_pack(broken, pack.pack_hash, home, said.append)
-        path = await supplies.fetch_pack(broken, pack.pack_hash, home, said.append)
+            await transfers.fetch_pack(broken, pack.pack_hash, home, said.append)
+        path = await transfers.fetch_pack(broken, pack.pack_hash, home, said.append)
         files = [one for one in asked if one[0] == "file"]
         assert len(files) == len(set(files)) + 1, "what was there was not asked for again"
         for file in pack.files:

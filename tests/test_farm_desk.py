@@ -16,8 +16,8 @@ import pytest
 from engine.pack import Pack
 from studio.farm.checks import Checks
 from studio.farm.desk import Desk
+from studio.farm.local_worker import LocalWorker
 from studio.farm.register import Register
-from studio.farm.workshop import Workshop
 from studio.jobs.leases import LeasingTable
 from studio.jobs.render import record
 from studio.jobs.spec import Entry, Work, content_key
@@ -142,17 +142,17 @@ def test_nonsense_is_answered_and_harms_nothing(place: Place) -> None:
 
 
 def test_a_workshop_makes_rows_in_a_queue_of_its_own(place: Place, tmp_path: Path) -> None:
-    workshop = Workshop(tmp_path / "workshop", 1)
+    worker = LocalWorker(tmp_path / "worker", 1)
     try:
-        workshop.begin(place.work, place.table.job(place.row).key)
-        while not (state := workshop.look()).is_over:
+        worker.begin(place.work, place.table.job(place.row).key)
+        while not (state := worker.look()).is_over:
             time.sleep(0.05)
-        assert state.file is not None and state.file.is_relative_to(tmp_path / "workshop")
+        assert state.file is not None and state.file.is_relative_to(tmp_path / "worker")
         assert place.send("one", place.lease("one"), state.file.read_bytes()) is True
-        workshop.clear(state.file)
-        assert not list((tmp_path / "workshop" / "clips").iterdir())
+        worker.clear(state.file)
+        assert not list((tmp_path / "worker" / "clips").iterdir())
     finally:
-        workshop.close()
+        worker.close()
 
 
 def test_a_clip_comes_as_a_first_frame_does(place: Place, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from studio.farm.places import PlaceError, Switch, addresses, chosen
+from studio.farm.network import PlaceError, Switch, addresses, chosen
 from studio.language.catalogue import Speaker
 from studio.page.farm import shown
 

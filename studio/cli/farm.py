@@ -56,7 +56,7 @@ def _start(arguments: argparse.Namespace) -> None:
 def _invite(arguments: argparse.Namespace) -> None:
     _require()
     from studio.farm import host
-    from studio.farm.papers import write
+    from studio.farm.certificates import write
     from studio.farm.register import farm_folder, open_register
     from studio.system.files import fitted, move, unwritten, writing
 
@@ -80,7 +80,7 @@ def _join(arguments: argparse.Namespace) -> None:
     import asyncio
 
     from studio.farm import machine
-    from studio.farm.papers import read_invitation
+    from studio.farm.certificates import read_invitation
     from studio.farm.register import farm_folder
 
     folder = farm_folder() / "joined"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from engine.errors import Message
 from studio.cli.console import Bar, shown
-from studio.farm.overseer import Overseer
+from studio.farm.supervisor import FarmSupervisor
 from studio.jobs.database import JobsError
 from studio.jobs.spec import PENDING, RUNNING, Job
 from studio.jobs.supervisor import Keeper
@@ -32,8 +32,8 @@ def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool, farm: bool
         return
     bar = Bar()
     ended = 0
-    here: Keeper | Overseer = (
-        Overseer(table) if farm else Keeper(table, clips_folder(), paths.cache_folder())
+    here: Keeper | FarmSupervisor = (
+        FarmSupervisor(table) if farm else Keeper(table, clips_folder(), paths.cache_folder())
     )
     with here as keeper:
         others = [job for job in table.jobs((*RUNNING, *PENDING)) if job.id not in ids]
@@ -59,7 +59,7 @@ def work_off(table: JobTable, ids: Mapping[int, str], *, quiet: bool, farm: bool
 
 
 def _watched(
-    table: JobTable, keeper: Keeper | Overseer, ids: Mapping[int, str], bar: Bar
+    table: JobTable, keeper: Keeper | FarmSupervisor, ids: Mapping[int, str], bar: Bar
 ) -> Iterator[Job]:
     """The jobs as they end, until all have or the queue is paused."""
     open_, before, rest = dict(ids), [-1], None

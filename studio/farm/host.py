@@ -27,11 +27,11 @@ from typing import Any
 from engine.errors import NeodragonError, reason_of
 from engine.pack import Pack, open_pack
 from studio.farm import link
+from studio.farm.certificates import Authority, FarmError, Invitation, pem_text
 from studio.farm.checks import Checks
 from studio.farm.desk import Desk, hello
+from studio.farm.network import chosen
 from studio.farm.orders import order_of
-from studio.farm.papers import Authority, FarmError, Invitation, pem_text
-from studio.farm.places import chosen
 from studio.farm.register import Register, farm_folder, open_register
 from studio.jobs import results
 from studio.jobs.database import JobsError

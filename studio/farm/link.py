@@ -23,7 +23,7 @@ from distributed.comm import CommClosedError, connect
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.security import Security
 
-from studio.farm.papers import FarmError
+from studio.farm.certificates import FarmError
 
 __all__ = ["Client", "CommClosedError", "Host", "Join", "SchedulerPlugin", "enrolled", "security"]
 

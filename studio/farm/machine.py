@@ -1,7 +1,7 @@
 """The other side: a machine that joined a farm, and makes the rows it is given.
 
-One process with Dask's worker, which holds the connection, and beside it the workshop. A row that
-has begun goes on while the connection is lost, and is brought when it is there again.
+One process with Dask's worker, which holds the connection, and beside it a worker of the queue. A
+row that has begun goes on while the connection is lost, and is brought when it is there again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from engine.pack import open_pack
 from engine.session import available
 from studio import __version__
 from studio.farm import link
-from studio.farm.orders import BLOCK, sha256, work_of
-from studio.farm.papers import (
+from studio.farm.certificates import (
     FarmError,
     Invitation,
     client_context,
@@ -31,8 +30,9 @@ from studio.farm.papers import (
     request_for,
     write,
 )
-from studio.farm.supplies import fetch_pack, fetch_picture
-from studio.farm.workshop import Making, State, Workshop
+from studio.farm.local_worker import LocalWorker, Maker, State
+from studio.farm.orders import BLOCK, sha256, work_of
+from studio.farm.transfers import fetch_pack, fetch_picture
 from studio.jobs.spec import as_text
 from studio.system import packs, settings
 from studio.system.paths import private
@@ -50,13 +50,13 @@ class Machine:
 
     def __init__(
         self,
-        workshop: Making,
+        maker: Maker,
         folder: Path,
         known: Mapping[str, Path],
         fetch: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.workshop, self.folder, self.fetch, self.say = workshop, folder, fetch, say
+        self.maker, self.folder, self.fetch, self.say = maker, folder, fetch, say
         self.packs = dict(known)
         self.worker: link.Join | None = None
         self._turn = asyncio.Lock()
@@ -166,11 +166,11 @@ class Machine:
         if order["picture"] is not None:
             picture = await fetch_picture(self.ask, token, order["picture"], self.folder)
         work = work_of(order, self.packs[pack], picture)
-        await asyncio.to_thread(self.workshop.begin, work, order["key"])
+        await asyncio.to_thread(self.maker.begin, work, order["key"])
         told = time.monotonic()
         stop: str | None = ""
         while True:
-            state = await asyncio.to_thread(self.workshop.look)
+            state = await asyncio.to_thread(self.maker.look)
             if state.is_over:
                 break
             if time.monotonic() - told > TELL and not stop:
@@ -184,7 +184,7 @@ class Machine:
                 )
                 stop = answer.get("stop")
                 if stop != "":
-                    await asyncio.to_thread(self.workshop.stop)
+                    await asyncio.to_thread(self.maker.stop)
             await asyncio.sleep(LOOK)
         if stop and state.stopped:
             await self.ask("back", token=token, stop=stop, trouble="")
@@ -212,7 +212,7 @@ class Machine:
         }
         answer = await self.ask("done", token=token, receipt=receipt)
         if answer.get("taken"):
-            self.workshop.clear(file)
+            self.maker.clear(file)
             self.say(f"a row is made, {state.seconds:.1f} s")
 
 
@@ -273,11 +273,11 @@ def join(
     with ExitStack() as stack:
         if not stack.enter_context(lock(folder / "join.lock", 1.0)):
             raise FarmError("This machine is in the farm already, by another process.")
-        workshop = Workshop(folder / "workshop", threads)
-        stack.callback(workshop.close)
+        maker = LocalWorker(folder / "worker", threads)
+        stack.callback(maker.close)
 
         async def run() -> None:
-            machine = Machine(workshop, folder, installed_packs(), fetch, say)
+            machine = Machine(maker, folder, installed_packs(), fetch, say)
             await machine.join(address, name, link.security(context))
 
         asyncio.run(run())

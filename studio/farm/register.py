@@ -23,7 +23,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS farm (
     address TEXT NOT NULL, port INTEGER NOT NULL, wanted INTEGER NOT NULL, seen REAL NOT NULL
 );
-CREATE TABLE IF NOT EXISTS papers (
+CREATE TABLE IF NOT EXISTS certificates (
     serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, ends REAL NOT NULL,
     revoked INTEGER NOT NULL DEFAULT 0
 );
@@ -130,7 +130,7 @@ class Register(Database):
         """A certificate was signed."""
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO papers VALUES (?, ?, ?, ?, 0)", [f"{serial:x}", role, name, ends]
+                "INSERT INTO certificates VALUES (?, ?, ?, ?, 0)", [f"{serial:x}", role, name, ends]
             )
 
     def enrol(self, wish: str) -> str:
@@ -152,7 +152,7 @@ class Register(Database):
             self._require(name)
         with self._transaction() as db:
             count = db.execute(
-                "UPDATE papers SET revoked = 1 WHERE name = ? AND NOT revoked AND ends > ?",
+                "UPDATE certificates SET revoked = 1 WHERE name = ? AND NOT revoked AND ends > ?",
                 [name, time.time()],
             ).rowcount
             db.execute("DELETE FROM machines WHERE name = ?", [name])
@@ -161,7 +161,8 @@ class Register(Database):
     def revoked(self) -> tuple[int, ...]:
         """The numbers of the certificates that are refused and would be good otherwise."""
         rows = self._rows(
-            "SELECT serial FROM papers WHERE revoked AND ends > ? ORDER BY serial", time.time()
+            "SELECT serial FROM certificates WHERE revoked AND ends > ? ORDER BY serial",
+            time.time(),
         )
         return tuple(int(row["serial"], 16) for row in rows)
 

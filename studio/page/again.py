@@ -15,8 +15,8 @@ from studio.library.store import EXPORTS
 from studio.page import film, html
 from studio.page.controls import Controls, fresh_seed
 from studio.page.events import Update
+from studio.page.fork_point import ForkPoint
 from studio.page.player import unit_of
-from studio.page.trunk import Trunk
 
 
 class Again(Controls):
@@ -104,14 +104,14 @@ class Again(Controls):
     def fork_of(self, work: Work, key: str, frame: int) -> Update:
         """Let the next clip be this one up to the unit of a frame; raises RequestError."""
         self.desk.require_same(work, key)
-        trunk = Trunk.of(work, unit_of(frame, self.desk.pack.geometry))
+        trunk = ForkPoint.of(work, unit_of(frame, self.desk.pack.geometry))
         update = self.controls_of(work)
         update |= {self.prompt: trunk.prompt, self.motion: str(fresh_seed())}
         return update | self.forking(trunk.to_dict()) | {self.message: ""}
 
     def controls_of(self, work: Work) -> Update:
         """Every control as the work had it; a fork's as it was rolled from its parent."""
-        trunk = Trunk.below(work)
+        trunk = ForkPoint.below(work)
         last = work.forks[-1] if work.forks else work
         return {
             self.prompt: last.prompt or (trunk.prompt if trunk else work.prompt),
@@ -153,5 +153,5 @@ class Again(Controls):
         self.desk.keep_draft(fork=trunk)
         chip = ""
         if trunk is not None:
-            chip = html.branch(Trunk.from_dict(trunk).unit, self.desk.pack.geometry, self.say)
+            chip = html.branch(ForkPoint.from_dict(trunk).unit, self.desk.pack.geometry, self.say)
         return {self.forked: trunk, self.branch: chip}

@@ -31,7 +31,7 @@ class Controls:
     """Lays the tab out. `watching` and `picked` are the jobs that this tab shows on its stage.
 
     used: prompt and seeds of the last take; forked: which clip the next ones begin as, and up to
-    which unit (`Trunk`); loaded: whether the draft is in the controls.
+    which unit (`ForkPoint`); loaded: whether the draft is in the controls.
     """
 
     def __init__(self, desk: Desk, say: Speaker) -> None:

@@ -24,8 +24,8 @@ from studio.page.again import Again
 from studio.page.controls import fresh_seed, styles
 from studio.page.desk import Desk
 from studio.page.events import IN_TURN, QUICK, Update
+from studio.page.fork_point import ForkPoint
 from studio.page.player import VERBS
-from studio.page.trunk import Trunk
 from studio.system.settings import load as settings_of
 
 
@@ -170,7 +170,7 @@ class Create(Again):
             forked = None if what == "frame" else asked[self.forked]
             work = self.desk.work(given, "clip" if what == "clip" else "frame")
             if forked:
-                work = Trunk.from_dict(forked).grown(work.prompt, work.motion_seed)
+                work = ForkPoint.from_dict(forked).grown(work.prompt, work.motion_seed)
             picks = [
                 job for job in self.desk.jobs(asked[self.picked]) if job.id in asked[self.watching]
             ] * (not forked)
@@ -265,7 +265,7 @@ class Create(Again):
         prompt = update.get(self.prompt) or ""
         for seed in (self.look, self.motion):
             update[seed] = str(update.get(seed) or fresh_seed())
-        update |= self.forking(Trunk.kept(draft.get("fork")))
+        update |= self.forking(ForkPoint.kept(draft.get("fork")))
         return update | {
             self.watching: list(watching),
             self.used: draft.get("used") or {},

@@ -26,7 +26,7 @@ from engine.pack import Pack
 from engine.session import Backend
 from engine.text import PromptTokenizers
 from engine.vae import fit
-from studio.farm.places import Switch
+from studio.farm.network import Switch
 from studio.jobs.database import JobsError
 from studio.jobs.spec import PENDING, RUNNING, Entry, Job, Work, content_key
 from studio.jobs.supervisor import Keeper, WorkerError
@@ -37,7 +37,7 @@ from studio.library.restore import Origin
 from studio.media.pictures import read_picture
 from studio.media.sidecars import Kind
 from studio.media.video import read_mp4
-from studio.page.trunk import Trunk
+from studio.page.fork_point import ForkPoint
 from studio.system.files import OutputError, partial
 from studio.system.packs import Installation
 
@@ -238,7 +238,7 @@ class Desk:
         clip, which no look seed changes, clips with other motion seeds.
         """
         others = [secrets.randbelow(SEED_LIMIT) for _ in range(CAST - 1)]
-        if trunk := Trunk.below(work):
+        if trunk := ForkPoint.below(work):
             last = work.forks[-1]
             words, seeds = last.prompt or trunk.prompt, [last.motion_seed, *others]
             return self.ask([trunk.grown(words, seed) for seed in seeds])

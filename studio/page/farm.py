@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from engine.errors import NeodragonError
-from studio.farm.places import Switch, addresses
+from studio.farm.network import Switch, addresses
 from studio.farm.register import Machine, is_available
 from studio.jobs.leases import LeasingTable
 from studio.language.catalogue import Speaker

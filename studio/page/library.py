@@ -22,7 +22,7 @@ from studio.page.batch import BatchView
 from studio.page.create import Create
 from studio.page.desk import Desk
 from studio.page.events import IN_TURN, QUICK, Update
-from studio.page.taking import Taking
+from studio.page.exporting import Exporting
 from studio.system.reveal import reveal
 
 PAGE = 60  # items sent at a time
@@ -43,7 +43,7 @@ class LibraryView:
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=3, min_width=320):
                 self.viewer = gr.HTML(js_on_load=html.SEND, elem_id="viewer")
-                self.taking = Taking(desk, self.say)
+                self.taking = Exporting(desk, self.say)
             with gr.Column(scale=2, min_width=220, elem_id="found"):
                 self.counts = gr.HTML(js_on_load=html.SEND, elem_id="counts")
                 self.grid = gr.HTML(js_on_load=html.SEND, elem_id="grid")
@@ -245,7 +245,7 @@ class LibraryView:
         shown = self._show(asked, limit, asked[self.state], scan=False, message=message)
         return shown | {self.taking.collect: ""}
 
-    # Taking along
+    # Exporting along
 
     def _picked(self, shown: list[str], state: dict[str, Any]) -> list[Path]:
         return [Path(p) for p in state["chosen"] or shown[state["at"] : state["at"] + 1]]

@@ -12,7 +12,7 @@ from studio.jobs.table import JobTable
 PATIENCE = 60.0  # seconds a host may be gone, as while it is started again
 
 
-class Overseer:
+class FarmSupervisor:
     """An app that leaves the work to the farm; close it or use it as a context manager.
 
     Raises RegisterError where the farm is off.
@@ -48,7 +48,7 @@ class Overseer:
         """Leave the queue to others."""
         self._stack.close()
 
-    def __enter__(self) -> Overseer:
+    def __enter__(self) -> FarmSupervisor:
         return self
 
     def __exit__(self, *error: object) -> None:

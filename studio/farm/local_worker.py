@@ -46,8 +46,8 @@ class State:
         return bool(self.file or self.error or self.trouble or self.stopped)
 
 
-class Making(Protocol):
-    """What a machine needs of its workshop: one row at a time."""
+class Maker(Protocol):
+    """What a machine needs of its worker: one row at a time."""
 
     def begin(self, work: Work, key: str) -> None:
         """Begin a row."""
@@ -65,7 +65,7 @@ class Making(Protocol):
         """Give up what is begun."""
 
 
-class Workshop:
+class LocalWorker:
     """The real one, in a folder of the studio's data. threads: of the CPU, None for all."""
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:

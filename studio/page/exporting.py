@@ -24,7 +24,7 @@ from studio.system.files import fitted
 MARKS = "(...given) => [...given.slice(0, -1), neodragonMarks()]"
 
 
-class Taking:
+class Exporting:
     """Lays the controls out; `wire` says of which clips they speak."""
 
     def __init__(self, desk: Desk, say: Speaker) -> None:

@@ -12,7 +12,7 @@ from studio.jobs.spec import Work
 
 
 @dataclass(frozen=True)
-class Trunk:
+class ForkPoint:
     """What is kept of a clip: all units of `work` before `unit`, which no fork of it reaches."""
 
     work: Work

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.pack import MANIFEST, open_pack
+from studio.farm.certificates import FarmError
 from studio.farm.orders import sha256
-from studio.farm.papers import FarmError
 from studio.system.files import partial
 from studio.system.packs import STAGED, target_of
 

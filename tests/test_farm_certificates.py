@@ -21,8 +21,7 @@ from distributed.protocol.utils import pack_frames
 
 from engine.errors import NeodragonError
 from studio.farm import machine
-from studio.farm.host import FarmHost, invite
-from studio.farm.papers import (
+from studio.farm.certificates import (
     Authority,
     FarmError,
     client_context,
@@ -32,6 +31,7 @@ from studio.farm.papers import (
     read_invitation,
     write,
 )
+from studio.farm.host import FarmHost, invite
 from studio.farm.register import Register
 from studio.jobs.leases import LeasingTable
 
