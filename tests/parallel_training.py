@@ -52,6 +52,8 @@ def main(folder: Path, kind: str, accumulate: int, steps: int) -> None:
     options = argparse.Namespace(
         run=folder,
         steps=steps,
+        begun=0,
+        spent=0.0,
         hours=1.0,
         batch=2,
         accumulate=accumulate,

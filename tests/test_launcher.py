@@ -133,7 +133,7 @@ def test_what_goes_wrong_is_a_report_that_names_nobody(
     monkeypatch.setenv("HOME", str(data))
     change(data / "settings.json", pack=str(data / "gone"))
     assert launcher.main([]) == 2
-    assert "there is nothing" in capsys.readouterr().err
+    assert "There is no pack at" in capsys.readouterr().err
     (report,) = (data / "reports").glob("*.html")
     sentence, words = report.read_text("utf-8").split("<pre>")
     assert "~/gone" in words and str(data) not in words and "Copy report" in sentence
