@@ -37,15 +37,12 @@ class FarmCard:
             elem_id="farm-address",
         )
         self.switch = gr.Checkbox(
-            value=self._is_on, label=say("farm.switch"), container=False, elem_id="farm-switch"
+            value=self.farm.is_on, label=say("farm.switch"), container=False, elem_id="farm-switch"
         )
-        self.list = gr.HTML(self._shown, elem_id="farm")
+        self.list = gr.HTML(self._shown(), elem_id="farm")
         self.timer = gr.Timer(TICK)
         self.switch.input(self._turn, [self.switch, self.address], self.list, **QUICK)
         self.timer.tick(self._look, [self.switch, self.list], [self.switch, self.list], **QUICK)
-
-    def _is_on(self) -> bool:
-        return self.farm.is_on
 
     def _turn(self, on: bool, address: str | None) -> str:
         """Turn the farm on or off."""
