@@ -32,9 +32,13 @@ def shown(page: Page, desk: Desk) -> Page:
     elif page.locator(".stage > video").count() == 0:
         page.locator("#strip .film").last.click()
     page.locator("#stage .player").wait_for()
-    page.wait_for_function("document.querySelector('.stage > video').readyState > 1")
+    wait_for_clip(page)
     page.locator("header").click()
     return page
+
+
+def wait_for_clip(page: Page) -> None:
+    page.wait_for_function("document.querySelector('.stage > video')?.readyState > 1")
 
 
 def frame(page: Page) -> int:
@@ -136,6 +140,8 @@ def test_a_clip_is_forked_at_a_frame(shown: Page, desk: Desk) -> None:
 
 def test_nine_takes_of_a_fork_differ_in_their_motion_alone(shown: Page, desk: Desk) -> None:
     shown.locator("#strip .film").last.click()
+    shown.locator("#strip li:last-child.shown").wait_for()
+    wait_for_clip(shown)
     expect(shown.locator("#branch .chip")).to_have_count(0)
     shown.locator("#stage .player input").fill("40")
     wait_for_frame(shown, 40)
