@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,34 @@ def long_path(nds: str, folder: Path) -> dict[str, Any]:
     return {"characters": len(str(path)), "made": done.returncode == 0 and path.is_file()}
 
 
+def farm(nds: str, folder: Path) -> dict[str, Any]:
+    """A list that another machine of the farm makes, both of them this folder's program."""
+    host, machine, listed = (folder / name for name in ("host", "machine", "farm.txt"))
+    listed.write_text("a red ball\na blue star\n")
+
+    def env(data: Path) -> dict[str, str]:
+        return os.environ | {"NEODRAGON_DATA": str(data)}
+
+    with ExitStack() as stack:
+
+        def started(data: Path, *words: str) -> None:
+            command = [nds, "farm", *words]
+            process = subprocess.Popen(command, env=env(data), stdout=subprocess.PIPE, text=True)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            next(iter(process.stdout))  # it is on, it is in
+
+        started(host, "start")
+        invitation = folder / "invitation.ndsfarm"
+        invite = [nds, "farm", "invite", "-o", str(invitation)]
+        subprocess.run(invite, env=env(host), check=True, stdout=subprocess.DEVNULL, timeout=60)
+        started(machine, "join", str(invitation))
+        batch = [nds, "batch", str(listed), "--farm", "--out", str(folder / "made")]
+        done = subprocess.run(batch, env=env(host), capture_output=True, text=True, timeout=300)
+    return {"code": done.returncode, "clips": len(list((folder / "made").glob("*.mp4")))}
+
+
 def starts(nds: str, folder: Path) -> dict[str, Any]:
     """Seconds to a usable page: the first with the file cache dropped, then the median of five."""
     seconds = []
@@ -111,6 +139,7 @@ def main() -> None:
             "no network, in Chromium": lambda: run([*alone, *session, "-b", nds], env("net")),
             "long path": lambda: long_path(nds, home),
             "disk nearly full": lambda: nearly_full(nds, home),
+            "farm": lambda: farm(nds, home),
         }
         report: dict[str, Any] = {
             "megabytes": round(sum(file.stat().st_size for file in files) / 1e6),

@@ -11,6 +11,7 @@ import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+EXTRA = 'extra == "farm"'  # of the studio's own extras, the one that is frozen
 HEAD = """# Third-party software
 
 Neodragon Studio itself is under the BSD 3-Clause Clear licence (LICENSE). The frozen program
@@ -40,7 +41,7 @@ def needed(name: str, found: dict[str, Distribution]) -> None:
         return
     for line in found[key].requires or []:
         requirement, _, marker = line.partition(";")
-        if "extra" not in marker:
+        if "extra" not in marker or EXTRA in marker:
             needed(re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0], found)
 
 

@@ -1,9 +1,10 @@
 """The runtime, pinned for every target: `python packaging/lock.py [--check]`.
 
-Resolves pyproject.toml's dependencies for each target from wheels alone, a source build being a
-failure, and writes `packaging/locks/TARGET.txt` with the SHA-256 of every wheel. With `--check`
-the files stay: each is resolved again as it stands, to see that all its wheels are still to be had;
-3 is its exit code where no registry answers.
+Resolves pyproject.toml's dependencies and the extra `farm` for each target from wheels alone (a
+source build is a failure), and writes `packaging/locks/TARGET.txt` with the SHA-256 of every wheel.
+Versions stay as they are unless `--upgrade` is given. With `--check` the files stay: each is
+resolved again as it stands, to see that all its wheels are still there; 3 is its exit code where no
+registry answers.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def resolve(source: Path, platform: str, *options: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only look whether the locks resolve")
+    parser.add_argument(
+        "--upgrade", action="store_true", help="newer versions where there are some"
+    )
     options = parser.parse_args()
     LOCKS.mkdir(exist_ok=True)
     for target, platform in TARGETS.items():
@@ -54,7 +58,10 @@ def main() -> None:
             if got != wanted:
                 sys.exit(f"{lock.name} should resolve to itself, but see {sorted(got ^ wanted)}.")
         else:
-            lock.write_text(resolve(ROOT / "pyproject.toml", platform))
+            wishes = ["--extra", "farm", "--output-file", str(lock)]
+            if options.upgrade:
+                wishes.append("--upgrade")
+            resolve(ROOT / "pyproject.toml", platform, *wishes)
         count = sum("==" in line for line in lock.read_text().splitlines())
         print(f"{target}: {count} packages, wheels alone")
 

@@ -18,6 +18,7 @@ QUICK = ("test_strings", "test_windows_ways")
 # Files that are about Linux, and why.
 LINUX = {
     "test_architecture": "reads the source, which is the same",
+    "test_farm": "three hosts in network namespaces",
     "test_offline": "strace and network namespaces",
     "test_packaging": "makensis and the locks are Linux' work",
 }
@@ -32,7 +33,6 @@ ABSENT = {
         ("playwright", "axe_playwright_python"),
         "a browser on Linux drives the studio on Windows in the life of an installation",
     ),
-    **dict.fromkeys(("cryptography", "distributed", "dask"), "the extra farm is for Linux"),
     **dict.fromkeys(("pefile", "uv", "PyInstaller", "resvg_py"), "packages are made on Linux"),
 }
 LACKS = re.compile(rf"No module named '({'|'.join(ABSENT)})\b")
