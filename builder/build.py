@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
@@ -191,15 +191,15 @@ class Build:
             "disk": (DISK[kind] * weights - there, shutil.disk_usage(home).free),
             "memory": (memory, psutil.virtual_memory().available),
         }
-        for what, (wanted, found) in room.items():
-            if found < wanted:
+        for what, (wanted, free) in room.items():
+            if free < wanted:
                 raise BuildError(
                     "The build of {pack} needs {needed:.1f} GB of {what}, and {free:.1f} GB are "
                     "there; free some, or use another machine.",
                     pack=self.pack.name,
                     needed=wanted / 1e9,
                     what=Message(what),
-                    free=found / 1e9,
+                    free=free / 1e9,
                 )
 
 
@@ -216,8 +216,3 @@ def ceil_minutes(seconds: float) -> int:
 def lines(path: Path) -> Iterator[str]:
     """Prompts of a file, one a line."""
     yield from (line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def told(progress: Progress) -> dict[str, Any]:
-    """Progress as JSON has it."""
-    return dict(vars(progress))

@@ -79,16 +79,16 @@ class Layout:
     def pad_id(self, folder: str) -> int:
         """The id a CLIP tokenizer pads with, as its `tokenizer_config.json` says."""
         token = _json(self.root / folder / "tokenizer_config.json")["pad_token"]
-        found = self.tokenizer(folder).token_to_id(
+        number = self.tokenizer(folder).token_to_id(
             token["content"] if isinstance(token, dict) else token
         )
-        if found is None:
+        if number is None:
             raise BuildError(
                 "The vocabulary of {folder} lacks its pad token {token!r}; copy the weights again.",
                 folder=folder,
                 token=token,
             )
-        return int(found)
+        return int(number)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -88,8 +88,8 @@ class Portable:
             partial = self.pack / f"{RECORD}.part"
             partial.write_text(json.dumps(self.record, indent=1), encoding="utf-8")
             partial.replace(self.pack / RECORD)
-        found: dict[str, Any] = self.record[filling.key][mark]
-        return found
+        made: dict[str, Any] = self.record[filling.key][mark]
+        return made
 
     def finish(self) -> dict[str, Any]:
         """Write the manifest, which is returned, when every graph is filled."""
@@ -119,13 +119,13 @@ class Portable:
     def _mark(self, plan: Plan) -> str:
         """What a filled graph depends on: its template, and size and time of the weights' files."""
         home = home_of(plan, self.layout.blocks)
-        told: list[Any] = [self.templates.digest(home)]
+        inputs: list[Any] = [self.templates.digest(home)]
         for folder in plan.sources:
             for file in self.filled.folder(folder).files:
                 status = file.stat()
-                told.append([str(file.relative_to(self.layout.root)), status.st_size])
-                told[-1].append(status.st_mtime_ns)
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+                inputs.append([str(file.relative_to(self.layout.root)), status.st_size])
+                inputs[-1].append(status.st_mtime_ns)
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def check(layout: Layout, templates: Templates, filled: Filled, every: Iterable[Plan]) -> None:
@@ -136,8 +136,8 @@ def check(layout: Layout, templates: Templates, filled: Filled, every: Iterable[
     """
     every = list(every)
     made = templates.layout["manifest"]
-    for name, told in made.items():
-        if json.loads(json.dumps(layout.manifest[name])) != told:
+    for name, expected in made.items():
+        if json.loads(json.dumps(layout.manifest[name])) != expected:
             raise BuildError(
                 "The {name} of {root} is not that of the published model; export it with "
                 "training.export.",

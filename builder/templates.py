@@ -61,23 +61,29 @@ class Piece:
         view: NDArray[Any] = as_strided(flat[self.offset :], sizes, steps, writeable=False)
         return view.reshape(self.shape)
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        told: dict[str, Any] = {"from": [self.folder, self.tensor], "shape": list(self.shape)}
-        told |= {"numbers": list(self.numbers)} if self.numbers else {}
-        told |= {"offset": self.offset} if self.offset else {}
-        told |= {} if self.numbers else {"view": [list(pair) for pair in self.view]}
-        return told | ({"factor": self.factor} if self.factor != 1 else {})
+        content: dict[str, Any] = {"from": [self.folder, self.tensor], "shape": list(self.shape)}
+        content |= {"numbers": list(self.numbers)} if self.numbers else {}
+        content |= {"offset": self.offset} if self.offset else {}
+        content |= {} if self.numbers else {"view": [list(pair) for pair in self.view]}
+        return content | ({"factor": self.factor} if self.factor != 1 else {})
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Piece:
+    def of(cls, content: Mapping[str, Any]) -> Piece:
         """From JSON."""
-        folder, tensor = told["from"]
-        view = tuple((int(size), int(step)) for size, step in told.get("view", ()))
-        numbers = tuple(map(int, told.get("numbers", ())))
-        shape = tuple(map(int, told["shape"]))
+        folder, tensor = content["from"]
+        view = tuple((int(size), int(step)) for size, step in content.get("view", ()))
+        numbers = tuple(map(int, content.get("numbers", ())))
+        shape = tuple(map(int, content["shape"]))
         return cls(
-            folder, tensor, shape, told.get("offset", 0), view, told.get("factor", 1.0), numbers
+            folder,
+            tensor,
+            shape,
+            content.get("offset", 0),
+            view,
+            content.get("factor", 1.0),
+            numbers,
         )
 
 
@@ -91,22 +97,22 @@ class Recipe:
     weights: Mapping[str, tuple[int, tuple[Piece, ...]]]
     external: bool
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         weights = {
-            name: {"axis": axis, "pieces": [piece.told() for piece in pieces]}
+            name: {"axis": axis, "pieces": [piece.to_dict() for piece in pieces]}
             for name, (axis, pieces) in self.weights.items()
         }
         return {"external": self.external, "weights": weights}
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Recipe:
+    def of(cls, content: Mapping[str, Any]) -> Recipe:
         """From JSON."""
         weights = {
             name: (one["axis"], tuple(map(Piece.of, one["pieces"])))
-            for name, one in told["weights"].items()
+            for name, one in content["weights"].items()
         }
-        return cls(weights, told["external"])
+        return cls(weights, content["external"])
 
 
 def home_of(plan: Plan, blocks: int) -> str:
@@ -163,8 +169,8 @@ class Templates:
 
         suffix: ends the folder's name where its weights are the monolithic mode's own.
         """
-        told = self.layout["folders"][self.known(folder, suffix)]
-        weights.check(told["tensors"], told["ties"])
+        expected = self.layout["folders"][self.known(folder, suffix)]
+        weights.check(expected["tensors"], expected["ties"])
 
     def known(self, folder: str, suffix: str = "") -> str:
         """The name a folder has in the templates; raises BuildError where they do not know it."""

@@ -48,7 +48,7 @@ class Weights:
     @cached_property
     def files(self) -> list[Path]:
         """Its safetensors files: those of the index where there is one, else the one there is."""
-        found = sorted(self.folder.glob("*.safetensors"))
+        files = sorted(self.folder.glob("*.safetensors"))
         indexes = sorted(self.folder.glob("*.safetensors.index.json"))
         if indexes:
             listed = _json(indexes[0])
@@ -63,7 +63,7 @@ class Weights:
                     name=what,
                 )
             return [self.folder / name for name in names]
-        plain = [file for file in found if ".fp16." not in file.name] or found
+        plain = [file for file in files if ".fp16." not in file.name] or files
         if not plain:
             raise BuildError(
                 "{folder} has no .safetensors file; copy the weights again.",
@@ -176,15 +176,15 @@ def _header(file: Path) -> dict[str, Place]:
         ) from error
     listed.pop("__metadata__", None)
     places = {}
-    for name, told in listed.items():
-        if told["dtype"] not in DTYPES:
+    for name, spec in listed.items():
+        if spec["dtype"] not in DTYPES:
             raise BuildError(
                 "{name} in {file} is {dtype}, and only weights in 16 or 32 bits can be used; use "
                 "the weights as they were published.",
                 file=file,
                 name=name,
-                dtype=told["dtype"],
+                dtype=spec["dtype"],
             )
-        start = 8 + length + told["data_offsets"][0]
-        places[name] = Place(file, told["dtype"], tuple(told["shape"]), start)
+        start = 8 + length + spec["data_offsets"][0]
+        places[name] = Place(file, spec["dtype"], tuple(spec["shape"]), start)
     return places

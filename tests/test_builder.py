@@ -265,7 +265,7 @@ def test_views_are_told_and_taken(view: Any) -> None:
         steps += stepped(wanted[tuple(index)])
     piece = Piece("f", "t", wanted.shape, int(wanted.flat[0]), tuple(steps))
     assert np.array_equal(piece.take(numbers.ravel()), wanted)
-    assert Piece.of(json.loads(json.dumps(piece.told()))) == piece
+    assert Piece.of(json.loads(json.dumps(piece.to_dict()))) == piece
 
 
 def test_templates_of_another_model_are_not_taken(tmp_path: Path) -> None:

@@ -124,18 +124,18 @@ def save_empty(kind: Any, config: Mapping[str, Any], folder: Path) -> None:
     with torch.device("meta"):
         module = kind(**config)
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"_class_name": kind.__name__} | dict(module.config)
-    (folder / "config.json").write_text(json.dumps(told, indent=2, default=list) + "\n")
+    content = {"_class_name": kind.__name__} | dict(module.config)
+    (folder / "config.json").write_text(json.dumps(content, indent=2, default=list) + "\n")
     start, header = 0, dict[str, Any]()
     for name, tensor in module.state_dict().items():
         end = start + 2 * tensor.numel()
         header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
-    words = json.dumps(header).encode()
-    words += b" " * (-len(words) % 8)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     with (folder / WEIGHTS).open("wb") as file:
-        file.write(len(words).to_bytes(8, "little") + words)
-        file.truncate(8 + len(words) + start)
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + start)
 
 
 def save(
@@ -159,7 +159,7 @@ def save(
         shutil.copytree(Path(str(tokenizers)) / folder, root / folder, dirs_exist_ok=True)
     if tokenizers is None:
         save_tokenizers(root)
-    words = Tokenizer.from_file(str(root / "tokenizer" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(root / "tokenizer" / "tokenizer.json"))
     pieces = Tokenizer.from_file(str(root / "tokenizer_3" / "tokenizer.json"))
     base, changes = published.CONFIGS if full else CONFIGS, configs or {}
     if full:
@@ -172,7 +172,7 @@ def save(
         if folder == "safety_checker":
             module: Any = StableDiffusionSafetyChecker(CLIPConfig(**config))
         elif folder in ("text_encoder", "text_encoder_2"):
-            module = clip(words, config)
+            module = clip(tokenizer, config)
         elif folder == "text_encoder_3":
             config = {"vocab_size": pieces.get_vocab_size()} | config
             module = T5EncoderWithProjection(T5ProjectionConfig(**config))
@@ -189,13 +189,13 @@ def save(
             save_without_projection(module, root / f"ssd_1b_{folder}")
         elif folder == "text_encoder_2" and not full:
             module.save_pretrained(root / f"ssd_1b_{folder}")
-    given = (
+    content = (
         {}
         if full
         else dict(settings) | {"tokenizers": {"t5": {"length": MINI["text"]["t5_length"]}}}
     )
-    given |= {"name": "neodragon-random", "provenance": "random weights"}
-    (root / "neodragon.json").write_text(json.dumps(given, indent=1))
+    content |= {"name": "neodragon-random", "provenance": "random weights"}
+    (root / "neodragon.json").write_text(json.dumps(content, indent=1))
     return root
 
 

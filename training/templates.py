@@ -109,9 +109,9 @@ def view_of(
 
 def guessed(source: Labelled, look: Look, second: NDArray[Any]) -> Piece | None:
     """The view that labels are by their edges, if every other element agrees."""
-    found = [numbered(a, b) for a, b in zip(look.edges, _edges(second), strict=True)]
-    edges = [numbers for numbers, _ in filter(None, found)]
-    factors = {factor for _, factor in filter(None, found)}
+    fits = [numbered(a, b) for a, b in zip(look.edges, _edges(second), strict=True)]
+    edges = [numbers for numbers, _ in filter(None, fits)]
+    factors = {factor for _, factor in filter(None, fits)}
     if len(edges) < max(1, second.ndim) or len(factors) > 1:
         return None
     piece = view_of(source, second.shape, edges, factors.pop())
@@ -149,12 +149,12 @@ def pieces_of(
         return 0, (quick,)
     if look.whole is None:
         raise ValueError
-    found = numbered(look.whole, second)
-    if found is None:
+    fit = numbered(look.whole, second)
+    if fit is None:
         if is_label(second):
             raise Stale
         return None
-    numbers, factor = found
+    numbers, factor = fit
     whole = piece_of(source, numbers, factor)
     if whole is not None:
         return 0, (whole,)
@@ -230,14 +230,14 @@ def _weights(
     """Recipes of a graph's weights by name, from the looks before and the arrays now."""
     for tensor in model.graph.initializer:
         try:
-            found = pieces_of(source, looks[tensor.name], np.asarray(arrays(tensor)))
+            pieces = pieces_of(source, looks[tensor.name], np.asarray(arrays(tensor)))
         except ValueError as error:
             raise BuildError(
                 f"The weight {tensor.name} of {plan.graph} should be made of published ones, but"
                 " it is computed from them; let the graph compute it."
             ) from error
-        if found is not None:
-            yield tensor.name, found
+        if pieces is not None:
+            yield tensor.name, pieces
 
 
 def twin(source: Source, plan: Plan) -> Plan:
@@ -301,8 +301,8 @@ def write(root: Path, path: Path, blocks: Sequence[int], report: Report = print)
             (work / f"{home}.onnx").write_bytes(content)
             ties = {folder: sorted(map(list, same)) for folder, same in source.ties.items()}
             ties_file.write_text(json.dumps(ties))
-            told = json.dumps(recipe.told(), separators=(",", ":"))
-            (work / f"{home}.json").write_text(told)
+            text = json.dumps(recipe.to_dict(), separators=(",", ":"))
+            (work / f"{home}.json").write_text(text)
             report(f"{home}: {len(recipe.weights)} weights, {time.monotonic() - started:.0f} s")
     partial = path.with_name(path.name + ".part")
     with zipfile.ZipFile(partial, "w") as archive:
@@ -348,11 +348,11 @@ def differs(path: Path, other: Path) -> str:
     tables = []
     for model, home in zip(models, (path.parent, other.parent), strict=True):
         arrays = {tensor.name: array_of(tensor, home) for tensor in model.graph.initializer}
-        told = {
+        hashes = {
             name: (str(a.dtype), a.shape, hashlib.sha256(np.ascontiguousarray(a).data).hexdigest())
             for name, a in arrays.items()
         }
-        tables.append(told)
+        tables.append(hashes)
     if sorted(tables[0].values()) != sorted(tables[1].values()):
         return "its weights are others"
     shapes = [list(map(str, (*m.graph.input, *m.graph.output))) for m in models]

@@ -38,10 +38,10 @@ def compile_graphs(
     for _, _, target in graphs:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-    said = json.loads(_compiler(json.dumps([job, shared, chip.options])).splitlines()[-1])
+    answer = json.loads(_compiler(json.dumps([job, shared, chip.options])).splitlines()[-1])
     return [
-        Compiled((target, _binary(target)), _nodes(path), seconds, said["peak"])
-        for (path, _, target), seconds in zip(graphs, said["seconds"], strict=True)
+        Compiled((target, _binary(target)), _nodes(path), seconds, answer["peak"])
+        for (path, _, target), seconds in zip(graphs, answer["seconds"], strict=True)
     ]
 
 
@@ -59,7 +59,7 @@ def _compiler(job: str) -> str:
         encoding="utf-8",
     ) as child:
         try:
-            told, errors = child.communicate(job)
+            output, errors = child.communicate(job)
         except BaseException:
             child.kill()
             raise
@@ -70,7 +70,7 @@ def _compiler(job: str) -> str:
             " build again.",
             reason=lines[-1],
         )
-    return told
+    return output
 
 
 def _binary(target: Path) -> Path:

@@ -85,10 +85,10 @@ class Work:
     def calls(self) -> dict[tuple[str, str], Calls]:
         """Observed when the first graph needs them, or by a run that was cut off."""
         file, mark = self.home / "calls.json", [*self.prompts, self.pack.pack_hash, _code()]
-        told = json.loads(file.read_text()) if file.exists() else {}
-        if told.get("mark") == mark:
+        record = json.loads(file.read_text()) if file.exists() else {}
+        if record.get("mark") == mark:
             return {
-                (c, g): Calls(Path(f), list(map(Path, i)), s) for c, g, f, i, s in told["calls"]
+                (c, g): Calls(Path(f), list(map(Path, i)), s) for c, g, f, i, s in record["calls"]
             }
         shutil.rmtree(self.home, ignore_errors=True)
         started = time.perf_counter()
@@ -180,9 +180,9 @@ class Work:
                     continue
             model, sizes = self._model(component, graph, precision)
             if not emulated:
-                found = None if precision == "fp16" else measured_on_cpu(model, calls.unseen)
-                tried[precision] = found
-                if found is not None and with_half_precision(found) < floor:
+                decibels = None if precision == "fp16" else measured_on_cpu(model, calls.unseen)
+                tried[precision] = decibels
+                if decibels is not None and with_half_precision(decibels) < floor:
                     continue
             if alone:
                 target = home / "contexts" / f"{_file(*key)}.onnx"
@@ -190,9 +190,9 @@ class Work:
                 entry = self._entry(graph, compiled.files, home) | _measures(compiled)
             if emulated:
                 spec = graph_of(graph.name, entry)
-                found, entry["expected"] = measured(spec, target, calls.unseen)
-                tried[precision] = found
-                if found < floor:
+                decibels, entry["expected"] = measured(spec, target, calls.unseen)
+                tried[precision] = decibels
+                if decibels < floor:
                     continue
             break
         else:
@@ -225,13 +225,13 @@ class Work:
         spent: float,
     ) -> None:
         """Say what became of a graph and how long the others will take."""
-        told = ""
+        compilation = ""
         if compiled is not None:
             size = sum(file["size"] for file in (entry, *entry["data"])) / 1e6
             peak = compiled.peak / 1e9
-            told = f" {size:.1f} MB, compiled in {compiled.seconds} s with {peak:.2f} GB,"
+            compilation = f" {size:.1f} MB, compiled in {compiled.seconds} s with {peak:.2f} GB,"
         self.report(
-            f"{'/'.join(key)}: {tried} dB{'' if emulated else ' on the CPU'},{told}"
+            f"{'/'.join(key)}: {tried} dB{'' if emulated else ' on the CPU'},{compilation}"
             f" {spent:.0f} s in all; {self.left(key, spent)}"
         )
 
@@ -331,9 +331,9 @@ class Work:
         self, key: str, graphs: Sequence[Graph], make: Callable[[], dict[str, Any]], home: Path
     ) -> dict[str, Any]:
         """What `make` gives, or gave before from the same files by the same code, in `home`."""
-        told = [[file.sha256 for file in graph.files] for graph in graphs]
+        hashes = [[file.sha256 for file in graph.files] for graph in graphs]
         how = [self.prompts, self.precision, self.unshared, self.patience, self.chip.options]
-        mark = json.dumps([told, *how, QNN_OPTIONS, qnn_sdk(), _code()])
+        mark = json.dumps([hashes, *how, QNN_OPTIONS, qnn_sdk(), _code()])
         kept: dict[str, Any] = self.record.get(key, {}).get(mark, {})
         if not kept or not all(
             (home / file["file"]).is_file() and file_entry(home / file["file"], home) == file

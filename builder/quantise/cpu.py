@@ -58,7 +58,7 @@ def quantise_pack(source: Path, target: Path, report: Report) -> None:
                 partial = record_file.with_suffix(".part")
                 partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
                 partial.replace(record_file)
-                report(f"{key}: {_told(done)}")
+                report(f"{key}: {_summary(done)}")
             else:
                 report(f"{key}: kept")
             graphs[graph] = done["entry"]
@@ -70,7 +70,7 @@ def quantise_pack(source: Path, target: Path, report: Report) -> None:
     record_file.unlink(missing_ok=True)
 
 
-def _told(done: Mapping[str, Any]) -> str:
+def _summary(done: Mapping[str, Any]) -> str:
     entry = done["entry"]
     size = (entry["size"] + sum(file["size"] for file in entry.get("data", []))) / 1e6
     worst = f", {done['layers']} layers of {done['worst']} dB and more" if done["layers"] else ""
@@ -100,8 +100,12 @@ def _quantised(
 
 def _is_plain(node: NodeProto) -> bool:
     """Whether a linear layer only multiplies and adds."""
-    told = {a.name: a.i if a.name == "transA" else a.f for a in node.attribute}
-    return told.get("alpha", 1) == 1 and told.get("beta", 1) == 1 and not told.get("transA", 0)
+    attributes = {a.name: a.i if a.name == "transA" else a.f for a in node.attribute}
+    return (
+        attributes.get("alpha", 1) == 1
+        and attributes.get("beta", 1) == 1
+        and not attributes.get("transA", 0)
+    )
 
 
 def _with_sizes(graph: Graph, sizes: Mapping[str, int]) -> Graph:

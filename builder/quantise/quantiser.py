@@ -94,7 +94,7 @@ class Quantiser:
     def layers(self, sample: Values) -> list[Layer]:
         """What each layer costs, and what 8 bits of it do to the graph's outputs."""
         expected = _outputs(self.plain, sample)
-        found = []
+        layers = []
         model = onnx.load(self.plain, load_external_data=False)
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in self._nodes(model):
@@ -108,8 +108,8 @@ class Quantiser:
                 )
                 for a, b in zip(expected, got, strict=True)
             )
-            found.append(Layer(name, macs, noise))
-        return found
+            layers.append(Layer(name, macs, noise))
+        return layers
 
     def close(self) -> None:
         """Remove what only the quantiser needs."""
@@ -144,8 +144,8 @@ def _outputs(path: Path, sample: Values) -> list[NDArray[Any]]:
     session = ort.InferenceSession(
         str(path), session_options(None), providers=["CPUExecutionProvider"]
     )
-    asked = {tensor.name: sample[tensor.name] for tensor in session.get_inputs()}
-    return list(session.run(None, asked))
+    inputs = {tensor.name: sample[tensor.name] for tensor in session.get_inputs()}
+    return list(session.run(None, inputs))
 
 
 def _width(node: Any, constants: Mapping[str, TensorProto]) -> int:
@@ -158,29 +158,29 @@ def _ranges(
 ) -> tuple[Ranges, dict[str, int]]:
     """The least and the largest value of tensors over all samples, 0 between them; their sizes."""
     model = onnx.load(plain, load_external_data=False)
-    given = {tensor.name for tensor in model.graph.output}
+    outputs = {tensor.name for tensor in model.graph.output}
     order, kinds = sorted(names), ("ReduceMin", "ReduceMax", "Size")
     for name in order:
         for kind in kinds:
-            told = f"{name}.{kind}"
+            statistic = f"{name}.{kind}"
             keep: dict[str, Any] = {} if kind == "Size" else {"keepdims": 0}
-            model.graph.node.append(helper.make_node(kind, [name], [told], **keep))
+            model.graph.node.append(helper.make_node(kind, [name], [statistic], **keep))
             number = TensorProto.INT64 if kind == "Size" else TensorProto.FLOAT
-            model.graph.output.append(helper.make_tensor_value_info(told, number, []))
-    for tensor in [tensor for tensor in model.graph.output if tensor.name in given]:
+            model.graph.output.append(helper.make_tensor_value_info(statistic, number, []))
+    for tensor in [tensor for tensor in model.graph.output if tensor.name in outputs]:
         model.graph.output.remove(tensor)
     watched = plain.with_name("watched.onnx")
     onnx.save_model(model, watched)
     session = ort.InferenceSession(
         str(watched), session_options(None), providers=["CPUExecutionProvider"]
     )
-    asked = [tensor.name for tensor in session.get_inputs()]
-    found, elements = [(0.0, 0.0)] * len(order), [0] * len(order)
+    inputs = [tensor.name for tensor in session.get_inputs()]
+    ranges, elements = [(0.0, 0.0)] * len(order), [0] * len(order)
     for sample in samples:
-        told = session.run(None, {name: sample[name] for name in asked})
-        elements = [int(size) for size in told[2::3]]
-        found = [
+        statistics = session.run(None, {name: sample[name] for name in inputs})
+        elements = [int(size) for size in statistics[2::3]]
+        ranges = [
             (min(low, float(a)), max(high, float(b)))
-            for (low, high), a, b in zip(found, told[::3], told[1::3], strict=True)
+            for (low, high), a, b in zip(ranges, statistics[::3], statistics[1::3], strict=True)
         ]
-    return dict(zip(order, found, strict=True)), dict(zip(order, elements, strict=True))
+    return dict(zip(order, ranges, strict=True)), dict(zip(order, elements, strict=True))

@@ -117,9 +117,9 @@ def camera(scene: Scene, frame: float) -> tuple[float, float, float]:
     return 1.0, SPEED * time if scene.motion == "pan" else 0.0, 0.0
 
 
-def _one_in(count: int, *words: str) -> bool:
+def _one_in(count: int, *parts: str) -> bool:
     """Whether this combination is among one in `count`, by its words alone."""
-    return zlib.crc32(" ".join(words).encode()) % count == 0
+    return zlib.crc32(" ".join(parts).encode()) % count == 0
 
 
 def held_out(scene: Scene) -> bool:

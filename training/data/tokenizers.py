@@ -38,10 +38,10 @@ def clip_tokenizer(captions: list[str]) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    pattern = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(words, behavior="removed", invert=True),
+            pre_tokenizers.Split(pattern, behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -83,10 +83,10 @@ def t5_tokenizer(captions: list[str]) -> Tokenizer:
     tokenizer.decoder = decoders.Metaspace()
     # Every caption word is a piece by its frequency; other words fall to letters, other characters
     # to bytes.
-    words = Counter(word for text in captions for word in text.split())
+    counts = Counter(word for text in captions for word in text.split())
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocab += [
-        ("▁" + word, math.log(count / len(captions))) for word, count in sorted(words.items())
+        ("▁" + word, math.log(count / len(captions))) for word, count in sorted(counts.items())
     ]
     vocab += [(piece, -12.0) for piece in ("▁", *map(chr, range(33, 127)))]
     vocab += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]

@@ -145,10 +145,10 @@ NOUN_FORMS = (
 )
 
 
-def _article(words: str) -> str:
+def _article(phrase: str) -> str:
     """The same with "an" where a vowel follows."""
-    first, _, rest = words.partition(" ")
-    return f"an {rest}" if first == "a" and rest[0] in "aeiou" else words
+    first, _, rest = phrase.partition(" ")
+    return f"an {rest}" if first == "a" and rest[0] in "aeiou" else phrase
 
 
 def nouns(subject: str) -> tuple[str, ...]:
@@ -158,8 +158,8 @@ def nouns(subject: str) -> tuple[str, ...]:
 
 def noun(actor: Actor, rng: np.random.Generator) -> str:
     """The sticker with its paper's colour if it has one: "a blue fox", "an owl"."""
-    words = nouns(actor.subject)
-    name = words[int(len(words) > 1 and rng.random() < 0.2)]
+    names = nouns(actor.subject)
+    name = names[int(len(names) > 1 and rng.random() < 0.2)]
     form = str(rng.choice(NOUN_FORMS)) if actor.colour else "a {noun}"
     text = _article(form.format(colour=actor.colour, noun=name))
     return "the " + text.split(" ", 1)[1] if rng.random() < 0.1 else text

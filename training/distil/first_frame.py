@@ -94,10 +94,10 @@ def main() -> None:
     def step(generator: torch.Generator) -> Tensor:
         model.follow()
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
-        words = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
+        prompts = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
         with torch.no_grad():
-            given = teacher.conditions(*clip_ids(tokenizer, words, length))
-            empty = teacher.conditions(*clip_ids(tokenizer, [""] * len(words), length))
+            prompted = teacher.conditions(*clip_ids(tokenizer, prompts, length))
+            empty = teacher.conditions(*clip_ids(tokenizer, [""] * len(prompts), length))
         clean = latents[pick].float().to(options.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         place = torch.randint(1, GRID + 1, (options.batch,), generator=generator)
@@ -107,12 +107,12 @@ def main() -> None:
         with torch.autocast(options.device, torch.bfloat16):
             with torch.no_grad():
                 free = teacher.predict(noisy, late, empty)
-                told = free + options.guidance * (teacher.predict(noisy, late, given) - free)
-                x, e = clean_and_noise(noisy, told, a_late, kind)
+                guided = free + options.guidance * (teacher.predict(noisy, late, prompted) - free)
+                x, e = clean_and_noise(noisy, guided, a_late, kind)
                 before = a_early.sqrt() * x + (1 - a_early).sqrt() * e
-                goal = teacher.predict(before, early, given, model.target)
+                goal = teacher.predict(before, early, prompted, model.target)
                 goal = consistency(before, clean_and_noise(before, goal, a_early, kind)[0], early)
-            own = teacher.predict(noisy, late, given, model.student)
+            own = teacher.predict(noisy, late, prompted, model.student)
         own = consistency(noisy, clean_and_noise(noisy, own, a_late, kind)[0], late)
         return ((own - goal).square() + 1e-3**2).sqrt().mean() - 1e-3  # pseudo-Huber
 

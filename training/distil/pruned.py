@@ -74,9 +74,9 @@ def main() -> None:
     student.adapter.requires_grad_(False)
 
     def step(generator: torch.Generator) -> Tensor:
-        latents, words, _ = clips.draw(options.batch, generator)
+        latents, prompts, _ = clips.draw(options.batch, generator)
         clean = levels(latents.to(options.device), len(stages))
-        ids, mask, pooled = conditions(words)
+        ids, mask, pooled = conditions(prompts)
         losses = []
         with torch.autocast(options.device, torch.bfloat16):
             context = teacher(ids, mask)

@@ -87,8 +87,8 @@ def main() -> None:
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
         clips = latents[pick].float().to(options.device)
-        words = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
-        flow = flow_of(model, conditions(words), None)
+        prompts = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
+        flow = flow_of(model, conditions(prompts), None)
         with torch.autocast(options.device, torch.bfloat16):
             losses = rollout_losses(
                 flow, stages, options.few, clips, weights[pick].to(options.device), generator

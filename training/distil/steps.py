@@ -192,8 +192,8 @@ def teacher_samples(
         part = prompts[start : start + batch]
         flow = flow_of(teacher, conditions(part), conditions([""] * len(part)))
         shape = (len(part), teacher.mmdit.config["in_channels"], config.units, *config.grid)
-        given = None if first is None else first[1][start : start + len(part), :, :1].float()
-        made = sample_clips(flow, stages, mode, shape, generator, given, device)
+        first_units = None if first is None else first[1][start : start + len(part), :, :1].float()
+        made = sample_clips(flow, stages, mode, shape, generator, first_units, device)
         clips.append(made.half().cpu())
     return prompts, torch.cat(clips)
 
@@ -245,10 +245,10 @@ def main() -> None:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
         clips = latents[pick].float().to(options.device)
         if options.real:
-            words = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
+            drawn = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
         else:
-            words = [prompts[i] for i in pick.tolist()]
-        inputs = conditions(words)
+            drawn = [prompts[i] for i in pick.tolist()]
+        inputs = conditions(drawn)
         empty = conditions([""] * options.batch)
         losses = []
         with torch.autocast(options.device, torch.bfloat16):

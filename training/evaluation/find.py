@@ -199,23 +199,23 @@ class Look:
         colours = frame.astype(np.float32)
         return cls(colours, strangeness(colours), style)
 
-    def measured(self, found: Found) -> Found:
+    def measured(self, candidate: Found) -> Found:
         """The same with its gain and error here."""
-        textures = sticker(found.subject, found.colour, self.style)
-        placed = place(textures, found.pose, *self.frame.shape[:2])
+        textures = sticker(candidate.subject, candidate.colour, self.style)
+        placed = place(textures, candidate.pose, *self.frame.shape[:2])
         seen = placed[2][..., 3] > 0.6 if placed else np.zeros(0, bool)
         if placed is None or seen.sum() < 12:
-            return replace(found, gain=0.0, error=255.0)
+            return replace(candidate, gain=0.0, error=255.0)
         rows, columns, pixels = placed
         shown = pixels[seen]
         off = ((self.frame[rows, columns][seen] - shown[:, :3] / shown[:, 3:]) ** 2).sum(-1)
         gain = float((self.strange[rows, columns][seen] - OFF * off).sum()) / (3 * 255**2)
-        return replace(found, gain=gain, error=float(np.sqrt(off.mean() / 3)))
+        return replace(candidate, gain=gain, error=float(np.sqrt(off.mean() / 3)))
 
 
-def fit(look: Look, found: Found, *, sizes: bool = True) -> Found:
+def fit(look: Look, start: Found, *, sizes: bool = True) -> Found:
     """The same sticker at the place, and if `sizes` of the size, that explains most nearby."""
-    best = look.measured(found)
+    best = look.measured(start)
     for step in STEPS:
         moved = True
         while moved:
@@ -239,9 +239,9 @@ def fit(look: Look, found: Found, *, sizes: bool = True) -> Found:
     return best
 
 
-def papers(look: Look, found: Found) -> Found:
+def papers(look: Look, sticker: Found) -> Found:
     """The same on the paper that explains most."""
-    each = [look.measured(replace(found, colour=paper)) for paper in PAPERS]
+    each = [look.measured(replace(sticker, colour=paper)) for paper in PAPERS]
     return max(each, key=lambda one: one.gain)
 
 
@@ -262,7 +262,7 @@ def find(
         cover = alone(best.subject, best.colour, style, best.pose, *frame.shape[:2])[1]
         # What is explained is as plain as the backdrop to the next.
         look = replace(look, strange=np.where(cover > 0.1, 0, look.strange))
-    return sorted(out, key=lambda found: found.pose.x)
+    return sorted(out, key=lambda sticker: sticker.pose.x)
 
 
 def _best(look: Look, subjects: Sequence[str], turns: Sequence[float]) -> Found:

@@ -54,7 +54,7 @@ class PaperJudge:
         reading = detect.read(frames)
         still = detect.read(np.repeat(frames[:1], len(frames), 0))
         pairs = {name: (getattr(scene, name), getattr(reading, name)) for name in detect.ATTRIBUTES}
-        right = {name: asked == got for name, (asked, got) in pairs.items()}
+        right = {name: wanted == got for name, (wanted, got) in pairs.items()}
         right["backdrop"] = right["sky"] and right["ground"]
         for name in ("colour", "subject"):
             right[f"first_frame_{name}"] = getattr(scene, name) == getattr(still, name)
@@ -90,14 +90,14 @@ class EmojiJudge:
     def verdict(self, scene: emoji.Scene, frames: np.ndarray, clip: int) -> Verdict:
         reading = theatre.read(frames, scene, self.subjects)
         right = theatre.marks(scene, reading)
-        told = right["subject"] and right["colour"] and right["motion"]
-        right["paraphrase" if clip % 2 else "wording"] = told
+        named = right["subject"] and right["colour"] and right["motion"]
+        right["paraphrase" if clip % 2 else "wording"] = named
         numbers = {"flicker": temporal_flickering(frames), "overlap": reading.overlap}
         if reading.sky_detail is not None:
             numbers["sky_detail"] = reading.sky_detail
         if reading.dots is not None and reading.dot_count is not None:
             numbers |= {"weather_contrast": reading.dots, "weather_count": reading.dot_count}
-        asked = {
+        expected = {
             "subjects": tuple(actor.subject for actor in scene.actors),
             "colours": tuple(actor.colour for actor in scene.actors),
             "motion": scene.motion if scene.motion != "chase" else "right",
@@ -105,14 +105,14 @@ class EmojiJudge:
             "ground": scene.ground,
         }
         got = asdict(reading)
-        wrong = _misses({name: (wanted, got[name]) for name, wanted in asked.items()})
+        wrong = _misses({name: (wanted, got[name]) for name, wanted in expected.items()})
         if not right["strict_shape"]:
             wrong["overlap"] = f"{reading.overlap:.2f}"
         return Verdict(right, numbers, wrong)
 
 
 def _misses(pairs: dict[str, tuple[Any, Any]]) -> dict[str, str]:
-    return {name: f"{asked} -> {got}" for name, (asked, got) in pairs.items() if asked != got}
+    return {name: f"{wanted} -> {got}" for name, (wanted, got) in pairs.items() if wanted != got}
 
 
 def judge_of(config: Configuration, style: str = "fluent") -> Judge:

@@ -37,5 +37,5 @@ def travel(track: np.ndarray, height: int) -> float:
 
     track: rows (x, y, side) in pixels.
     """
-    found = track[np.isfinite(track[:, 0]) & (track[:, 2] > 0), :2]
-    return float(np.hypot(*np.diff(found, axis=0).T).sum() / height) if len(found) > 1 else 0.0
+    centres = track[np.isfinite(track[:, 0]) & (track[:, 2] > 0), :2]
+    return float(np.hypot(*np.diff(centres, axis=0).T).sum() / height) if len(centres) > 1 else 0.0

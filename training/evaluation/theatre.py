@@ -48,40 +48,40 @@ class Reading:
     dot_count: float | None
 
 
-def _expected(scene: Scene, found: Found, index: int, frame: int) -> Found:
+def _expected(scene: Scene, at_first: Found, index: int, frame: int) -> Found:
     """The first frame's sticker moved, grown and turned as the scene's motion asks by `frame`."""
     first, then = (poses(scene, at)[index] for at in (0, frame))
     growth = then.size / first.size
     return replace(
-        found,
+        at_first,
         pose=Pose(
-            found.pose.x + then.x - first.x,
-            found.pose.y + then.y - first.y,
-            found.pose.size * growth,
-            found.pose.width * then.width / first.width,
+            at_first.pose.x + then.x - first.x,
+            at_first.pose.y + then.y - first.y,
+            at_first.pose.size * growth,
+            at_first.pose.width * then.width / first.width,
         ),
     )
 
 
-def overlap(look: Look, found: Found) -> float:
+def overlap(look: Look, actor: Found) -> float:
     """Intersection over union of a sticker's outline with what the frame shows of it.
 
     Seen is a pixel within the outline whose colour is the sticker's there rather than the
     backdrop's, and one just outside whose colour is one of the drawing's own and no backdrop's.
     """
     height, width = look.frame.shape[:2]
-    rgb, cover = alone(found.subject, found.colour, look.style, found.pose, height, width)
+    rgb, cover = alone(actor.subject, actor.colour, look.style, actor.pose, height, width)
     inside = cover > 0.5
     if not inside.any():
         return 0.0
     wanted = rgb / np.maximum(cover, 1e-3)[..., None]
     off = ((look.frame - wanted) ** 2).sum(-1)
     seen = inside & (off < NEAR**2)
-    size = found.pose.size
-    wide = replace(found.pose, size=1.3 * size, y=found.pose.y - 0.15 * size)
-    around = alone(found.subject, found.colour, look.style, wide, height, width)[1] > 0.5
+    size = actor.pose.size
+    wide = replace(actor.pose, size=1.3 * size, y=actor.pose.y - 0.15 * size)
+    around = alone(actor.subject, actor.colour, look.style, wide, height, width)[1] > 0.5
     strange = (look.strange > NEAR**2) & around & ~inside & ~_dilated(inside)
-    art = drawing(found.subject, look.style).reshape(-1, 4)
+    art = drawing(actor.subject, look.style).reshape(-1, 4)
     tones = art[art[:, 3] > 250][::37, :3].astype(np.float32)
     pixels = look.frame[strange]
     leak = 0
@@ -224,13 +224,13 @@ def _backdrop(frame: np.ndarray, mask: np.ndarray) -> tuple[str, str]:
     """
     height, width = frame.shape[:2]
     rows, y = _rows(frame, mask), 1 - (np.arange(height) + 0.5) / height
-    found = []
+    nearest = []
     for kinds, use in zip(_kinds(height, width), (y > 0.55, y < 0.3), strict=True):
         off = rows[use] - kinds[:, use]
         light = off.mean(-1, keepdims=True)
         apart = np.abs(off - light).mean(-1) + 0.3 * np.abs(light[..., 0])
-        found.append(int(np.nanmean(apart, 1).argmin()))
-    return SKIES[found[0]], GROUNDS[found[1]]
+        nearest.append(int(np.nanmean(apart, 1).argmin()))
+    return SKIES[nearest[0]], GROUNDS[nearest[1]]
 
 
 def _detail(first: np.ndarray, last: np.ndarray, mask: np.ndarray) -> float:

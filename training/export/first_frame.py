@@ -90,8 +90,8 @@ def interleave_(net: nn.Module, groups: int) -> None:
             layer.forward = MethodType(_interleaved_norm, layer)
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             order = channel_order(layer.weight.shape[0], groups)
-            given = channel_order(layer.weight.shape[1], groups)
-            layer.weight.data = layer.weight.data[order][:, given]
+            inputs = channel_order(layer.weight.shape[1], groups)
+            layer.weight.data = layer.weight.data[order][:, inputs]
         else:
             continue
         if layer.bias is not None:

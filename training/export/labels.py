@@ -143,9 +143,9 @@ class Labelled(Source):
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
             shapes = tree_map(lambda t: (tuple(t.shape), t.dtype), compute())
         return tree_map(
-            lambda told: torch.zeros(told[0], dtype=told[1]),
+            lambda spec: torch.zeros(spec[0], dtype=spec[1]),
             shapes,
-            is_leaf=lambda told: isinstance(told, tuple) and isinstance(told[-1], torch.dtype),
+            is_leaf=lambda spec: isinstance(spec, tuple) and isinstance(spec[-1], torch.dtype),
         )
 
     @property

@@ -146,11 +146,11 @@ def _check_room(source: Source, pack: Path, compiled: bool) -> None:
         "free disk": (sum(folders) * (5.5 if compiled else 1.5) - there, disk_usage(home).free),
         "memory": (max(folders) * (6.0 if compiled else 4.0), _memory()),
     }
-    for what, (wanted, found) in room.items():
-        if found < wanted:
+    for what, (wanted, free) in room.items():
+        if free < wanted:
             raise ExportError(
                 f"The export to {pack} should have {wanted / 1e9:.1f} GB of {what}, but there are"
-                f" {found / 1e9:.1f} GB; use another disk or machine."
+                f" {free / 1e9:.1f} GB; use another disk or machine."
             )
 
 

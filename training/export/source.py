@@ -118,7 +118,7 @@ def _of_library(kind: Any, home: Path) -> nn.Module:
     own = {"low_cpu_mem_usage": False} if issubclass(kind, AutoencoderKL) else {"dtype": "auto"}
     own |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        module, told = kind.from_pretrained(home, **own)
+        module, report = kind.from_pretrained(home, **own)
     except (OSError, RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0].strip()
         raise CheckpointError(
@@ -126,10 +126,10 @@ def _of_library(kind: Any, home: Path) -> nn.Module:
             " copy the checkpoint again."
         ) from error
     wrong = {
-        "lacks the tensor {}": told["missing_keys"],
-        "holds the tensor {}, which its model has no place for": told["unexpected_keys"],
+        "lacks the tensor {}": report["missing_keys"],
+        "holds the tensor {}, which its model has no place for": report["unexpected_keys"],
         "holds {} of another shape than its config.json says": [
-            name for name, *_ in told["mismatched_keys"]
+            name for name, *_ in report["mismatched_keys"]
         ],
     }
     for what, names in wrong.items():

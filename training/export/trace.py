@@ -110,9 +110,9 @@ def traced_in_memory(traced: Traced) -> tuple[onnx.ModelProto, Arrays]:
     values = program.graph.initializers
     weights = {name: value.const_value for name, value in values.items()}
     for name, value in values.items():
-        told = weights[name]
+        weight = weights[name]
         value.const_value = onnxscript.ir.ExternalTensor(
-            "", 0, told.nbytes, told.dtype, shape=told.shape, name=name
+            "", 0, weight.nbytes, weight.dtype, shape=weight.shape, name=name
         )
     model = onnxscript.ir.to_proto(program)
     strip(model, traced.dynamic)

@@ -138,14 +138,14 @@ class Part:
             own = torch.cat([own, rows])
         texts = {} if self.later else {"context" if self.first else "text": text}
         names = ("patches", "positions") if self.first else ()
-        given = {name: sample[name][self.known :] for name in names}
-        given |= {} if self.first else {"image": image[self.known :]}
-        given |= {name: table[self.past :] for name, table in tables.items()} | texts
-        given |= {"modulation": own}
+        inputs = {name: sample[name][self.known :] for name in names}
+        inputs |= {} if self.first else {"image": image[self.known :]}
+        inputs |= {name: table[self.past :] for name, table in tables.items()} | texts
+        inputs |= {"modulation": own}
         if self.later:
             kinds = zip(("past_keys", "past_values"), zip(*seen, strict=True), strict=True)
-            given |= {name: torch.stack([x[:, : self.past] for x in pair]) for name, pair in kinds}
-        return given
+            inputs |= {name: torch.stack([x[:, : self.past] for x in pair]) for name, pair in kinds}
+        return inputs
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -153,18 +153,18 @@ class Part:
         passed_on = ("next_image",) if self.later else ("next_image", "next_text")
         return (("flow",) if self.last else passed_on) + (("keys", "values") if self.form else ())
 
-    def run(self, net: Any, **given: Tensor) -> Any:
+    def run(self, net: Any, **inputs: Tensor) -> Any:
         """The part's outputs from its inputs by name."""
-        image = net.embed(given["patches"], given["positions"]) if self.first else given["image"]
-        text, rows = given.get("context" if self.first else "text"), given["modulation"]
+        image = net.embed(inputs["patches"], inputs["positions"]) if self.first else inputs["image"]
+        text, rows = inputs.get("context" if self.first else "text"), inputs["modulation"]
         if self.last:
             rows, end = rows.split([len(rows) - 2, 2], -2)
         made: list[KeysValues] = []
         before = None
         if self.later:
-            before = zip(given["past_keys"], given["past_values"], strict=True)
+            before = zip(inputs["past_keys"], inputs["past_values"], strict=True)
         kept = self.source.oldest_tokens + (0 if text is None else text.shape[-2])
-        image, text = net.blocks(image, text, rows, *(given[n] for n in TABLES), before, made)
+        image, text = net.blocks(image, text, rows, *(inputs[n] for n in TABLES), before, made)
         result = [net.project(image, end)] if self.last else [image, text]
         if self.later and not self.last:
             result = [image]
@@ -191,8 +191,8 @@ def transformer(
 ) -> Traced:
     """The transformer, or one part of it, see `Part`."""
     one = Part(source, suffix, part, static_stage, form)
-    given = one.inputs()
-    names = list(given)
+    inputs = one.inputs()
+    names = list(inputs)
 
     def run(net: Any, *tensors: Tensor) -> Any:
         return one.run(net, **dict(zip(names, tensors, strict=True)))
@@ -202,9 +202,9 @@ def transformer(
     return Traced(
         rearranged,
         run,
-        given,
+        inputs,
         one.outputs,
-        lambda: run(one.blocks_alone(), *given.values()),
-        one.dynamic((*given, *one.outputs)),
+        lambda: run(one.blocks_alone(), *inputs.values()),
+        one.dynamic((*inputs, *one.outputs)),
         opset=23,
     )

@@ -249,9 +249,9 @@ class PyramidMMDiT(nn.Module, Checkpoint):
             again = round(self.config["gradient_checkpointing_ratio"] * len(self._blocks))
         for i, (block, before) in enumerate(zip(self._blocks, past or repeat(None), strict=False)):
             chosen = list(islice(rows, block.rows))
-            given = (image, text, chosen, rope_cos, rope_sin, mask, before, own)
+            inputs = (image, text, chosen, rope_cos, rope_sin, mask, before, own)
             image, text = (
-                checkpoint(block, *given, use_reentrant=False) if i < again else block(*given)
+                checkpoint(block, *inputs, use_reentrant=False) if i < again else block(*inputs)
             )
         return image, text
 

@@ -107,8 +107,8 @@ class WorldClips:
     def draw(self, count: int, generator: torch.Generator, dropped: float = DROPPED) -> Drawn:
         pick = torch.randint(len(self.latents), (count,), generator=generator)
         scenes = [self.scenes[i] for i in pick.tolist()]
-        words = captions(self.world, scenes, generator, dropped)
-        return self.latents[pick].float(), words, self.weights[pick]
+        prompts = captions(self.world, scenes, generator, dropped)
+        return self.latents[pick].float(), prompts, self.weights[pick]
 
 
 def read_shard(shard: Path) -> list[tuple[np.ndarray, str]]:
@@ -135,9 +135,9 @@ class ShardClips:
         samples = [sample for shard in self.held for sample in shard]
         pick = torch.randint(len(samples), (count,), generator=generator).tolist()
         left_out = (torch.rand(count, generator=generator) < dropped).tolist()
-        words = ["" if out else samples[i][1] for i, out in zip(pick, left_out, strict=True)]
+        prompts = ["" if out else samples[i][1] for i, out in zip(pick, left_out, strict=True)]
         latents = torch.from_numpy(np.stack([samples[i][0] for i in pick])).float()
-        return latents, words, torch.ones_like(latents[:, :1])
+        return latents, prompts, torch.ones_like(latents[:, :1])
 
 
 def open_clips(options: argparse.Namespace, config: Configuration) -> Clips:

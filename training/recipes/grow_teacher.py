@@ -69,8 +69,8 @@ def main() -> None:
     folder = options.out / "diffusion_transformer_320p"
     model = deeper(PyramidMMDiT.from_pretrained(folder).float())
     model.half().save_pretrained(folder)
-    words = Tokenizer.from_file(str(options.student / "tokenizer_3" / "tokenizer.json"))
-    text = T5EncoderWithProjection(T5ProjectionConfig(vocab_size=words.get_vocab_size(), **T5))
+    tokenizer = Tokenizer.from_file(str(options.student / "tokenizer_3" / "tokenizer.json"))
+    text = T5EncoderWithProjection(T5ProjectionConfig(vocab_size=tokenizer.get_vocab_size(), **T5))
     embedder = ContextAdapter(
         T5["out_dim"], model.config["caption_projection_dim"], layer_depths=[], skips=[]
     )

@@ -66,13 +66,13 @@ def main() -> None:
     torch.manual_seed(options.seed)
     config, checkpoint = Configuration.read(options.config), options.checkpoint
     world, lengths = config.world, config["text"]
-    words, pieces = (
+    clip_tokenizer, t5_tokenizer = (
         Tokenizer.from_file(str(checkpoint / folder / "tokenizer.json"))
         for folder in ("tokenizer", "tokenizer_3")
     )
-    ends = (words.token_to_id("<|endoftext|>"), 0)
-    towers = [clip(config["clip"], words, lengths["clip_length"], pad) for pad in ends]
-    vocabulary = pieces.get_vocab_size()
+    ends = (clip_tokenizer.token_to_id("<|endoftext|>"), 0)
+    towers = [clip(config["clip"], clip_tokenizer, lengths["clip_length"], pad) for pad in ends]
+    vocabulary = t5_tokenizer.get_vocab_size()
     t5 = T5EncoderWithProjection(T5ProjectionConfig(vocab_size=vocabulary, **config["t5"]))
     sizes = list(world.fact_sizes)
     model = TextTowers(towers[0], towers[1], t5, sum(sizes))
@@ -82,8 +82,8 @@ def main() -> None:
         scenes = [world.scene(rng, test=test) for _ in range(options.batch)]
         prompts = [world.caption(scene, rng, test=test) for scene in scenes]
         ids = [
-            *clip_ids(words, prompts, lengths["clip_length"]),
-            *t5_ids(pieces, prompts, lengths["t5_length"]),
+            *clip_ids(clip_tokenizer, prompts, lengths["clip_length"]),
+            *t5_ids(t5_tokenizer, prompts, lengths["t5_length"]),
         ]
         facts = torch.tensor([world.facts(scene) for scene in scenes])
         return [part.to(options.device) for part in ids], facts.to(options.device)

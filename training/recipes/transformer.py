@@ -120,8 +120,8 @@ def main() -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         losses = []
-        latents, words, weights = clips.draw(options.batch, generator)
-        ids, mask, pooled = conditions(words)
+        latents, prompts, weights = clips.draw(options.batch, generator)
+        ids, mask, pooled = conditions(prompts)
         clean = levels(latents.to(options.device), len(stages))
         weight = levels(weights.to(options.device), len(stages))
         with torch.autocast(options.device, torch.bfloat16):
