@@ -162,13 +162,13 @@ def _seed(name: Message, seed: Any) -> int:
     return int(seed)
 
 
-def _forks(given: Any) -> tuple[Fork, ...]:
+def _forks(value: Any) -> tuple[Fork, ...]:
     try:
-        forks = tuple(fork if isinstance(fork, Fork) else Fork(**fork) for fork in given or ())
+        forks = tuple(fork if isinstance(fork, Fork) else Fork(**fork) for fork in value or ())
     except TypeError as error:
         raise RequestError(
             "The forks are {got!r}; give each a unit, a motion seed and, if it changes, a prompt.",
-            got=str(given)[:80],
+            got=str(value)[:80],
         ) from error
     if any(a.unit >= b.unit for a, b in pairwise(forks)):
         raise RequestError(

@@ -183,19 +183,19 @@ class _Run:
         component: str,
         role: str,
         do: Callable[..., tuple[Array, ...]],
-        asked: Sequence[tuple[Content, ...]],
+        contents: Sequence[tuple[Content, ...]],
     ) -> list[tuple[Array, ...]]:
         """`do(graph, *content)` for each content asked for, or what an earlier clip has of it.
 
         The graph is only loaded where one is new.
         """
         recall = self.cache.recall
-        keys = [self.key(component, role, *content) for content in asked]
+        keys = [self.key(component, role, *content) for content in contents]
         known = {key: kept for key in keys if (kept := recall.get(key)) and self.watch is None}
         if len(known) < len(set(keys)):
             with ExitStack() as stack:
                 graph = self.load(stack, component, role)[role]
-                for key, content in zip(keys, asked, strict=True):
+                for key, content in zip(keys, contents, strict=True):
                     if key not in known:
                         known[key] = do(graph, *content)
                         recall.keep(key, known[key])
@@ -323,7 +323,7 @@ def _conditionings(
 ) -> list[Conditioning]:
     """What the transformer is told about each prompt, timed as the stage `text`."""
     mode, pack = plan.request.mode, run.pack
-    asked = timesteps(plan.stages, plan.mode, plan.first_given)
+    steps = timesteps(plan.stages, plan.mode, plan.first_given)
     with run.timed("text"):
         contexts = run.made(
             *(weights_of(pack, "text_encoder", mode), "text_encoder"),
@@ -332,11 +332,11 @@ def _conditionings(
         )
         modulations = run.made(
             *(weights_of(pack, "transformer", mode), "modulation"),
-            lambda graph, pooled, *asked: tuple(modulate(graph, pooled, asked).values()),
-            [(_pooled(clip), *asked) for clip in clips[: len(tokens)]],
+            lambda graph, pooled, *steps: tuple(modulate(graph, pooled, steps).values()),
+            [(_pooled(clip), *steps) for clip in clips[: len(tokens)]],
         )
         return [
-            Conditioning(context, t.t5_mask[0], dict(zip(asked, rows, strict=True)))
+            Conditioning(context, t.t5_mask[0], dict(zip(steps, rows, strict=True)))
             for (context,), t, rows in zip(contexts, tokens, modulations, strict=True)
         ]
 

@@ -65,13 +65,13 @@ def timesteps(stages: Sequence[Stage], mode: ModeConfig, first_given: bool) -> l
     steps = [mode.steps]
     if not first_given and mode.first_steps is not None:
         steps.append(mode.first_steps)
-    asked = [
+    every = [
         float(timestep)
         for counts in steps
         for stage, count in zip(stages, counts, strict=True)
         for timestep in stage.timesteps(count)
     ]
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(every))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ class Transformer:
         if isinstance(length, int) and not known:
             history_tokens = length - current[0].size // self.config.patch_size**2
         inputs = self._prepared(history, current, unit, stage, negative, history_tokens)
-        given = {
+        tensors = {
             "patches": inputs.patches,
             "positions": inputs.positions,
             "rope_cos": inputs.rope_cos,
@@ -166,13 +166,13 @@ class Transformer:
         padding = room - text - known if isinstance(room, int) and known else 0
         if known:
             past = text + known
-            given |= {name: given[name][known:] for name in ("patches", "positions")}
-            given |= {name: given[name][past:] for name in ("rope_cos", "rope_sin", "mask")}
+            tensors |= {name: tensors[name][known:] for name in ("patches", "positions")}
+            tensors |= {name: tensors[name][past:] for name in ("rope_cos", "rope_sin", "mask")}
             wider = ((0, 0), (padding, 0))
-            given["mask"] = np.pad(given["mask"], wider, constant_values=MASKED)
+            tensors["mask"] = np.pad(tensors["mask"], wider, constant_values=MASKED)
         past_of = memory if known else None
         flow, keys, values = _run_parts(
-            parts, given, conditioning.modulation[timestep], past_of, padding
+            parts, tensors, conditioning.modulation[timestep], past_of, padding
         )
         if self.remembers:
             self._memories[stage, timestep, negative] = _Memory(unit, grids, keys, values)
@@ -235,14 +235,14 @@ class Forked:
         negative: bool,
     ) -> Floats:
         """The flow of `current` [C, 1, h, w] after `history`, for a timestep 0..1000."""
-        given = history, current, timestep
+        arguments = history, current, timestep
         if negative:  # the same for all
-            return self.flows[0](*given, unit=unit, stage=stage, negative=True)
+            return self.flows[0](*arguments, unit=unit, stage=stage, negative=True)
         own = self.prompt_of[unit]
         for later in set(self.prompt_of[unit + 1 :]) - {own}:
             if self.flows[later].remembers:
-                self.flows[later](*given, unit=unit, stage=stage, negative=False)
-        return self.flows[own](*given, unit=unit, stage=stage, negative=False)
+                self.flows[later](*arguments, unit=unit, stage=stage, negative=False)
+        return self.flows[own](*arguments, unit=unit, stage=stage, negative=False)
 
 
 def _run_parts(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from studio import __version__
 from studio.cli.console import HARMLESS
-from studio.language.catalogue import system_language, words
+from studio.language.catalogue import string, system_language
 from studio.system import environment, paths, splash, streams
 from studio.system.privacy import redacted
 
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 def open_studio() -> int:
     """Open the studio and stay until it is closed; the exit code."""
     print(f"Neodragon Studio {__version__} is starting ..", flush=True)
-    with splash.shown(words("splash.starting", system_language())) as ready:
+    with splash.shown(string("splash.starting", system_language())) as ready:
         return _open_studio(ready)
 
 

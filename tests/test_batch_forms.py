@@ -123,11 +123,11 @@ def test_the_encoding_of_the_system_goes_first(monkeypatch: pytest.MonkeyPatch) 
     """Windows' code page is what Excel writes; a wide one that speaks for itself overrules it."""
     for system, words in (("cp1250", "žlutý kůň"), ("gbk", "红"), ("cp1253", "κόκκινη")):
         monkeypatch.setattr(locale, "getencoding", lambda system=system: system)
-        assert decode(words.encode(system)).words == words
+        assert decode(words.encode(system)).content == words
     monkeypatch.setattr(locale, "getencoding", lambda: "cp1252")
-    assert decode("红球在草地上弹跳".encode("gbk")).words == "红球在草地上弹跳"
+    assert decode("红球在草地上弹跳".encode("gbk")).content == "红球在草地上弹跳"
     monkeypatch.setattr(locale, "getencoding", lambda: "cp65001x")  # no such thing
-    assert decode(b"a\xe9b").words == "aéb"
+    assert decode(b"a\xe9b").content == "aéb"
 
 
 def test_one_zero_byte_costs_one_row(read: Read) -> None:
@@ -548,7 +548,7 @@ def test_plurals(read: Read, counts: tuple[int, ...], people: str, scripts: str)
     rows, bad, clips, frames = counts
     plan = Plan(rows, bad, clips, frames, 0, 0, tuple(read("a").entries), None, None)
     assert str(plan).startswith(people)
-    assert ", ".join(plan.told(plurals=False)).startswith(scripts)
+    assert ", ".join(plan.summary(plurals=False)).startswith(scripts)
     done = Plan(1, 1, 1, 0, 1, 0, (), 0.0, 0)
     assert str(done) == (
         "1 row = 1 clip, nothing to make, 1 already exists, 0 already queued, 1 bad row"

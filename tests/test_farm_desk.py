@@ -173,5 +173,5 @@ def test_a_clip_comes_as_a_first_frame_does(place: Place, tmp_path: Path) -> Non
     again = place.desk.checks.next("two", lambda engine: True)
     assert again is not None and place.ask("two", "begin", token=again[1]) == {"go": True}
     assert place.send("two", again[1], data) is True
-    assert [str(found) for _, found in place.desk.checks.said] == ["Identical."]
+    assert [str(found) for _, found in place.desk.checks.results] == ["Identical."]
     assert place.ask("two", "begin", token=again[1]) == {"go": False}

@@ -168,7 +168,7 @@ def test_keys_belong_to_the_control_that_has_the_focus(page: Page) -> None:
 @pytest.mark.parametrize("language", ["en", "de", "zh"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_no_button_is_too_narrow_for_its_words(page: Page, language: str, width: int) -> None:
-    words = [catalogue.words(f"verb.{verb}", language) for verb in ("draw", "cast", "animate")]
+    words = [catalogue.string(f"verb.{verb}", language) for verb in ("draw", "cast", "animate")]
     page.set_viewport_size({"width": width, "height": 800})
     page.evaluate(
         "words => ['draw', 'cast', 'animate'].forEach((id, n) => {"

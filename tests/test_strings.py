@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 from babel import Locale
 
-from studio.language.catalogue import LANGUAGES, moment, number, system_language, words
+from studio.language.catalogue import LANGUAGES, moment, number, string, system_language
 from studio.system.paths import ASSETS
 
 TABLE = json.loads((ASSETS / "strings.json").read_text(encoding="utf-8"))
@@ -39,9 +39,9 @@ def test_plural_forms_are_those_of_the_language(language: str) -> None:
 
 
 def test_counts_choose_the_form() -> None:
-    assert "1 clip is" in words("queue.paused", "en", count=1)
-    assert "2 clips are" in words("queue.paused", "en", count=2)
-    assert "1 Clip wartet" in words("queue.paused", "de", count=1)
+    assert "1 clip is" in string("queue.paused", "en", count=1)
+    assert "2 clips are" in string("queue.paused", "en", count=2)
+    assert "1 Clip wartet" in string("queue.paused", "de", count=1)
 
 
 def test_numbers_and_moments_follow_the_language() -> None:
@@ -57,9 +57,9 @@ def test_keys_are_sorted() -> None:
 
 
 def test_words() -> None:
-    assert words("app.title", "de") == "Neodragon Studio"
+    assert string("app.title", "de") == "Neodragon Studio"
     with pytest.raises(KeyError):
-        words("no.such", "en")
+        string("no.such", "en")
 
 
 def test_system_language_is_one_of_ours() -> None:

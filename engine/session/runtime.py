@@ -245,8 +245,8 @@ class Stream:
     def step(self, **inputs: Array) -> dict[str, Array]:
         """The outputs but for the states; raises as `run` does."""
         graph = self.graph
-        given = {name: spec for name, spec in graph.inputs.items() if name not in self._now}
-        _check_inputs(graph.name, given, inputs)
+        expected = {name: spec for name, spec in graph.inputs.items() if name not in self._now}
+        _check_inputs(graph.name, expected, inputs)
         names = [name for name in graph.outputs if name.removeprefix("next_") not in self._now]
 
         def run(session: ort.InferenceSession) -> list[Array]:
@@ -312,20 +312,20 @@ def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
             )
 
 
-def check_graph(graph: Graph, key: str, found: Mapping[str, Any]) -> None:
+def check_graph(graph: Graph, key: str, tensors: Mapping[str, Any]) -> None:
     """Raise PackError unless a loaded graph's tensors are as the manifest says."""
     specs: Mapping[str, TensorSpec] = getattr(graph, key)
-    if set(found) != set(specs):
+    if set(tensors) != set(specs):
         raise PackError(
             "{name} has the {key} {got} instead of {names}; get the pack again or export it anew.",
             name=graph.file.name,
             key=key,
             names=", ".join(specs),
-            got=", ".join(found),
+            got=", ".join(tensors),
         )
     for name, spec in specs.items():
-        dtype = TYPES.get(found[name].type, found[name].type)
-        shape = [graph.dimensions.get(size, size) for size in found[name].shape]
+        dtype = TYPES.get(tensors[name].type, tensors[name].type)
+        shape = [graph.dimensions.get(size, size) for size in tensors[name].shape]
         fits = dtype == spec.dtype and len(shape) == len(spec.shape)
         for size, wanted in zip(shape, spec.shape, strict=False):
             # A computed dimension of an output may carry no number, even where it has only one.

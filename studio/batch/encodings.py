@@ -68,7 +68,7 @@ class BatchError(NeodragonError):
 class Text:
     """A text, and a sentence on its encoding where that had to be assumed."""
 
-    words: str
+    content: str
     assumed: Message | None = None
 
 
@@ -81,7 +81,7 @@ def decode(source: bytes) -> Text:
     else:
         _refuse(_kind(source))
         text = _unmarked(source)
-    if MARKUP.match(text.words):
+    if MARKUP.match(text.content):
         _refuse("an HTML or XML page")
     return text
 
@@ -114,8 +114,8 @@ def _unmarked(source: bytes) -> Text:
     """The text of bytes that do not begin with a byte order mark; raises BatchError."""
     wide = _wide(source)
     if wide:
-        said = "The list has no byte order mark and was read as {encoding}."
-        return Text(source.decode(wide, "replace"), Message(said, {"encoding": wide}))
+        template = "The list has no byte order mark and was read as {encoding}."
+        return Text(source.decode(wide, "replace"), Message(template, {"encoding": wide}))
     try:
         return Text(source.decode())
     except UnicodeDecodeError:

@@ -60,17 +60,17 @@ def filled(prompts: PromptList, table: JobTable) -> str:
         named = ("" if name.startswith(UNNAMED) else name for name in header)
         lines.append(table_line(named, prompts.delimiter))
     for record in prompts.records:
-        news: Cells = {"status": "bad", "error": str(record.reason)}
+        progress: Cells = {"status": "bad", "error": str(record.reason)}
         if record.line in rows:
-            news = _news(rows[record.line], jobs)
+            progress = _progress(rows[record.line], jobs)
         elif record.reason is None:
             lines.append(record.raw)
             continue
-        cells = {**(record.cells or {}), **dict.fromkeys(FILLED, ""), **news}
+        cells = {**(record.cells or {}), **dict.fromkeys(FILLED, ""), **progress}
         if record.cells is None and prompts.format == "json":
             lines.append(record.raw)
         elif record.cells is None or prompts.format == "text":
-            lines += [record.raw, NOTE + json.dumps(news, ensure_ascii=False)]
+            lines += [record.raw, NOTE + json.dumps(progress, ensure_ascii=False)]
         elif prompts.format in ("json", "jsonl"):
             lines.append(json.dumps(cells, ensure_ascii=False))
         else:
@@ -92,7 +92,7 @@ def _written(path: Path, prompts: PromptList, table: JobTable) -> Iterator[Path]
         yield part
 
 
-def _news(row: Row, jobs: Mapping[str, Job]) -> Cells:
+def _progress(row: Row, jobs: Mapping[str, Job]) -> Cells:
     """What the filled-in columns say of a row."""
     made = [jobs.get(entry.key) for entry in row.entries]
     states = Counter("not queued" if job is None else job.state for job in made)

@@ -99,9 +99,9 @@ class Plan:
     size: int | None
 
     def __str__(self) -> str:
-        return ", ".join(self.told())
+        return ", ".join(self.summary())
 
-    def told(self, plurals: bool = True) -> tuple[str, str]:
+    def summary(self, plurals: bool = True) -> tuple[str, str]:
         """What would be made, and what would not; without plurals in one form for every number."""
 
         def many(count: int, one: str, more: str) -> str:
@@ -171,7 +171,7 @@ def parse(
     assumed = None
     if isinstance(source, bytes):
         text = decode(source)
-        source, assumed = text.words, text.assumed
+        source, assumed = text.content, text.assumed
     if format not in (None, *FORMATS):
         raise BatchError(
             "The format {got} is not known; choose one of {formats}.",

@@ -28,7 +28,7 @@ CHOICE = re.compile(r"\s*\{[^{}]*\|")  # `{"red"|"blue"} ball` only begins like 
 
 def lines_of(source: str | bytes) -> list[str]:
     """The lines of a text without their ends; raises BatchError for bytes that are no text."""
-    text = source if isinstance(source, str) else decode(source).words
+    text = source if isinstance(source, str) else decode(source).content
     return re.split(r"\r\n|[\n\r\u2028\u2029]", text.removeprefix("\ufeff"))
 
 

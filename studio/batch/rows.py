@@ -76,7 +76,7 @@ class Rows:
             raise RequestError(
                 "The row has no prompt; write one in {where}.", where=self._at("prompt")
             )
-        template = values.words("prompt", self._at("prompt"), cells["prompt"])
+        template = values.line_of("prompt", self._at("prompt"), cells["prompt"])
         if FRAGMENT.search(template):
             raise RequestError(
                 "The prompt ({where}) is {got}, a piece of JSON or no word; write a prompt.",
@@ -130,14 +130,16 @@ class Rows:
                 rest[name] = values.choice(name, self._at(name), cells[name], known)
         if "negative_prompt" in cells:
             at = self._at("negative_prompt")
-            rest["negative_prompt"] = values.words("negative prompt", at, cells["negative_prompt"])
+            rest["negative_prompt"] = values.line_of(
+                "negative prompt", at, cells["negative_prompt"]
+            )
         if "steps" in cells:
             rest["steps"] = values.steps(self._at("steps"), cells["steps"])
         for name in ("upscale", "suffix"):
             if name in cells:
                 rest[name] = values.truth(name, self._at(name), cells[name])
         if "image" in cells:
-            name = values.words("picture", self._at("image"), cells["image"])
+            name = values.line_of("picture", self._at("image"), cells["image"])
             rest["image"] = _inside(self.pictures, "picture", name)
         return rest
 
@@ -234,7 +236,7 @@ class Rows:
         try:
             if path.stat().st_size > LIST_LIMIT:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            lines = [line.strip() for line in lines_of(decode(path.read_bytes()).words)]
+            lines = [line.strip() for line in lines_of(decode(path.read_bytes()).content)]
         except OSError as error:
             raise RequestError(
                 "The wildcard {name} cannot be read ({reason}); look at the file.",

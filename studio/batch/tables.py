@@ -21,15 +21,15 @@ SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;"]*', re.IGNORECASE)  # Excel's own 
 
 def header_of(line: str) -> tuple[str, tuple[str, ...]]:
     """The delimiter of a header and its columns, those that make the most sense."""
-    found = []
+    headers = []
     for delimiter in DELIMITERS:
         names = _cells(line.strip(" \ufeff"), delimiter) or []
         while len(names) > 1 and not names[-1].strip():
             names.pop()
         columns = columns_of(names)
         score = sum(name in (*COLUMNS, *FILLED) for name in columns)
-        found.append((("prompt" in columns, score, line.count(delimiter)), delimiter, names))
-    _, delimiter, names = max(found, key=lambda each: each[0])
+        headers.append((("prompt" in columns, score, line.count(delimiter)), delimiter, names))
+    _, delimiter, names = max(headers, key=lambda each: each[0])
     return delimiter, columns_of(names)
 
 

@@ -207,7 +207,7 @@ def choice(name: str, where: Message, value: object, known: tuple[str, ...]) -> 
     return word
 
 
-def words(name: str, where: Message, value: object) -> str:
+def line_of(name: str, where: Message, value: object) -> str:
     """Text in one line; raises RequestError for what nobody can read or draw."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)

@@ -71,7 +71,7 @@ def _batch(arguments: argparse.Namespace) -> int:
         through = piped and not (arguments.out or arguments.dry_run or arguments.json)
         made, filled, sheet = {}, None, None
         with redirect_stdout(sys.stderr if through else sys.stdout):
-            plan = _told(arguments, prompts, table)
+            plan = _preview(arguments, prompts, table)
             if prompts.rows and not arguments.dry_run:
                 target = None if through or (piped and not arguments.out) else arguments.file
                 if piped and arguments.out:
@@ -123,7 +123,7 @@ def _read_stream(path: Path, pack: Pack, backend: str, **options: Any) -> Prompt
     )
 
 
-def _told(arguments: argparse.Namespace, prompts: PromptList, table: JobTable) -> Plan:
+def _preview(arguments: argparse.Namespace, prompts: PromptList, table: JobTable) -> Plan:
     """Say how the list was understood and what it would take; the plan."""
     from studio.batch import lists as batch
 
@@ -136,7 +136,7 @@ def _told(arguments: argparse.Namespace, prompts: PromptList, table: JobTable) -
     plan = batch.plan(prompts, table)
     if arguments.json:
         return plan
-    first, rest = plan.told(plurals=sys.stdout.isatty())  # in a pipe the form is always the same
+    first, rest = plan.summary(plurals=sys.stdout.isatty())  # in a pipe the form is always the same
     if not arguments.dry_run:
         print(f"{first}, {rest}", flush=True)
         if prompts.assumed:

@@ -28,8 +28,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     if arguments.npu:
         with open_pack(pack_path()) as pack:
-            for words in doctor.npu_report(pack):
-                print(redacted(words), flush=True)
+            for sentence in doctor.npu_report(pack):
+                print(redacted(sentence), flush=True)
         return 0
     lines = []
     for line in doctor.examine(golden=not arguments.no_golden):

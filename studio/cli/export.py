@@ -117,8 +117,8 @@ def _exporter(arguments: argparse.Namespace) -> Callable[[Path], dict[str, objec
 
     usual, cut = PRESETS[arguments.preset] if arguments.preset else ("mp4", Cut())
     format = FORMATS[arguments.format or usual]
-    given = {name: getattr(arguments, name) for name in CUTS}
-    cut = replace(cut, **{name: value for name, value in given.items() if value is not None})
+    cuts = {name: getattr(arguments, name) for name in CUTS}
+    cut = replace(cut, **{name: value for name, value in cuts.items() if value is not None})
     output = arguments.output
     folder = output is not None and output.is_dir() and format != "png"  # else it is that folder
     several = len(arguments.clip) > 1 or output is None or folder

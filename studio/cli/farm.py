@@ -113,10 +113,10 @@ def _status(arguments: argparse.Namespace) -> None:
     where = f"on, at {farm.address}, port {farm.port}" if farm and farm.is_on else "off"
     print(f"the farm is {where}; {waiting} rows wait")
     for one in machines:
-        print(f"{one.name:24} {_words(one, doing.get(one.name))}")
+        print(f"{one.name:24} {_state(one, doing.get(one.name))}")
 
 
-def _words(machine: Machine, job: int | None) -> str:
+def _state(machine: Machine, job: int | None) -> str:
     """What a machine does, in a line."""
     state = "there" if machine.online else f"away since {datetime.fromtimestamp(machine.seen):%c}"
     if machine.aside:

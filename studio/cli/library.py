@@ -37,7 +37,7 @@ def library_arguments(parser: argparse.ArgumentParser) -> None:
         "       nds library reject|bring-back CLIP ..."
     )
     parser.add_argument(
-        *("words",),
+        *("terms",),
         nargs="*",
         metavar="WORDS",
         help="words to search in prompts, notes and file names; or an action and its clips",
@@ -81,8 +81,8 @@ def _library(arguments: argparse.Namespace) -> int:
     from studio.library.store import Library, LibraryError
     from studio.system import paths, settings
 
-    action = arguments.words[0] if arguments.words[:1] and arguments.words[0] in ACTIONS else None
-    clips = arguments.words[1:]
+    action = arguments.terms[0] if arguments.terms[:1] and arguments.terms[0] in ACTIONS else None
+    clips = arguments.terms[1:]
     refused = {*FILTERS, "keep", "note"} - set(FILTERS if action is None else ACTIONS[action])
     for name in sorted(refused):
         if getattr(arguments, name) is not None:
@@ -103,11 +103,11 @@ def _library(arguments: argparse.Namespace) -> int:
     with Library(paths.jobs_file(), settings.clips_folder()) as library:
         if action is None:
             library.scan()
-            items = [told(item) for item in _found(arguments, library)]
+            items = [as_json(item) for item in _search(arguments, library)]
             code = 0
         else:
             items, code = each(
-                map(Path, clips), lambda clip: told(_done(action, arguments, library, clip))
+                map(Path, clips), lambda clip: as_json(_done(action, arguments, library, clip))
             )
     if arguments.json:
         print_json(items)
@@ -118,9 +118,9 @@ def _library(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _found(arguments: argparse.Namespace, library: Library) -> list[Item]:
+def _search(arguments: argparse.Namespace, library: Library) -> list[Item]:
     return library.search(
-        " ".join(arguments.words),
+        " ".join(arguments.terms),
         seed=arguments.seed,
         since=arguments.since,
         until=arguments.until,
@@ -144,7 +144,7 @@ def _done(action: str, arguments: argparse.Namespace, library: Library, clip: Pa
     return library.reject(path) if action == "reject" else library.bring_back(path)
 
 
-def told(item: Item) -> dict[str, object]:
+def as_json(item: Item) -> dict[str, object]:
     """An item for other programs."""
     return {
         "file": str(item.path),
@@ -168,7 +168,7 @@ def _line(item: dict[str, object]) -> str:
 def _verify(arguments: argparse.Namespace) -> int:
     from engine.pack import open_pack
     from studio.jobs.render import Meter
-    from studio.language.catalogue import words
+    from studio.language.catalogue import string
     from studio.library.verify import verify
     from studio.system import settings
 
@@ -179,7 +179,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
         def watch(event: Event) -> None:
             if meter.update(event):
-                bar.draw(words(f"doing.{meter.stage}", "en"), meter.fraction, clip.name)
+                bar.draw(string(f"doing.{meter.stage}", "en"), meter.fraction, clip.name)
 
         try:
             result = verify(

@@ -329,7 +329,7 @@ def _watched(
     from engine.graph_cache import GraphCache
     from engine.pipeline import generate
     from studio.jobs.render import unread
-    from studio.language.catalogue import words
+    from studio.language.catalogue import string
     from studio.system.paths import graphs_folder
     from studio.system.settings import load, settings_file
 
@@ -350,7 +350,9 @@ def _watched(
                     print(unread(event), file=sys.stderr)
                 if meter.update(event):
                     spent = time.perf_counter() - started
-                    bar.draw(words(f"doing.{meter.stage}", "en"), meter.fraction, f"{spent:5.1f} s")
+                    bar.draw(
+                        string(f"doing.{meter.stage}", "en"), meter.fraction, f"{spent:5.1f} s"
+                    )
                 yield event
     finally:
         bar.clear()

@@ -76,13 +76,13 @@ def _list(arguments: argparse.Namespace) -> None:
 def _fetch(arguments: argparse.Namespace, folder: Path) -> None:
     from studio.model import download
 
-    bar, fetched, said = Bar(), list[dict[str, object]](), 0.0
+    bar, fetched, printed = Bar(), list[dict[str, object]](), 0.0
 
     def report(done: int, total: int, name: str) -> None:
-        nonlocal said
+        nonlocal printed
         bar.draw(name, done / max(total, 1), f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
-        if arguments.lines and (done == total or time.monotonic() - said > LINES_EVERY):
-            said = time.monotonic()
+        if arguments.lines and (done == total or time.monotonic() - printed > LINES_EVERY):
+            printed = time.monotonic()
             print(json.dumps({"done": done, "total": total, "file": name}), flush=True)
 
     try:

@@ -45,7 +45,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
     with open_pack(arguments.pack or pack_path()) as pack:
         if arguments.json:
-            print_json(_told(pack))
+            print_json(_as_json(pack))
             return
         geometry = pack.geometry
         size = sum(file.size for file in pack.files) / MEGABYTE
@@ -57,9 +57,9 @@ def _info(arguments: argparse.Namespace) -> None:
             f"{geometry.width} x {geometry.height}, {geometry.frames} frames at {geometry.fps} fps"
         )
         print(f"modes: {', '.join(pack.schedule.modes)}")
-        print(f"compiled for: {', '.join(_told(pack)['chips']) or 'none, it runs on any chip'}")
+        print(f"compiled for: {', '.join(_as_json(pack)['chips']) or 'none, it runs on any chip'}")
         print(f"hash: {pack.pack_hash}")
-        for graph in _told(pack)["graphs"]:
+        for graph in _as_json(pack)["graphs"]:
             fidelity = "" if graph["db"] is None else f"{graph['db']:8.1f} dB"
             print(
                 f"  {graph['component']:24} {graph['variant']:9} {graph['graph']:20}"
@@ -76,7 +76,7 @@ def _chip_name(htp_arch: int) -> str:
     return f"{chip.name if chip else 'another chip'} (Hexagon v{htp_arch})"
 
 
-def _told(pack: Pack) -> dict[str, Any]:
+def _as_json(pack: Pack) -> dict[str, Any]:
     return {
         "name": pack.name,
         "version": pack.version,

@@ -12,7 +12,7 @@ from studio.jobs.database import JobsError
 from studio.jobs.spec import PENDING, RUNNING, Job
 from studio.jobs.supervisor import Keeper
 from studio.jobs.table import JobTable
-from studio.language.catalogue import words
+from studio.language.catalogue import string
 from studio.system import paths
 from studio.system.settings import clips_folder
 
@@ -88,7 +88,7 @@ def _watched(
             bar.draw(
                 f"{min(done + 1, len(ids))} of {len(ids)}",
                 (done + (job.fraction if job.id in open_ else 0)) / len(ids),
-                f"{words(f'doing.{job.stage}', 'en') if job.stage else ''}{time_left}",
+                f"{string(f'doing.{job.stage}', 'en') if job.stage else ''}{time_left}",
             )
         time.sleep(LOOK)
 

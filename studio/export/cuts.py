@@ -173,13 +173,13 @@ def _between(frames: Bytes, fps: int, times: int, *, closed: bool) -> Bytes:
     command = [ffmpeg(), "-hide_banner", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     command += ["-vf", BETWEEN.format(fps=fps * times), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    given = np.concatenate([frames, ahead]).tobytes()
-    done = subprocess.run(command, input=given, capture_output=True, check=False)
+    pixels = np.concatenate([frames, ahead]).tobytes()
+    done = subprocess.run(command, input=pixels, capture_output=True, check=False)
     made = np.frombuffer(done.stdout, np.uint8)
     wanted = times * len(frames)
     if done.returncode or made.size < wanted * height * width * 3:
-        said = done.stderr.decode("utf-8", "replace")
-        raise failure(said, done.returncode, Path(tempfile.gettempdir()))
+        log = done.stderr.decode("utf-8", "replace")
+        raise failure(log, done.returncode, Path(tempfile.gettempdir()))
     out = made[: made.size // (height * width * 3) * height * width * 3]
     out = out.reshape(-1, height, width, 3)[:wanted].copy()
     out[::times] = frames  # those that were there stay as they are

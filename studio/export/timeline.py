@@ -79,10 +79,12 @@ def _add_sound(silent: Path, sound: Path, part: Path) -> None:
     frames, fps = read_mp4(silent)
     seconds = len(frames) / fps
     fade = min(FADE, seconds / 2)
-    heard = f"apad,atrim=0:{seconds},afade=t=in:d={fade},afade=t=out:st={seconds - fade}:d={fade}"
+    sound_filter = (
+        f"apad,atrim=0:{seconds},afade=t=in:d={fade},afade=t=out:st={seconds - fade}:d={fade}"
+    )
     command = [ffmpeg(), "-nostdin", "-hide_banner", "-v", "error", "-y", "-i", str(silent)]
     command += ["-i", str(sound), "-map", "0:v", "-map", "1:a:0", "-map_metadata", "0"]
-    command += ["-c:v", "copy", "-c:a", "aac", "-b:a", "192k", "-af", heard]
+    command += ["-c:v", "copy", "-c:a", "aac", "-b:a", "192k", "-af", sound_filter]
     command += ["-movflags", "+faststart", "-f", "mp4", str(part)]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
@@ -221,7 +223,7 @@ def _joined(
     height, width = size
     for number, (shot, title) in enumerate(zip(shots, titles, strict=True), 1):
         plate = _plate(f"{number:02}", height)
-        words = _plate(title, height) if title.strip() else None
+        title_plate = _plate(title, height) if title.strip() else None
         for frame in shot.frames:
             picture = Image.fromarray(frame)
             if shot.size != size:
@@ -229,9 +231,12 @@ def _joined(
             if numbers:
                 corner = (height // 32, height - height // 32 - plate.height)
                 picture.paste(plate, corner, plate)
-            if words is not None:
-                place = ((width - words.width) // 2, height - height // 12 - words.height)
-                picture.paste(words, place, words)
+            if title_plate is not None:
+                place = (
+                    (width - title_plate.width) // 2,
+                    height - height // 12 - title_plate.height,
+                )
+                picture.paste(title_plate, place, title_plate)
             yield np.asarray(picture)
 
 

@@ -96,11 +96,11 @@ class Authority:
         self.revoked_file = folder / "revoked.pem"
         self._listed = datetime.min.replace(tzinfo=UTC)  # the date of the last revocation list
         if not self.host_file.exists():
-            self._found()
+            self._create()
         self._key = _key((folder / "authority-key.pem").read_bytes())
         self.certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
 
-    def _found(self) -> None:
+    def _create(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Neodragon farm")])
         identity = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -150,9 +150,9 @@ class Authority:
     def sign_request(self, request: str, name: str) -> x509.Certificate:
         """A machine's certificate for the key of its request in PEM; raises FarmError."""
         try:
-            asked = x509.load_pem_x509_csr(request.encode())
-            key = asked.public_key()
-            if not (asked.is_signature_valid and isinstance(key, ec.EllipticCurvePublicKey)):
+            signed = x509.load_pem_x509_csr(request.encode())
+            key = signed.public_key()
+            if not (signed.is_signature_valid and isinstance(key, ec.EllipticCurvePublicKey)):
                 raise InvalidSignature("it is not signed by its key")
         except (ValueError, InvalidSignature) as error:
             raise FarmError(

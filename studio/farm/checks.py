@@ -55,7 +55,7 @@ class Checks:
     ) -> None:
         self.table, self.register, self.clips = table, register, clips
         self.folder, self.packs, self.every = folder, packs, every
-        self.said: list[tuple[int, Verification]] = []  # of every check, by job
+        self.results: list[tuple[int, Verification]] = []  # of every check, by job
         self._waiting: deque[Check] = deque(maxlen=MOST)
         self._open: dict[str, tuple[Check, str]] = {}  # by token, with the second machine
         self._lock = threading.Lock()
@@ -132,11 +132,11 @@ class Checks:
             first = frames_of(check.path, kind)
         except (NeodragonError, OSError):
             return  # the user has moved or changed it
-        found = compared(first, frames_of(part, kind))
-        self.said.append((check.job.id, found))
-        del self.said[:-MOST]
-        if found.outcome == "different":
-            self._judge(check, other, part, receipt, found)
+        result = compared(first, frames_of(part, kind))
+        self.results.append((check.job.id, result))
+        del self.results[:-MOST]
+        if result.outcome == "different":
+            self._judge(check, other, part, receipt, result)
 
     def _judge(
         self,
@@ -144,7 +144,7 @@ class Checks:
         other: str,
         part: Path,
         receipt: Mapping[str, Any],
-        found: Verification,
+        result: Verification,
     ) -> None:
         """Set aside whoever was wrong: both where this machine cannot tell."""
         wrong = [check.machine, other]
@@ -156,16 +156,16 @@ class Checks:
                 first_is_right = verify(check.path, pack, image=own).outcome != "different"
                 wrong = [other] if first_is_right else [check.machine]
         for machine in wrong:
-            self.set_aside(machine, check.job, found)
+            self.set_aside(machine, check.job, result)
         if wrong == [check.machine]:
             self._replace(check.job, other, part, receipt)
 
-    def set_aside(self, machine: str, job: Job, found: Verification) -> None:
+    def set_aside(self, machine: str, job: Job, result: Verification) -> None:
         """Give a machine no more rows, and take back those it has."""
         reason = Message(
             "{machine} made job {job} unlike other machines ({number:.0f} dB); look at it, then let"
             " it in again with nds farm admit {machine}.",
-            {"machine": machine, "job": job.id, "number": found.psnr or 0.0},
+            {"machine": machine, "job": job.id, "number": result.psnr or 0.0},
         )
         self.register.set_aside(machine, reason)
         for lease in self.table.leases():

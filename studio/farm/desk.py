@@ -192,14 +192,14 @@ def _block(pack: Pack, file: PackFile, offset: int) -> bytes:
         with path.open("rb") as stream:
             stream.seek(offset)
             return stream.read(BLOCK)
-    found, before = b"", 0
+    data, before = b"", 0
     for block in pack.blocks(file.name, file.size):
         if before + len(block) > offset:
-            found += block[max(0, offset - before) :]
+            data += block[max(0, offset - before) :]
         before += len(block)
-        if len(found) >= BLOCK:
+        if len(data) >= BLOCK:
             break
-    return found[:BLOCK]
+    return data[:BLOCK]
 
 
 def hello(version: str) -> str:

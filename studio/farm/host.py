@@ -84,7 +84,7 @@ class FarmHost:
         self._machines: dict[str, str] = {}  # name to Dask's address
         self._able: dict[str, tuple[set[str], set[str]]] = {}  # name to packs and backends
         self._pool = ThreadPoolExecutor(4)
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         self._revoked: tuple[int, ...] = ()
 
     async def run(self, address: str, port: int) -> None:
@@ -142,9 +142,9 @@ class FarmHost:
                     )
                 )
             sent = {future for future in sent if not future.done()}
-            self._news.clear()
+            self._wake.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), TICK)
+                await asyncio.wait_for(self._wake.wait(), TICK)
 
     def _look(self) -> bool:
         """Say that the host is there, and obey the register; whether to stay."""
@@ -180,11 +180,11 @@ class FarmHost:
                 mine = [engine for engine in engines if self._can(name, engine)]
                 while mine and has[name] < link.DEPTH:
                     alone = len(self._machines) == 1
-                    found = self.table.reserve(name, mine, self.lease, alone=alone)
-                    if found is None:
+                    row = self.table.reserve(name, mine, self.lease, alone=alone)
+                    if row is None:
                         break
                     has[name] += 1
-                    job, token = found
+                    job, token = row
                     pack = self._hash(job.work.pack)
                     if pack is not None and name in self._machines:
                         orders.append((name, order_of(job, token, pack, self.lease)))
@@ -194,10 +194,10 @@ class FarmHost:
         """Rows to be made twice; orders to send. A row with a picture is not."""
         orders = []
         for name in ready:
-            found = self.checks.next(name, partial(self._can, name))
-            pack = None if found is None else self._hash(found[0].work.pack)
-            if found is not None and pack is not None and found[0].work.image is None:
-                orders.append((name, order_of(*found, pack, self.lease)))
+            check = self.checks.next(name, partial(self._can, name))
+            pack = None if check is None else self._hash(check[0].work.pack)
+            if check is not None and pack is not None and check[0].work.image is None:
+                orders.append((name, order_of(*check, pack, self.lease)))
         return orders
 
     def _ready(self) -> list[str]:
@@ -245,7 +245,7 @@ class FarmHost:
             return await loop.run_in_executor(self._pool, lambda: self._hello(machine, **values))
         answer = await loop.run_in_executor(self._pool, self.desk.answer, machine, ask, values)
         if ask in ("done", "failed", "back"):
-            self._news.set()
+            self._wake.set()
         return answer
 
     def _hello(

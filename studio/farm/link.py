@@ -113,8 +113,10 @@ class Host(Scheduler):
         if serial in self.refused:
             comm.abort()
         elif role == "invitation":
-            asked = await comm.read(deserializers=["msgpack"])
-            await comm.write(await self._enrol(asked["request"], asked["name"], asked["version"]))
+            enrolment = await comm.read(deserializers=["msgpack"])
+            await comm.write(
+                await self._enrol(enrolment["request"], enrolment["name"], enrolment["version"])
+            )
             await comm.close()
         else:
             await super().handle_comm(comm)

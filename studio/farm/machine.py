@@ -65,23 +65,23 @@ class Machine:
     async def join(self, address: str, name: str, security: Any) -> None:
         """Be in the farm until cancelled, whatever becomes of the connection."""
         link.prepare()
-        told = ""
+        reported = ""
         while True:
             try:
                 worker = link.Join(address, name, security, str(self.folder / "dask"), self)
                 async with asyncio.timeout(ANSWER):
                     await worker
             except (*GONE, ValueError) as error:
-                said = f"the farm at {address.removeprefix('tls://')} cannot be reached"
-                if said != told:
-                    self.say(f"{said}: {str(error)[:200] or type(error).__name__}")
-                told = said
+                problem = f"the farm at {address.removeprefix('tls://')} cannot be reached"
+                if problem != reported:
+                    self.say(f"{problem}: {str(error)[:200] or type(error).__name__}")
+                reported = problem
                 await asyncio.sleep(RETRY)
                 continue
             try:
                 self.worker = worker
                 await self._hello(name)
-                told = ""
+                reported = ""
                 await worker.finished()
                 self.say("the connection is lost; trying again")
             except GONE:
@@ -167,14 +167,14 @@ class Machine:
             picture = await fetch_picture(self.ask, token, order["picture"], self.folder)
         work = work_of(order, self.packs[pack], picture)
         await asyncio.to_thread(self.maker.begin, work, order["key"])
-        told = time.monotonic()
+        reported = time.monotonic()
         stop: str | None = ""
         while True:
             state = await asyncio.to_thread(self.maker.look)
             if state.is_over:
                 break
-            if time.monotonic() - told > TELL and not stop:
-                told = time.monotonic()
+            if time.monotonic() - reported > TELL and not stop:
+                reported = time.monotonic()
                 answer = await self.ask(
                     *("progress",),
                     token=token,
@@ -247,9 +247,9 @@ async def enrol(invitation: Invitation, folder: Path, name: str | None = None) -
 def installed_packs() -> dict[str, Path]:
     """The packs of this machine by their hashes."""
     folder = packs.home()
-    found = [one.path for one in packs.installed(folder) if not one.problem]
+    whole = [one.path for one in packs.installed(folder) if not one.problem]
     known = {}
-    for path in (*found, settings.pack_path()):
+    for path in (*whole, settings.pack_path()):
         with suppress(NeodragonError), open_pack(path) as pack:
             known[pack.pack_hash] = pack.path
     return known

@@ -87,12 +87,12 @@ class Switch:
         private_file(log)
         command = [*own_farm(), "--attached", "--clips", str(self.clips)]
         command += ["--address", address] if address else []
-        with log.open("ab") as said:
+        with log.open("ab") as stream:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
+                stdout=stream,
+                stderr=stream,
                 env=os.environ | {DATA_VARIABLE: str(self.data)},
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )

@@ -170,10 +170,10 @@ class Register(Database):
 
     def machines(self) -> list[Machine]:
         """All that have come in, by name."""
-        found = []
+        machines = []
         for row in self._rows("SELECT * FROM machines ORDER BY name"):
             able = json.loads(row["able"])
-            found.append(
+            machines.append(
                 Machine(
                     name=row["name"],
                     online=bool(row["online"]),
@@ -186,7 +186,7 @@ class Register(Database):
                     aside=next(iter(messages(row["aside"])), Message("")),
                 )
             )
-        return found
+        return machines
 
     def came(self, name: str, packs: Mapping[str, str], backends: list[str]) -> None:
         """A machine is there, and says what it can make."""

@@ -20,7 +20,7 @@ from studio.system.files import partial
 from studio.system.packs import STAGED, target_of
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
-TOLD = 10.0  # seconds between words on a long fetch
+REPORT_EVERY = 10.0  # seconds between words on a long fetch
 
 
 async def fetch_pack(ask: Ask, pack: str, home: Path, say: Callable[[str], None]) -> Path:
@@ -54,7 +54,7 @@ async def _fetch_file(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.fetched")
-    told = time.monotonic()
+    reported = time.monotonic()
     with part.open("ab") as stream:
         if stream.tell() > size:
             stream.truncate(0)
@@ -63,8 +63,8 @@ async def _fetch_file(
             if not data:
                 raise FarmError("The host's file {name} is shorter than it says.", name=name)
             await asyncio.to_thread(stream.write, data)
-            if time.monotonic() - told > TOLD:
-                told = time.monotonic()
+            if time.monotonic() - reported > REPORT_EVERY:
+                reported = time.monotonic()
                 say(f"{name}: {have / 1e6:.0f} of {size / 1e6:.0f} MB")
     if await asyncio.to_thread(sha256, part) != digest:
         part.unlink()

@@ -37,7 +37,7 @@ from studio.jobs.previews import Previews
 from studio.jobs.render import Meter, record, unread, with_pixels
 from studio.jobs.spec import PENDING, RUNNING, Job, Stop, content_key
 from studio.jobs.table import JobTable
-from studio.language.catalogue import chosen_language, words
+from studio.language.catalogue import chosen_language, string
 from studio.media.pictures import write_png
 from studio.media.video import write_mp4
 from studio.system.files import OutputError
@@ -191,7 +191,7 @@ class Worker:
         settings, _ = load(settings_file())
         if ended and not self.table.count(PENDING) and settings.notify:
             language = chosen_language(settings.language)
-            tell(APPLICATION, words("queue.done", language, count=ended))
+            tell(APPLICATION, string("queue.done", language, count=ended))
 
     def _do(self, job: Job) -> None:
         """Make a job, and see that its row says what became of it."""

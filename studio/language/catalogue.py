@@ -31,7 +31,7 @@ def _table(name: str) -> dict[str, Any]:
     return table
 
 
-def words(key: str, language: str, **values: object) -> str:
+def string(key: str, language: str, **values: object) -> str:
     """The string `key` in `language` with its `{places}` filled in; raises KeyError.
 
     A string with plural forms (`{"one": .., "other": ..}`) is chosen by the value `count`.
@@ -92,8 +92,8 @@ class Speaker:
     language: str
 
     def __call__(self, key: str, **values: object) -> str:
-        """The string `key`; see `words`."""
-        return words(key, self.language, **values)
+        """The string `key`; see `string`."""
+        return string(key, self.language, **values)
 
     def message(self, message: Message) -> str:
         """A message; see `translated`."""

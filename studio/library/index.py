@@ -115,7 +115,7 @@ class LibraryIndex(Database):
 
     def search(
         self,
-        words: str = "",
+        text: str = "",
         *,
         seed: int | None = None,
         since: date | None = None,
@@ -138,7 +138,7 @@ class LibraryIndex(Database):
         """
         tests: list[tuple[str, list[object]]] = [
             ("instr(words, ?) > 0", [word])
-            for word in words.encode("utf-8", "replace").decode().casefold().split()
+            for word in text.encode("utf-8", "replace").decode().casefold().split()
         ]
         tests.append(("stars >= ?", [stars]))
         tests.append(("verdict <> 'reject'", []) if verdict is None else ("verdict = ?", [verdict]))

@@ -276,11 +276,11 @@ def _marks(content: Mapping[str, Any]) -> dict[str, Any]:
 def _root(content: Mapping[str, Any]) -> str:
     """What a clip shares with all its forks, and no other; "" where it does not say."""
     try:
-        asked = Request.from_dict(content).to_dict()
+        request = Request.from_dict(content).to_dict()
     except NeodragonError:
         return ""
     made_by = [content.get(name) for name in ("pack", "backend", "kind")]
-    text = json.dumps([made_by, asked | {"forks": None}], sort_keys=True)
+    text = json.dumps([made_by, request | {"forks": None}], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 

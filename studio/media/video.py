@@ -32,7 +32,13 @@ Bytes = NDArray[np.uint8]
 
 QUALITY = "16"  # x264's constant rate factor: invisible losses
 METADATA_LIMIT = 2**24  # bytes
-TOLD = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # found in ffmpeg's log
+EXPLAINED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EIO,
+)  # in ffmpeg's log
 SIGXFSZ = getattr(signal, "SIGXFSZ", 0)  # ends what writes more than it may
 ROOM = 2**18  # bytes: a disk with less is full
 # RGB has no matrix; what the filters leave are limited-range BT.709 frames, and the tags say so.
@@ -270,7 +276,7 @@ def failure(log: str, code: int, part: Path) -> OSError:
 
     said: what is in its log, where a full disk is not the last word.
     """
-    for number in TOLD:
+    for number in EXPLAINED:
         if os.strerror(number) in log:
             return OSError(number, os.strerror(number))
     if code == -SIGXFSZ:

@@ -27,7 +27,7 @@ from urllib.parse import parse_qs
 from engine.errors import Message, NeodragonError
 from engine.pack import Pack
 from engine.session import Backend
-from studio.language.catalogue import Speaker, chosen_language, gradio_language, words
+from studio.language.catalogue import Speaker, chosen_language, gradio_language, string
 from studio.media.sidecars import KINDS
 from studio.media.thumbnails import thumbnail
 from studio.page.changes import Changes
@@ -218,7 +218,7 @@ def _gradio(
     functions = endpoints(desk)
     blocks = page.build(desk, language, functions)
     geometry = desk.pack.geometry
-    own = {words(key, "en"): words(key, language) for key in GRADIO_LABELS}
+    own = {string(key, "en"): string(key, language) for key in GRADIO_LABELS}
     labels = escape(json.dumps({} if language == "en" else own))
     outer: Any = Starlette()
     gr.mount_gradio_app(
@@ -236,7 +236,7 @@ def _gradio(
         favicon_path=str(ASSETS / "icon.svg"),
         footer_links=[],
         i18n=gr.I18n(
-            **{gradio_language(language): {"common.complete": words("gradio.complete", language)}}
+            **{gradio_language(language): {"common.complete": string("gradio.complete", language)}}
         ),
         run_history=False,
         ssr_mode=False,

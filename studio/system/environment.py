@@ -30,7 +30,7 @@ NAMES = {
 # These say how many cores the user gives us, where they say it well.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
-_found: dict[str, str] = {}
+_removed: dict[str, str] = {}
 
 
 def clean() -> None:
@@ -43,7 +43,7 @@ def clean() -> None:
         warnings.simplefilter("ignore")
     home = _forget(os.environ.get("PYTHONPATH", "").split(os.pathsep))
     for name in [name for name in os.environ if _is_foreign(name)]:
-        _found[name] = os.environ.pop(name)
+        _removed[name] = os.environ.pop(name)
     if home:
         os.environ["PYTHONPATH"] = home  # for the workers
 
@@ -80,7 +80,7 @@ def _absolute(path: str) -> str:
 @contextmanager
 def as_found() -> Iterator[None]:
     """The user's own environment meanwhile, for another program to start in."""
-    environment = {name: value for name, value in _found.items() if not name.startswith("PYTHON")}
+    environment = {name: value for name, value in _removed.items() if not name.startswith("PYTHON")}
     os.environ.update(environment)
     try:
         yield
