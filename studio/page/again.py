@@ -51,7 +51,7 @@ class Again(Controls):
     def _failed(self, error: NeodragonError) -> Update:
         return {self.message: html.failure(self.say.error(error))}
 
-    def act(self, asked: Update, event: gr.EventData) -> Update:
+    def act(self, values: Update, event: gr.EventData) -> Update:
         """Go on from the job that was clicked, or from a frame of it."""
         try:
             return self._acted(self.desk.table.job(int(event.id)), event)
@@ -68,8 +68,8 @@ class Again(Controls):
             return {self.watching: ids, self.picked: [], self.message: ""}
         if event.verb == "still":
             path = still(desk.file_of(job), desk.clips / EXPORTS, int(event.frame))
-            told = self.say("player.saved", name=path.name, folder=path.parent)
-            return {self.message: html.notice(told)}
+            notice = self.say("player.saved", name=path.name, folder=path.parent)
+            return {self.message: html.notice(notice)}
         if event.verb == "film":
             count = film.add(desk, desk.file_of(job), int(event.start), int(event.end))
             return {self.message: html.notice(self.say("film.added", count=count))}

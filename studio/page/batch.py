@@ -65,9 +65,9 @@ class BatchView:
         self._wire()
 
     def _wire(self) -> None:
-        given = [self.text, self.file]
-        self.check.click(self._check, given, [self.plan, self.listed], **QUICK)
-        self.queue.click(self._enqueue, given, [self.plan, self.listed, self.batch], **QUICK)
+        inputs = [self.text, self.file]
+        self.check.click(self._check, inputs, [self.plan, self.listed], **QUICK)
+        self.queue.click(self._enqueue, inputs, [self.plan, self.listed, self.batch], **QUICK)
         shown = [self.sheet, self.seen]
         self.timer.tick(self._look, [self.batch, self.listed, self.seen], shown, **QUICK)
 
@@ -109,37 +109,37 @@ class BatchView:
     def _check(self, text: str, file: str | None) -> tuple[str, str | None]:
         try:
             path, prompts = self._read(text, file)
-            return self._told(prompts), str(path)
+            return self._summary(prompts), str(path)
         except NeodragonError as error:
             return html.failure(self.say.error(error)), None
 
     def _enqueue(self, text: str, file: str | None) -> tuple[Any, ...]:
         try:
             path, prompts = self._read(text, file)
-            words = self._told(prompts)
+            summary = self._summary(prompts)
             batch.enqueue(prompts, self.desk.table)
             if self.desk.table.queue().paused and not self.desk.trouble:
-                words += html.notice(self.say("batch.paused"))
+                summary += html.notice(self.say("batch.paused"))
         except NeodragonError as error:
             return html.failure(self.say.error(error)), None, None
         keys = [entry.key for entry in prompts.entries]
         self.desk.keep_draft(batch=keys, list=str(path))
-        return words, str(path), keys
+        return summary, str(path), keys
 
-    def _told(self, prompts: batch.PromptList) -> str:
+    def _summary(self, prompts: batch.PromptList) -> str:
         """How the list was understood, what queueing it would do, and what cannot be used."""
         say, plan = self.say, batch.plan(prompts, self.desk.table)
         counts = {"rows": plan.rows, "clips": plan.clips, "frames": plan.frames}
-        told = [say(f"batch.told.{name}", count=n) for name, n in counts.items() if n]
+        facts = [say(f"batch.told.{name}", count=n) for name, n in counts.items() if n]
         if not plan.new:
-            told.append(say("batch.told.nothing"))
+            facts.append(say("batch.told.nothing"))
         elif plan.seconds is None or plan.size is None:
-            told.append(say("batch.told.unknown"))
+            facts.append(say("batch.told.unknown"))
         else:
-            told.append(say("batch.told.minutes", count=max(1, round(plan.seconds / 60))))
-            told.append(say("batch.told.disk", size=say.number(math.ceil(plan.size / 1e6))))
+            facts.append(say("batch.told.minutes", count=max(1, round(plan.seconds / 60))))
+            facts.append(say("batch.told.disk", size=say.number(math.ceil(plan.size / 1e6))))
         counts = {"existing": plan.existing, "queued": plan.queued, "bad": plan.bad}
-        told += [say(f"batch.told.{name}", count=n) for name, n in counts.items() if n]
+        facts += [say(f"batch.told.{name}", count=n) for name, n in counts.items() if n]
         notes = [say.message(note) for note in (prompts.assumed, *prompts.notes) if note]
         good = [
             (line, work.prompt, self._settings(work, count))
@@ -147,7 +147,7 @@ class BatchView:
         ]
         bad = [(row.line, say.message(row.reason), "") for row in prompts.bad[:BAD]]
         return (
-            html.notice(" · ".join(told))
+            html.notice(" · ".join(facts))
             + "".join(map(html.notice, notes))
             + _rows("bad", bad)
             + _rows("sample", good)
@@ -156,12 +156,14 @@ class BatchView:
     def _settings(self, work: Work, count: int) -> str:
         """The settings of a row's first clip or frame, and how many more it has."""
         seeds = {"look": work.look_seed, "motion": work.motion_seed}
-        told = [self.say("batch.told.seeds" if work.kind == "clip" else "batch.told.seed", **seeds)]
-        told += [work.mode] if work.mode != "hybrid" else []
-        told += [work.negative_prompt] if work.negative_prompt else []
-        told += [work.image.name] if isinstance(work.image, Path) else []
-        told += [self.say("batch.told.more", count=count - 1)] if count > 1 else []
-        return " · ".join(told)
+        facts = [
+            self.say("batch.told.seeds" if work.kind == "clip" else "batch.told.seed", **seeds)
+        ]
+        facts += [work.mode] if work.mode != "hybrid" else []
+        facts += [work.negative_prompt] if work.negative_prompt else []
+        facts += [work.image.name] if isinstance(work.image, Path) else []
+        facts += [self.say("batch.told.more", count=count - 1)] if count > 1 else []
+        return " · ".join(facts)
 
     def _jobs(self, keys: list[str]) -> list[Job]:
         """The jobs of a batch, in its order."""
@@ -173,26 +175,26 @@ class BatchView:
         if not keys:
             return gr.skip(), gr.skip()
         try:
-            found = self._jobs(keys)
+            jobs = self._jobs(keys)
             links = ""
-            if path and not any(job.state in CALM for job in found):
-                links = self._links(Path(path), found)
+            if path and not any(job.state in CALM for job in jobs):
+                links = self._links(Path(path), jobs)
         except NeodragonError as error:
             return html.failure(self.say.error(error)), str(error)
-        ended = sum(job.state == "done" for job in found)
+        ended = sum(job.state == "done" for job in jobs)
         head = self.say("batch.progress", done=ended, all=len(set(keys)))
-        strip = html.grid(rows_of(found[:SHEET]), self.desk.cache, self.say)
+        strip = html.grid(rows_of(jobs[:SHEET]), self.desk.cache, self.say)
         now = f'<p class="aside" aria-live="polite">{escape(head)}</p>{links}{strip}'
         return (gr.skip(), gr.skip()) if now == seen else (now, now)
 
-    def _links(self, path: Path, found: list[Job]) -> str:
+    def _links(self, path: Path, jobs: list[Job]) -> str:
         """Links to the list filled in and the contact sheet, made once for what became of it."""
-        became = " ".join(f"{job.id} {job.state} {job.finished}" for job in found)
+        became = " ".join(f"{job.id} {job.state} {job.finished}" for job in jobs)
         folder = self.desk.cache / "lists" / hashlib.sha256(became.encode()).hexdigest()[:16]
         if not folder.exists() and path.exists():
             prompts = batch.read(path, self.desk.pack, self.desk.backend)
             folder.mkdir(parents=True, exist_ok=True)
-            contact_sheet(found, folder / "contact-sheet.jpg", self.desk.cache)
+            contact_sheet(jobs, folder / "contact-sheet.jpg", self.desk.cache)
             text = filled(prompts, self.desk.table)
             (folder / beside(Path("list" + path.suffix)).name).write_text(
                 text, encoding="utf-8-sig" if path.suffix in (".csv", ".tsv") else "utf-8"
@@ -209,9 +211,9 @@ class BatchView:
 def _rows(kind: str, rows: list[tuple[int, str, str]]) -> str:
     """Rows of the list by their line, each with something smaller below."""
     items = "".join(
-        f"<li><b>{line}</b> {escape(words)}"
+        f"<li><b>{line}</b> {escape(text)}"
         + (f"<small>{escape(more)}</small>" if more else "")
         + "</li>"
-        for line, words, more in rows
+        for line, text, more in rows
     )
     return items and f'<ol class="{kind}">{items}</ol>'

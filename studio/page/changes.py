@@ -27,14 +27,14 @@ class Changes:
             return
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        told, quiet = object(), 0.0
+        before, quiet = object(), 0.0
         while True:
             now = await asyncio.to_thread(self.state)  # it may wait for a lock
             quiet += LOOK
-            if now != told or quiet > QUIET:
-                line = b"data: news\n\n" if now != told else b":\n\n"
+            if now != before or quiet > QUIET:
+                line = b"data: news\n\n" if now != before else b":\n\n"
                 await send({"type": "http.response.body", "body": line, "more_body": True})
-                told, quiet = now, 0.0
+                before, quiet = now, 0.0
             try:
                 message = await asyncio.wait_for(receive(), LOOK)
             except TimeoutError:

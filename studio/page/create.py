@@ -69,15 +69,15 @@ class Create(Again):
             *(self.look, self.look_lock, self.motion, self.motion_lock),
         }
         self.controls = kept
-        asked = kept | {self.watching, self.picked, self.used, self.forked}
-        told = [self.look, self.motion, self.watching, self.picked, self.used]
-        told += [self.forked, self.branch, self.message]
+        inputs = kept | {self.watching, self.picked, self.used, self.forked}
+        outputs = [self.look, self.motion, self.watching, self.picked, self.used]
+        outputs += [self.forked, self.branch, self.message]
         for button, work in (
             (self.draw, self._draw),
             (self.cast, self._cast),
             (self.animate, self._animate),
         ):
-            self.staged(button.click(work, asked, told, **IN_TURN | {"trigger_mode": "once"}))
+            self.staged(button.click(work, inputs, outputs, **IN_TURN | {"trigger_mode": "once"}))
         changes = [part.change for part in kept]
         latest = IN_TURN | {"trigger_mode": "always_last"}
         gr.on(changes, self._keep, kept | {self.loaded}, self.ruler, **latest)
@@ -118,63 +118,65 @@ class Create(Again):
 
     # Asking for jobs
 
-    def _asked(self, asked: Update) -> dict[str, Any]:
+    def _settings(self, values: Update) -> dict[str, Any]:
         return {
-            "prompt": asked[self.prompt] or "",
-            "style": styles().get(asked[self.style], ""),
-            "negative_prompt": asked[self.negative] if self._guided(asked[self.mode]) else None,
-            "mode": asked[self.mode],
-            "upscale": bool(asked[self.upscale]),
-            "suffix": bool(asked[self.suffix]),
-            "image": asked[self.picture],
-            "look_seed": asked[self.look],
-            "motion_seed": asked[self.motion],
+            "prompt": values[self.prompt] or "",
+            "style": styles().get(values[self.style], ""),
+            "negative_prompt": values[self.negative] if self._guided(values[self.mode]) else None,
+            "mode": values[self.mode],
+            "upscale": bool(values[self.upscale]),
+            "suffix": bool(values[self.suffix]),
+            "image": values[self.picture],
+            "look_seed": values[self.look],
+            "motion_seed": values[self.motion],
         }
 
-    def _draw(self, asked: Update) -> Update:
+    def _draw(self, values: Update) -> Update:
         """Try another first frame."""
-        return self._try(asked, "frame")
+        return self._try(values, "frame")
 
-    def _cast(self, asked: Update) -> Update:
+    def _cast(self, values: Update) -> Update:
         """Try nine at once."""
-        return self._try(asked, "cast")
+        return self._try(values, "cast")
 
-    def _animate(self, asked: Update) -> Update:
+    def _animate(self, values: Update) -> Update:
         """Make clips of the picked first frames, else of the one on the stage or a new one."""
-        return self._try(asked, "clip")
+        return self._try(values, "clip")
 
-    def _try(self, asked: Update, what: str) -> Update:
+    def _try(self, values: Update, what: str) -> Update:
         """Choose the seeds of the next take, then ask for it."""
-        used = asked[self.used]
+        used = values[self.used]
         try:
-            look = seed_of(asked[self.look], "look")
-            motion = seed_of(asked[self.motion], "motion")
+            look = seed_of(values[self.look], "look")
+            motion = seed_of(values[self.motion], "motion")
         except RequestError as error:
             return {self.message: html.failure(self.say.error(error))}
-        same = asked[self.prompt] == used.get("prompt") and look == used.get("look")
+        same = values[self.prompt] == used.get("prompt") and look == used.get("look")
         if what != "clip" or look is None or not same:
-            look = next_seed(look, used.get("look"), asked[self.look_lock])
-        if what == "clip" or (what == "cast" and asked[self.forked]):
-            motion = next_seed(motion, used.get("motion"), asked[self.motion_lock])
-        return self._ask(asked, look, motion, what)
+            look = next_seed(look, used.get("look"), values[self.look_lock])
+        if what == "clip" or (what == "cast" and values[self.forked]):
+            motion = next_seed(motion, used.get("motion"), values[self.motion_lock])
+        return self._ask(values, look, motion, what)
 
-    def _ask(self, asked: Update, look: int, motion: int | None, what: str) -> Update:
+    def _ask(self, values: Update, look: int, motion: int | None, what: str) -> Update:
         used = {
-            "prompt": asked[self.prompt],
+            "prompt": values[self.prompt],
             "look": look,
-            "motion": asked[self.used].get("motion"),
+            "motion": values[self.used].get("motion"),
         }
         try:
-            given = self._asked(asked)
-            given |= {"look_seed": look, "motion_seed": 0 if motion is None else motion}
-            forked = None if what == "frame" else asked[self.forked]
-            work = self.desk.work(given, "clip" if what == "clip" else "frame")
+            settings = self._settings(values)
+            settings |= {"look_seed": look, "motion_seed": 0 if motion is None else motion}
+            forked = None if what == "frame" else values[self.forked]
+            work = self.desk.work(settings, "clip" if what == "clip" else "frame")
             if forked:
                 work = ForkPoint.from_dict(forked).grown(work.prompt, work.motion_seed)
             picks = [
-                job for job in self.desk.jobs(asked[self.picked]) if job.id in asked[self.watching]
+                job
+                for job in self.desk.jobs(values[self.picked])
+                if job.id in values[self.watching]
             ] * (not forked)
-            made = {job.id for job in self.desk.jobs(asked[self.watching]) if is_finished(job)}
+            made = {job.id for job in self.desk.jobs(values[self.watching]) if is_finished(job)}
             if what == "cast":
                 ids = self.desk.cast(work)
             elif what == "clip" and picks:
@@ -189,7 +191,7 @@ class Create(Again):
             if len(picks) == 1:
                 look = used["look"] = picks[0].work.look_seed
         self.desk.keep_draft(watching=ids, used=used)
-        self.desk.remember(asked[self.prompt])
+        self.desk.remember(values[self.prompt])
         update: Update = {self.look: str(look), self.watching: ids, self.picked: []}
         update |= {self.used: used} | self.forking(forked)
         same = html.notice(self.say("seed.same")) if ids and set(ids) <= made else ""
@@ -197,7 +199,7 @@ class Create(Again):
             update | {self.message: same} | ({self.motion: str(motion)} if what == "clip" else {})
         )
 
-    def _pick(self, asked: Update, event: gr.EventData) -> Update:
+    def _pick(self, values: Update, event: gr.EventData) -> Update:
         """A click on the wall: pick a first frame, or show one job alone."""
         number = int(event.id)
         if event.verb == "show":
@@ -205,8 +207,8 @@ class Create(Again):
         if event.verb == "example":
             return {self.prompt: self.desk.pack.examples[number]}
         if event.verb in VERBS:
-            return self.act(asked, event)
-        picked = asked[self.picked]
+            return self.act(values, event)
+        picked = values[self.picked]
         others = [other for other in picked if other != number]
         return {self.picked: others + [number] * (number not in picked)}
 
@@ -241,13 +243,13 @@ class Create(Again):
 
     # The draft
 
-    def _keep(self, asked: Update) -> str:
+    def _keep(self, values: Update) -> str:
         names = {part: part.elem_id for part in self.controls}
-        if asked[self.loaded]:
-            self.desk.keep_draft(controls={names[part]: asked[part] for part in self.controls})
-        style = styles().get(asked[self.style], "")
-        rulers = self.desk.rulers(asked[self.prompt] or "", style, bool(asked[self.suffix]))
-        return html.ruler(rulers, self.desk.unknown(asked[self.prompt] or ""), self.say)
+        if values[self.loaded]:
+            self.desk.keep_draft(controls={names[part]: values[part] for part in self.controls})
+        style = styles().get(values[self.style], "")
+        rulers = self.desk.rulers(values[self.prompt] or "", style, bool(values[self.suffix]))
+        return html.ruler(rulers, self.desk.unknown(values[self.prompt] or ""), self.say)
 
     def _load(self) -> Update:
         draft = self.desk.draft()

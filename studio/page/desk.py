@@ -111,7 +111,7 @@ class Desk:
                 )
             self._closing.wait(LOOK)
 
-    def news(self) -> object:
+    def state(self) -> object:
         """Differs whenever there is something new about the queue."""
         try:
             return self.table.version(), self.trouble, self._nudges
@@ -184,15 +184,15 @@ class Desk:
 
     # Asking for jobs
 
-    def work(self, asked: Mapping[str, Any], kind: Kind) -> Work:
+    def work(self, settings: Mapping[str, Any], kind: Kind) -> Work:
         """The work that the page's controls describe; raises RequestError."""
-        prompt = asked["prompt"].strip()
-        style = (asked.get("style") or "").strip()
+        prompt = settings["prompt"].strip()
+        style = (settings.get("style") or "").strip()
         return Work.from_dict(
             {
-                **asked,
+                **settings,
                 "prompt": f"{prompt}, {style}" if prompt and style else prompt,
-                "negative_prompt": asked.get("negative_prompt") or None,
+                "negative_prompt": settings.get("negative_prompt") or None,
                 "pack": str(self.pack.path),
                 "backend": self.backend,
                 "kind": kind,
@@ -240,8 +240,8 @@ class Desk:
         others = [secrets.randbelow(SEED_LIMIT) for _ in range(CAST - 1)]
         if trunk := ForkPoint.below(work):
             last = work.forks[-1]
-            words, seeds = last.prompt or trunk.prompt, [last.motion_seed, *others]
-            return self.ask([trunk.grown(words, seed) for seed in seeds])
+            prompt, seeds = last.prompt or trunk.prompt, [last.motion_seed, *others]
+            return self.ask([trunk.grown(prompt, seed) for seed in seeds])
         if work.image is not None:
             seeds = [work.motion_seed, *others]
             return self.ask([replace(work, kind="clip", motion_seed=seed) for seed in seeds])
@@ -278,11 +278,11 @@ class Desk:
 
     def jobs(self, ids: Sequence[int]) -> list[Job]:
         """Those of the jobs that are still in the table, in that order."""
-        found = []
+        jobs = []
         for number in ids:
             with suppress(JobsError):  # removed meanwhile
-                found.append(self.table.job(number))
-        return found
+                jobs.append(self.table.job(number))
+        return jobs
 
     # Pictures
 
@@ -360,10 +360,8 @@ class Desk:
         out = []
         for name, tokenizer in (("clip", self._tokenize.clip), ("t5", self._tokenize.t5)):
             count = len(tokenizer.encode(text.encode("utf-8", "replace").decode()).ids)
-            words = cut.get(name.upper(), "")
-            if words and text.rstrip().endswith(
-                words
-            ):  # from the beginning of the word that is cut
-                words = text.rstrip()[: -len(words)].rpartition(" ")[2] + words
-            out.append(Ruler(name.upper(), count, self._tokenize.lengths[name], words))
+            rest = cut.get(name.upper(), "")
+            if rest and text.rstrip().endswith(rest):  # from the beginning of the word that is cut
+                rest = text.rstrip()[: -len(rest)].rpartition(" ")[2] + rest
+            out.append(Ruler(name.upper(), count, self._tokenize.lengths[name], rest))
         return out

@@ -31,9 +31,9 @@ def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
                 "The kind is {kind!r}; choose clip or frame.",
                 kind=kind,
             )
-        asked = {"prompt": prompt, "look_seed": look_seed, "motion_seed": motion_seed}
+        settings = {"prompt": prompt, "look_seed": look_seed, "motion_seed": motion_seed}
         made = desk.work(
-            asked | {"mode": mode, "upscale": upscale}, "frame" if kind == "frame" else "clip"
+            settings | {"mode": mode, "upscale": upscale}, "frame" if kind == "frame" else "clip"
         )
         content_key(made, desk.pack)  # the pack has such a mode
         return made
@@ -47,8 +47,8 @@ def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
         upscale: bool = True,
     ) -> dict[str, Any]:
         """Ask for a clip or a first frame; the job, at once."""
-        asked = work(prompt, look_seed, motion_seed, kind, mode, upscale)
-        return as_json(desk.jobs(desk.ask([asked]))[0])
+        wanted = work(prompt, look_seed, motion_seed, kind, mode, upscale)
+        return as_json(desk.jobs(desk.ask([wanted]))[0])
 
     def queue() -> list[dict[str, Any]]:
         """Every job of the table."""
@@ -90,15 +90,15 @@ def _spoken(function: Callable[..., Any], tried: Callable[..., Any] | None) -> C
         return bound.args
 
     @functools.wraps(function)
-    def asked(*values: Any, **named: Any) -> Any:
+    def checked(*values: Any, **named: Any) -> Any:
         try:
             return function(*bind(*values, **named))
         except NeodragonError as error:
             raise gr.Error(str(error), print_exception=False, title="Not accepted") from None
 
-    asked.__signature__ = signature  # type: ignore[attr-defined]
-    asked.bind = bind  # type: ignore[attr-defined]
-    return asked
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    checked.bind = bind  # type: ignore[attr-defined]
+    return checked
 
 
 def _check(name: str, value: Any, kind: Any) -> None:
@@ -119,16 +119,16 @@ def completed(function: Any, body: bytes, by_name: bool) -> bytes:
     """
     names = list(inspect.signature(function).parameters)
     try:
-        asked = json.loads(body or b"{}")
+        request = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        asked = None
-    data = asked.get("data", []) if isinstance(asked, dict) else None
+        request = None
+    data = request.get("data", []) if isinstance(request, dict) else None
     if not isinstance(data, list):
         raise RequestError(
             "The request is not JSON like {example}; correct it and send it again.",
             example=json.dumps({"data": names}),
         )
-    named = {name: asked[name] for name in names if name in asked}
+    named = {name: request[name] for name in names if name in request}
     values = function.bind(*data, **named)
-    told = dict(zip(names, values, strict=True))
-    return json.dumps(told if by_name else {**asked, "data": list(values)}).encode()
+    content = dict(zip(names, values, strict=True))
+    return json.dumps(content if by_name else {**request, "data": list(values)}).encode()

@@ -120,18 +120,18 @@ class Exporting:
             ]
         except NeodragonError as error:
             return html.failure(self.say.error(error))
-        return self._told(written)
+        return self._saved(written)
 
     def join(self, clips: Sequence[Path]) -> str:
         """The clips in a row as one file; a sentence."""
         target = fitted(self.folder / clips[0].stem, "_joined.mp4")
-        return self._told([film([Take(clip) for clip in clips], target)])
+        return self._saved([film([Take(clip) for clip in clips], target)])
 
     def still(self, clip: Path, frame: int) -> str:
         """A frame of a clip as a picture; a sentence."""
-        return self._told([exports.still(clip, self.folder, frame)])
+        return self._saved([exports.still(clip, self.folder, frame)])
 
-    def _told(self, written: Sequence[Path]) -> str:
+    def _saved(self, written: Sequence[Path]) -> str:
         names = ", ".join(path.name for path in written)
         return html.notice(self.say("library.exported", names=names, folder=self.folder))
 

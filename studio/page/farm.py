@@ -79,17 +79,17 @@ def shown(farm: Switch, jobs: Path, say: Speaker) -> str:
         return how
     with LeasingTable(jobs) as table:
         doing = {lease.machine: lease.job for lease in table.leases() if lease.begun}
-    words = say("farm.off")
+    line = say("farm.off")
     if known.is_on:
-        words = say("farm.on", address=known.address, port=known.port)
+        line = say("farm.on", address=known.address, port=known.port)
     rows = "".join(
-        f"<li><b>{escape(one.name)}</b> {escape(_words(one, doing.get(one.name), say))}</li>"
+        f"<li><b>{escape(one.name)}</b> {escape(_state(one, doing.get(one.name), say))}</li>"
         for one in register.machines()
     )
-    return f'<p aria-live="polite">{escape(words)}</p>' + (f"<ul>{rows}</ul>" if rows else how)
+    return f'<p aria-live="polite">{escape(line)}</p>' + (f"<ul>{rows}</ul>" if rows else how)
 
 
-def _words(machine: Machine, job: int | None, say: Speaker) -> str:
+def _state(machine: Machine, job: int | None, say: Speaker) -> str:
     """What a machine does and how fast it is."""
     if machine.aside:
         state = say.message(machine.aside)

@@ -92,7 +92,7 @@ class FilmView:
                 f'<div class="caption">{link}</div>'
             )
         geometry = self.desk.pack.geometry
-        told = [
+        spans = [
             {
                 "source": html.address(shot.clip),
                 "from": (shot.start or 0) / geometry.fps,
@@ -100,12 +100,12 @@ class FilmView:
             }
             for shot in shots
         ]
-        seconds = sum(shot["to"] - shot["from"] for shot in told)  # type: ignore[operator]
-        words = self.say("film.preview", seconds=self.say.number(seconds, 1))
+        seconds = sum(shot["to"] - shot["from"] for shot in spans)  # type: ignore[operator]
+        label = self.say("film.preview", seconds=self.say.number(seconds, 1))
         return (
-            f'<div class="reel" data-shots="{escape(json.dumps(told))}"><div class="stage">'
-            f'<video src="{told[0]["source"]}" muted playsinline aria-label="{escape(words)}">'
-            f'</video></div><button class="verb" data-reel>▶ {escape(words)}</button></div>'
+            f'<div class="reel" data-shots="{escape(json.dumps(spans))}"><div class="stage">'
+            f'<video src="{spans[0]["source"]}" muted playsinline aria-label="{escape(label)}">'
+            f'</video></div><button class="verb" data-reel>▶ {escape(label)}</button></div>'
         )
 
     def _act(self, event: gr.EventData) -> tuple[str, str, str]:
@@ -133,21 +133,21 @@ class FilmView:
         except NeodragonError as error:
             return self._show(html.failure(self.say.error(error)))
         names = ", ".join(path.name for path in (made, *others))
-        told = self.say("library.exported", names=names, folder=folder)
-        return self._show(html.notice(told), made)
+        notice = self.say("library.exported", names=names, folder=folder)
+        return self._show(html.notice(notice), made)
 
 
 def kept(desk: Desk) -> list[Take]:
     """The shots of the film whose clips are still there."""
-    found = []
+    takes = []
     for shot in desk.draft().get("shots") or []:
         try:
             take = Take(Path(shot["clip"]), shot["start"], shot["end"], str(shot["title"]))
             if take.clip.is_file():
-                found.append(take)
+                takes.append(take)
         except (TypeError, LookupError, ValueError, OSError):  # a draft by another version
             continue
-    return found
+    return takes
 
 
 def keep(desk: Desk, shots: Sequence[Take]) -> None:

@@ -64,18 +64,18 @@ class Fetching:
     def _watch(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            told = json.loads(line)
-            if "template" in told:
-                self.problem = Message(told["template"], told["values"])
+            report = json.loads(line)
+            if "template" in report:
+                self.problem = Message(report["template"], report["values"])
             else:
-                self.done, self.total, self.file = told["done"], told["total"], told["file"]
+                self.done, self.total, self.file = report["done"], report["total"], report["file"]
         self.process.wait()
 
 
 def licences(folder: Path) -> dict[str, str]:
     """The licence files that lie with weights, by name."""
-    found = sorted(path for path in folder.glob("*") if path.is_file())
-    named = [path for path in found if path.name.upper().startswith(LICENCES)]
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    named = [path for path in files if path.name.upper().startswith(LICENCES)]
     return {
         path.name: path.read_bytes()[:LICENCE_LIMIT].decode("utf-8", "replace") for path in named
     }
@@ -154,9 +154,9 @@ class FullSizeCard:
         if one.total and one.done == one.total and not one.running:
             return html.notice(self.say("full.fetched", folder=one.folder))
         done, total = (self.say.number(n / GIGABYTE, 2) for n in (one.done, one.total))
-        words = self.say("full.fetching", done=done, total=total, file=one.file)
+        text = self.say("full.fetching", done=done, total=total, file=one.file)
         bar = f'<progress max="{max(1, one.total)}" value="{one.done}"></progress>'
-        return f'{bar}<p class="aside" aria-live="polite">{escape(words)}</p>'
+        return f'{bar}<p class="aside" aria-live="polite">{escape(text)}</p>'
 
     # The licence
 
@@ -168,12 +168,12 @@ class FullSizeCard:
         return self._shown_terms(folder), agreed
 
     def _shown_terms(self, folder: str) -> str:
-        found = licences(Path(folder.strip().strip('"')))
-        if not found:
+        texts = licences(Path(folder.strip().strip('"')))
+        if not texts:
             return f'<p class="aside">{escape(self.say("full.no_licence"))}</p>'
         return "".join(
             f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"
-            for name, text in found.items()
+            for name, text in texts.items()
         )
 
     # The pack
@@ -199,22 +199,22 @@ class FullSizeCard:
 
     def _built(self) -> str:
         """How far the build is, or how it ended; each graph's line."""
-        found = build.status()
-        if found is None:
+        status = build.status()
+        if status is None:
             return ""
-        name = Path(found.pack).name
-        if found.problem is not None:
-            head = html.failure(self.say.message(found.problem))
-        elif found.state == "done":
+        name = Path(status.pack).name
+        if status.problem is not None:
+            head = html.failure(self.say.message(status.problem))
+        elif status.state == "done":
             head = html.notice(self.say("full.built", name=name))
         else:
-            words = self.say(f"full.{found.state}", name=name)
-            step = self.say(f"full.step_{found.step}") if found.step else ""
-            if found.left is not None and found.state == "running":
-                step += " " + self.say("full.left", count=max(1, round(found.left / 60)))
-            bar = f'<progress max="{max(1, found.total)}" value="{found.done}"></progress>'
-            head = f'<p aria-live="polite">{escape(words)} {escape(step)}</p>{bar}'
-        lines = escape("\n".join(found.lines))
+            text = self.say(f"full.{status.state}", name=name)
+            step = self.say(f"full.step_{status.step}") if status.step else ""
+            if status.left is not None and status.state == "running":
+                step += " " + self.say("full.left", count=max(1, round(status.left / 60)))
+            bar = f'<progress max="{max(1, status.total)}" value="{status.done}"></progress>'
+            head = f'<p aria-live="polite">{escape(text)} {escape(step)}</p>{bar}'
+        lines = escape("\n".join(status.lines))
         report = escape(self.say("full.report"))
         return f"{head}<details><summary>{report}</summary><pre>{lines}</pre></details>"
 

@@ -97,8 +97,8 @@ class Guard:
             return await answer(send, 405, "guard.method")
         if not _is_ours(headers, host):
             return await answer(send, 403, "guard.elsewhere", way_in=True)
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if self.token and asked and scope["path"] == "/" and self._opens(asked, scope["method"]):
+        ticket = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if self.token and ticket and scope["path"] == "/" and self._opens(ticket, scope["method"]):
             return await self._let_in(send)
         inside = self._inside(scope, headers)
         if inside is None:
@@ -107,14 +107,14 @@ class Guard:
             return await answer.redirect(send, f"{self.session.path}/")
         return await self._inner(inside, receive, send, answer)
 
-    def _opens(self, asked: str, method: str) -> bool:
+    def _opens(self, ticket: str, method: str) -> bool:
         """Whether it is this launch's token, or a ticket that was not used before."""
         assert self.token is not None
-        if _same(asked, self.token):
+        if _same(ticket, self.token):
             return True
-        if method != "GET" or asked in self._used or not is_signed(self.token, asked):
+        if method != "GET" or ticket in self._used or not is_signed(self.token, ticket):
             return False
-        self._used.add(asked)
+        self._used.add(ticket)
         return True
 
     async def _let_in(self, send: Any) -> None:

@@ -52,10 +52,10 @@ def thumbnail(path: Path, version: float) -> str:
     return f"thumbnail?path={quote(path.as_posix(), safe='')}&amp;v={version:.0f}"
 
 
-def header(words: str, say: Speaker) -> str:
+def header(subtitle: str, say: Speaker) -> str:
     """The page's head, with what it runs on and the button of the queue's panel."""
     return (
-        f'<header><div class="eye"></div><h1>Neodragon Studio</h1><p>{escape(words)}</p>'
+        f'<header><div class="eye"></div><h1>Neodragon Studio</h1><p>{escape(subtitle)}</p>'
         '<button class="verb" id="queue-button" aria-expanded="false" aria-controls="queue"'
         f' title="Q">{escape(say("panel.title"))} <b>0</b></button></header>'
     )
@@ -131,14 +131,14 @@ def before(job: Job, cache: Path, stride: int, say: Speaker) -> str:
     folder = cache / str(job.id)
     if not job.units or not (folder / f"unit-{job.units - 1}.jpg").is_file():
         return ""
-    words = escape(say("compare.label"))
+    label = escape(say("compare.label"))
     return (
         f'<canvas class="before" data-units="{job.units}" data-stride="{stride}"'
         f' data-folder="{address(folder)}"></canvas>'
         f'<div class="split"><span>{escape(say("compare.before"))}</span>'
         f"<span>{escape(say('compare.after'))}</span><i></i>"
-        f'<input class="compare" type="range" min="0" max="100" value="0" aria-label="{words}"'
-        f' title="{words}"></div>'
+        f'<input class="compare" type="range" min="0" max="100" value="0" aria-label="{label}"'
+        f' title="{label}"></div>'
     )
 
 
@@ -147,13 +147,13 @@ def progress(job: Job | None, seconds: float | None, say: Speaker) -> str:
     if job is None:
         return ""
     percent = round(100 * job.fraction)
-    words = say(f"doing.{job.stage}") if job.stage else ""
+    stage = say(f"doing.{job.stage}") if job.stage else ""
     left = "" if seconds is None else say("doing.left", seconds=max(1, round(seconds)))
     return (
         f'<div class="progress" role="progressbar" aria-valuenow="{percent}"'
-        f' aria-label="{escape(words)}"><div style="width: {percent}%"></div></div>'
-        f'<p class="doing">{escape(words)}<span>{percent} % {escape(left)}</span></p>'
-        + "".join(f'<p class="aside">{escape(say.message(told))}</p>' for told in job.notices)
+        f' aria-label="{escape(stage)}"><div style="width: {percent}%"></div></div>'
+        f'<p class="doing">{escape(stage)}<span>{percent} % {escape(left)}</span></p>'
+        + "".join(f'<p class="aside">{escape(say.message(notice))}</p>' for notice in job.notices)
     )
 
 
@@ -172,17 +172,17 @@ def caption(job: Job, say: Speaker, *, takes: bool = False) -> str:
         f"<li><span>{escape(name)}</span>{escape(value)}</li>" for name, value in chips.items()
     )
     verbs: list[str] = []
-    words = " ".join(map(say.message, [job.error] if job.error else job.notices))
+    text = " ".join(map(say.message, [job.error] if job.error else job.notices))
     if is_finished(job) and job.result is not None:
         verbs = ["similar", "remix"] if job.work.kind == "frame" else ["extend", "remix"]
         verbs = ["takes"] * takes + verbs
         link = download(job.result, say("caption.download"))
         saved = say("caption.saved", name=job.result.name, folder=job.result.parent)
-        words = f"{words} {saved}".strip()
+        text = f"{text} {saved}".strip()
     else:
         link = ""
     buttons = "".join(button(verb, job.id, say(f"verb.{verb}")) for verb in verbs)
-    return f'<div class="caption"><ul>{facts}</ul>{buttons}{link}<p>{escape(words)}</p></div>'
+    return f'<div class="caption"><ul>{facts}</ul>{buttons}{link}<p>{escape(text)}</p></div>'
 
 
 def grouped(jobs: Sequence[Job]) -> list[Job | list[Job]]:
@@ -257,9 +257,9 @@ def banner(queue: Queue, waiting: int, trouble: Message | None, say: Speaker) ->
         return failure(say.message(trouble))
     if not queue.paused or not waiting:
         return ""
-    words = f"{say('queue.paused', count=waiting)} {say.message(queue.reason)}".strip()
+    text = f"{say('queue.paused', count=waiting)} {say.message(queue.reason)}".strip()
     resume = button("resume", 0, say("verb.resume"))
-    return f'<div class="notice banner" role="status"><p>{escape(words)}</p>{resume}</div>'
+    return f'<div class="notice banner" role="status"><p>{escape(text)}</p>{resume}</div>'
 
 
 def chip(path: Path, say: Speaker) -> str:
@@ -275,9 +275,9 @@ def chip(path: Path, say: Speaker) -> str:
 def branch(unit: int, geometry: Geometry, say: Speaker) -> str:
     """Which frames the next clips keep of another, and the cross that removes it."""
     label = escape(say("fork.remove"))
-    words = say("fork.chip", last=(unit - 1) * geometry.temporal_stride)
+    text = say("fork.chip", last=(unit - 1) * geometry.temporal_stride)
     return (
-        f'<p class="chip">{escape(words)}'
+        f'<p class="chip">{escape(text)}'
         f'<button class="verb" data-do="remove" data-id="0" aria-label="{label}"'
         f' title="{label}">✕</button></p>'
     )
@@ -300,9 +300,9 @@ def ruler(rulers: Sequence[Ruler], unknown: Sequence[Unknown], say: Speaker) -> 
         over = ' class="over"' if part.cut else ""
         cut = ""
         if part.cut:
-            words = part.cut if len(part.cut) <= CUT else part.cut[:CUT].rsplit(" ", 1)[0] + " …"
+            rest = part.cut if len(part.cut) <= CUT else part.cut[:CUT].rsplit(" ", 1)[0] + " …"
             count = escape(say("ruler.cut", count=len(part.cut)))
-            cut = f' · {count} <s title="{escape(part.cut)}">{escape(words)}</s>'
+            cut = f' · {count} <s title="{escape(part.cut)}">{escape(rest)}</s>'
         name = escape(say(f"ruler.{part.encoder.lower()}"))
         parts.append(f"<li{over}>{name} {part.tokens}/{part.limit}{cut}</li>")
     if unknown:

@@ -81,10 +81,10 @@ def kind_of(path: str) -> str | None:
 
 
 def _files(folder: Path) -> list[os.DirEntry[str]]:
-    found: list[os.DirEntry[str]] = []
+    files: list[os.DirEntry[str]] = []
     for entry in os.scandir(folder):
-        found += _files(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else [entry]
-    return found
+        files += _files(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else [entry]
+    return files
 
 
 def _as(kind: str, send: Any) -> Any:
@@ -94,10 +94,10 @@ def _as(kind: str, send: Any) -> Any:
     async def sent(message: Any) -> None:
         if message["type"] == "http.response.start" and message["status"] < 300:
             named = dict(message["headers"]).get(b"content-disposition", b"").partition(b";")
-            told = how + named[1] + named[2]
+            disposition = how + named[1] + named[2]
             other = (b"content-type", b"content-disposition")
             headers = [pair for pair in message["headers"] if pair[0] not in other]
-            headers += [(b"content-type", kind.encode()), (b"content-disposition", told)]
+            headers += [(b"content-type", kind.encode()), (b"content-disposition", disposition)]
             message = {**message, "headers": headers}
         await send(message)
 
@@ -132,8 +132,8 @@ def _once(body: bytes, receive: Any) -> Any:
 def _sized(headers: list[tuple[bytes, bytes]], size: int) -> list[tuple[bytes, bytes]]:
     ours = (b"content-length", b"transfer-encoding", b"content-type")
     kept = [pair for pair in headers if pair[0] not in ours]
-    told = (b"content-length", str(size).encode())
-    return [*kept, told, (b"content-type", b"application/json")]
+    length = (b"content-length", str(size).encode())
+    return [*kept, length, (b"content-type", b"application/json")]
 
 
 def _mistaken(send: Any) -> Any:
@@ -153,6 +153,6 @@ def _mistaken(send: Any) -> Any:
     return sent
 
 
-async def _say(send: Any, status: int, words: str, kind: str = "text/plain") -> None:
+async def _say(send: Any, status: int, text: str, kind: str = "text/plain") -> None:
     headers = [(b"content-type", f"{kind}; charset=utf-8".encode())]
-    await send_all(send, status, words.encode(), headers)
+    await send_all(send, status, text.encode(), headers)

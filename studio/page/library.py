@@ -53,7 +53,7 @@ class LibraryView:
     def _search_row(self) -> None:
         say = self.say
         with gr.Row(elem_id="search"):
-            self.words = gr.Textbox(
+            self.terms = gr.Textbox(
                 label=say("library.search"),
                 show_label=False,
                 placeholder=say("library.search"),
@@ -84,8 +84,8 @@ class LibraryView:
             self.bin = gr.Checkbox(label=say("library.bin"), container=False, elem_id="bin")
 
     def _wire(self) -> None:
-        self.asked: list[Any] = [
-            self.words,
+        self.inputs: list[Any] = [
+            self.terms,
             self.kind,
             self.sort,
             self.collection,
@@ -93,7 +93,7 @@ class LibraryView:
             self.bin,
         ]
         self.out = [self.grid, self.viewer, self.counts, self.shown, self.state, self.message]
-        held: set[Any] = {*self.asked, self.shown, self.state}
+        held: set[Any] = {*self.inputs, self.shown, self.state}
         self.more.click(self._further, held, self.out, **IN_TURN)
         elsewhere = [self.tabs, self.batch.text, *self.create.every]
         for view in (self.grid, self.viewer, self.counts):
@@ -107,36 +107,38 @@ class LibraryView:
     def open(self, tab: gr.Tab) -> None:
         """Search whenever the tab is opened or something else is asked for, one after the other."""
         latest = IN_TURN | {"trigger_mode": "always_last"}
-        held: set[Any] = {*self.asked, self.state}
-        gr.on([tab.select, *(p.change for p in self.asked)], self._search, held, self.out, **latest)
+        held: set[Any] = {*self.inputs, self.state}
+        gr.on(
+            [tab.select, *(p.change for p in self.inputs)], self._search, held, self.out, **latest
+        )
         tab.select(self._collections, None, self.collection, **QUICK)
 
     # Finding
 
-    def _search(self, asked: Update) -> Update:
-        return self._show(asked, PAGE, asked[self.state] | {"at": 0}, scan=True)
+    def _search(self, values: Update) -> Update:
+        return self._show(values, PAGE, values[self.state] | {"at": 0}, scan=True)
 
-    def _further(self, asked: Update) -> Update:
-        return self._show(asked, len(asked[self.shown]) + PAGE, asked[self.state], scan=True)
+    def _further(self, values: Update) -> Update:
+        return self._show(values, len(values[self.shown]) + PAGE, values[self.state], scan=True)
 
     def _collections(self) -> Any:
         names = self.library.collections()
         return gr.update(choices=[(self.say("library.all"), ""), *((n, n) for n in names)])
 
     def _show(
-        self, asked: Update, limit: int, state: dict[str, Any], *, scan: bool, message: str = ""
+        self, values: Update, limit: int, state: dict[str, Any], *, scan: bool, message: str = ""
     ) -> Update:
-        kind = asked[self.kind]
+        kind = values[self.kind]
         try:
             if scan:  # what is marked here is in the index already
                 self.library.scan()
             items = self.library.search(
-                asked[self.words] or "",
-                stars=int(asked[self.stars]),
+                values[self.terms] or "",
+                stars=int(values[self.stars]),
                 kind=kind if kind in ("clip", "frame") else None,
-                verdict="reject" if asked[self.bin] else None,
-                collection=asked[self.collection] or None,
-                sort=asked[self.sort] or "newest",
+                verdict="reject" if values[self.bin] else None,
+                collection=values[self.collection] or None,
+                sort=values[self.sort] or "newest",
                 limit=limit,
             )
             paths = [str(item.path) for item in items]
@@ -144,7 +146,7 @@ class LibraryView:
             state["at"] = at = min(state["at"], max(0, len(items) - 1))
             root = items[at].root if items else ""
             family = tree(self.library.search(root=root)) if root else []
-            told = self.say("library.counts", **self.library.counts())
+            counts = self.say("library.counts", **self.library.counts())
         except NeodragonError as error:
             nothing = {self.grid: "", self.viewer: "", self.shown: []}
             state = state | {"at": 0, "chosen": []}
@@ -154,7 +156,7 @@ class LibraryView:
             self.grid: shelf.grid(items, at, state["chosen"], say),
             self.viewer: shelf.viewer(items, at, state["chosen"], family, geometry, say),
             self.counts: (
-                f'<div class="counts"><p>{escape(told)}</p>'
+                f'<div class="counts"><p>{escape(counts)}</p>'
                 f"{html.button('all', 0, say('library.choose_all'))}</div>"
             ),
             self.shown: paths,
@@ -164,10 +166,10 @@ class LibraryView:
 
     # Marking
 
-    def _act(self, asked: Update, event: gr.EventData) -> Update:
+    def _act(self, values: Update, event: gr.EventData) -> Update:
         """What was clicked in grid or viewer, or asked for by its key."""
-        shown = asked[self.shown]
-        before = asked[self.state]
+        shown = values[self.shown]
+        before = values[self.state]
         state = {"at": before["at"], "chosen": [*before["chosen"]], "undo": [*before["undo"]]}
         message, verb = "", event.verb
         try:
@@ -178,7 +180,7 @@ class LibraryView:
             elif verb == "undo":
                 self._undo(state)
             elif verb in (*shelf.VERBS, "folder", "join"):
-                return self._send(verb, event, asked)
+                return self._send(verb, event, values)
             else:
                 for path in self._picked(shown, state):
                     self._mark(path, verb, int(event.id), state)
@@ -187,7 +189,7 @@ class LibraryView:
         except NeodragonError as error:
             message = html.failure(self.say.error(error))
         limit = max(PAGE, len(shown))
-        return self._show(asked, limit, state, scan=False, message=message)
+        return self._show(values, limit, state, scan=False, message=message)
 
     def _turn(self, verb: str, number: int, shown: list[str], state: dict[str, Any]) -> None:
         """Open another item or choose some."""
@@ -233,16 +235,16 @@ class LibraryView:
         else:
             self.library.mark(path, **{what: before})
 
-    def _collect(self, asked: Update) -> Update:
+    def _collect(self, values: Update) -> Update:
         """Put what is chosen into the collection of that name, or out of any."""
-        message, name = "", (asked[self.taking.collect] or "").strip()
+        message, name = "", (values[self.taking.collect] or "").strip()
         try:
-            for path in self._picked(asked[self.shown], asked[self.state]):
+            for path in self._picked(values[self.shown], values[self.state]):
                 self.library.mark(path, collection=name)
         except NeodragonError as error:
             message = html.failure(self.say.error(error))
-        limit = max(PAGE, len(asked[self.shown]))
-        shown = self._show(asked, limit, asked[self.state], scan=False, message=message)
+        limit = max(PAGE, len(values[self.shown]))
+        shown = self._show(values, limit, values[self.state], scan=False, message=message)
         return shown | {self.taking.collect: ""}
 
     # Exporting along
@@ -250,9 +252,9 @@ class LibraryView:
     def _picked(self, shown: list[str], state: dict[str, Any]) -> list[Path]:
         return [Path(p) for p in state["chosen"] or shown[state["at"] : state["at"] + 1]]
 
-    def _send(self, verb: str, event: gr.EventData, asked: Update) -> Update:
+    def _send(self, verb: str, event: gr.EventData, values: Update) -> Update:
         """Hand what is picked to another tab or program; raises NeodragonError."""
-        paths = self._picked(asked[self.shown], asked[self.state])
+        paths = self._picked(values[self.shown], values[self.state])
         if verb == "join":
             return {self.message: self.taking.join(paths)}
         item: Item = self.library.item(paths[0])
@@ -264,7 +266,7 @@ class LibraryView:
             count = [film.add(self.desk, path, *edges) for path in paths][-1]
             return {self.message: html.notice(self.say("film.added", count=count))}
         if verb == "batch":
-            lines = [(asked[self.batch.text] or "").rstrip(), item.prompt]
+            lines = [(values[self.batch.text] or "").rstrip(), item.prompt]
             return {self.tabs: gr.Tabs(selected="batch"), self.batch.text: "\n".join(lines).strip()}
         if verb == "still":
             return {self.message: self.taking.still(item.path, int(event.frame))}

@@ -72,11 +72,11 @@ class ModelsView:
         used = self.desk.pack.path.resolve()
         rows = []
         for number, one in enumerate(self._known()):
-            words = f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB"
+            text = f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB"
             if one.problem:
-                words = self.say.message(one.problem)
+                text = self.say.message(one.problem)
             if one.absent:
-                words += ", " + self.say("models.without", parts=", ".join(one.absent))
+                text += ", " + self.say("models.without", parts=", ".join(one.absent))
             verbs = ["use", "check"] + ["remove"] * (one.path.parent == self.home)
             is_used = one.path.resolve() == used
             buttons = f"<b>{escape(self.say('models.in_use'))}</b> " if is_used else ""
@@ -86,7 +86,7 @@ class ModelsView:
                 if verb == "check" or not is_used
             )
             problem = ' class="failure"' if one.problem else ""
-            rows.append(f"<li><p{problem}>{escape(words)}</p>{buttons}</li>")
+            rows.append(f"<li><p{problem}>{escape(text)}</p>{buttons}</li>")
         return f'<ul class="packs">{"".join(rows)}</ul>'
 
     def _act(self, event: gr.EventData) -> tuple[str, str]:
@@ -101,20 +101,20 @@ class ModelsView:
                     for _, problem in packs.damaged(pack):
                         if problem:
                             return self._listed(), html.failure(self.say.message(problem))
-                words = self.say("models.sound", name=one.name)
+                text = self.say("models.sound", name=one.name)
             elif event.verb == "use":
                 with open_pack(one.path):
                     shipped = one.path == paths.default_pack()
                     change(
                         self.desk.data / "settings.json", pack=None if shipped else str(one.path)
                     )
-                words = self.say("models.used", name=one.name)
+                text = self.say("models.used", name=one.name)
             else:
                 packs.remove(one.path, self.home, self.desk.pack.path)
-                words = self.say("models.removed", name=one.name)
+                text = self.say("models.removed", name=one.name)
         except NeodragonError as error:
             return self._listed(), html.failure(self.say.error(error))
-        return self._listed(), html.notice(words)
+        return self._listed(), html.notice(text)
 
     # Installing
 
@@ -134,10 +134,10 @@ class ModelsView:
             return gr.skip(), gr.skip()
         if installation.running:
             done, total = (round(n / MEGABYTE) for n in (installation.done, installation.total))
-            words = self.say("models.copying", done=done, total=total)
+            text = self.say("models.copying", done=done, total=total)
             now = (
                 f'<progress max="{max(1, total)}" value="{done}"></progress>'
-                f'<p class="aside" aria-live="polite">{escape(words)}</p>'
+                f'<p class="aside" aria-live="polite">{escape(text)}</p>'
             )
         elif installation.problem:
             now = html.failure(self.say.message(installation.problem))

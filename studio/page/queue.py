@@ -42,14 +42,14 @@ class QueueView:
             gr.HTML(f"<h2>{label}</h2>")
             self.now = gr.HTML(js_on_load=html.SEND, elem_id="queue-now")
             self.rows = gr.HTML(js_on_load=panel.SORT, elem_id="queue-rows")
-        self.news = gr.HTML(js_on_load="neodragonNews(element, trigger)", elem_id="news")
+        self.changed = gr.HTML(js_on_load="neodragonNews(element, trigger)", elem_id="news")
         self._wire()
 
     def _wire(self) -> None:
         create = self.create
         shown: list[Any] = [create.stage, create.progress, create.caption, self.banner, self.strip]
         shown += [self.now, self.rows, self.skip, self.pause, self.stop]
-        self.news.click(
+        self.changed.click(
             self._look,
             [create.watching, create.picked, self.seen],
             [*shown, self.seen],
@@ -61,7 +61,7 @@ class QueueView:
             (self.pause, table.pause),
             (self.stop, table.stop_all),
         ):
-            button.click(self._told(verb), None, create.message, **QUICK)
+            button.click(self._attempt(verb), None, create.message, **QUICK)
         touched = create.every
         for part in (self.strip, self.banner, self.now, self.rows):
             acted = part.click(self._act, None, [*touched, self.edited], **IN_TURN)
@@ -110,11 +110,11 @@ class QueueView:
             ]
         except NeodragonError as error:
             now, at = ["", "", "", html.failure(self.say.error(error)), *[""] * 3, *[True] * 3], []
-        news = [
+        updates = [
             gr.skip() if a == b else gr.update(interactive=a) if isinstance(a, bool) else a
             for a, b in zip(now, before, strict=True)
         ]
-        return (*news, {"html": now, "at": at})
+        return (*updates, {"html": now, "at": at})
 
     def _hint(self, jobs: list[Any]) -> str:
         if len(jobs) > 1 and all(job.work.kind == "frame" for job in jobs):
@@ -125,7 +125,7 @@ class QueueView:
         for number in self.desk.table.ids(RUNNING):
             self.desk.table.skip(number)
 
-    def _told(self, verb: Any) -> Any:
+    def _attempt(self, verb: Any) -> Any:
         """The verb, whose failure becomes the message."""
 
         def run() -> str:
@@ -161,13 +161,13 @@ class QueueView:
             return create.show(number)
         if event.verb == "takes":
             return create.show_takes(number)
-        return {create.message: self._told(verbs[event.verb])()}
+        return {create.message: self._attempt(verbs[event.verb])()}
 
     def _take_back(self, number: int | None) -> tuple[None, Any]:
         """Remove the job whose settings are on the page now."""
         if number is None:
             return None, gr.skip()
-        return None, self._told(lambda: self.desk.table.remove([number]))()
+        return None, self._attempt(lambda: self.desk.table.remove([number]))()
 
     def _shift(self, number: int, by: int) -> None:
         """Move a waiting job one place."""

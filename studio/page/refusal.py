@@ -27,14 +27,14 @@ class Answer:
         self, send: Any, status: int, key: str, *, way_in: bool = False, **values: object
     ) -> None:
         """Say `key`; way_in: with a link to here, that the user may follow."""
-        words = self.say(key, **values)
+        text = self.say(key, **values)
         if "text/html" not in self.headers.get("accept", ""):
-            await send_all(send, status, words.encode(), _typed("text/plain"))
+            await send_all(send, status, text.encode(), _typed("text/plain"))
             return
         link = f'<p><a href="">{escape(self.say("guard.go"))}</a></p>' if way_in else ""
         again = AGAIN if status == 401 else ""
         page = PAGE.format(
-            words=escape(words), link=link, again=again, language=self.say("guard.language")
+            words=escape(text), link=link, again=again, language=self.say("guard.language")
         )
         await send_all(send, status, page.encode(), _typed("text/html"))
 

@@ -80,8 +80,8 @@ def serve(
         if not instance.is_first:
             address = instance.other()
             ready()
-            told = _ticket(address, A_DAY) if browser else address
-            print(f"Neodragon Studio is open already, at {told}")
+            link = _ticket(address, A_DAY) if browser else address
+            print(f"Neodragon Studio is open already, at {link}")
             if browser:
                 show(_ticket(address), data_folder() / "window")
             return
@@ -126,9 +126,9 @@ def _serve(
             gc.freeze()  # what is loaded stays: else the end of the process is spent on visiting it
             publish(address)
             # Whoever sees to the browser himself gets the token, which programs need as well.
-            told = _ticket(address, A_DAY) if browser else address
+            link = _ticket(address, A_DAY) if browser else address
             print(
-                f"Neodragon Studio is at {told} (Ctrl+C ends it); clips go to {clips}", flush=True
+                f"Neodragon Studio is at {link} (Ctrl+C ends it); clips go to {clips}", flush=True
             )
             window = show(_ticket(address), data_folder() / "window") if browser else None
             while not desk.quit.wait(LOOK):
@@ -244,7 +244,7 @@ def _gradio(
         max_file_size=UPLOAD,
     )
     blocks.app = blocks.server_app = outer.routes[-1].app
-    inner = Changes(Thumbnails(outer, desk.clips, desk.cache), desk.news)
+    inner = Changes(Thumbnails(outer, desk.clips, desk.cache), desk.state)
     return blocks, Intake(inner, functions, temporary, Speaker(language))
 
 
@@ -333,10 +333,10 @@ class Thumbnails:
         from starlette.concurrency import run_in_threadpool  # noqa: PLC0415
         from starlette.responses import FileResponse, Response  # noqa: PLC0415
 
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("path", [""])[0]
+        name = parse_qs(scope["query_string"].decode("latin-1")).get("path", [""])[0]
         response = Response(status_code=404)
         try:
-            path = Path(asked).resolve()
+            path = Path(name).resolve()
             if path.is_relative_to(self.clips.resolve()) and path.suffix.lower() in KINDS:
                 small = await run_in_threadpool(thumbnail, path, self.cache)
                 response = FileResponse(small, headers={"Cache-Control": "max-age=31536000"})

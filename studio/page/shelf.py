@@ -96,8 +96,8 @@ def _tree(family: Sequence[Branch], items: Sequence[Item], shown: Item, say: Spe
 
     def one(branch: Branch) -> str:
         item = branch.item
-        words = say("library.whole") if branch.unit is None else say("library.from", n=branch.unit)
-        label = f"{words} · {item.path.stem}"
+        title = say("library.whole") if branch.unit is None else say("library.from", n=branch.unit)
+        label = f"{title} · {item.path.stem}"
         at = places.get(item.path)
         here = ' aria-current="true"' if item.path == shown.path else ""
         name = escape(label)
@@ -130,10 +130,10 @@ def _thumbnail(item: Item) -> str:
 
 
 def _player(item: Item) -> str:
-    source, words = html.address(item.path), escape(item.prompt)
+    source, prompt = html.address(item.path), escape(item.prompt)
     if item.kind == "frame":
-        return f'<img src="{source}" alt="{words}">'
-    return f'<video src="{source}" aria-label="{words}" autoplay muted loop playsinline></video>'
+        return f'<img src="{source}" alt="{prompt}">'
+    return f'<video src="{source}" aria-label="{prompt}" autoplay muted loop playsinline></video>'
 
 
 def _button(verb: str, label: str, key: str) -> str:
