@@ -344,7 +344,7 @@ def check(text: str, folder: Path) -> None:
     deleted = set(re.findall(r'  Delete "(\$INSTDIR.*)"', rest))
     if installed != wanted | own or deleted != wanted | own or "/r" in rest:
         odd = sorted((installed ^ (wanted | own)) | (deleted ^ (wanted | own)))[:3]
-        raise ValueError(f"the script should name the folder's files alone, but see {odd}")
+        raise ValueError(f"the script must name the folder's files alone; it differs in {odd}")
 
 
 def _installed(path: Path, base: str = "$INSTDIR") -> str:

@@ -94,7 +94,7 @@ def test_the_last_block_stays() -> None:
     assert choose({"visual": [3, 2, 1, 0], "text": [3, 2, 1, 0]}, 2) == [0, 3]
     with pytest.raises(ValueError, match="last block"):
         pruned(model(), [0, 1])
-    with pytest.raises(ValueError, match="can go"):
+    with pytest.raises(ValueError, match="cannot go"):
         choose({"visual": [1, 1], "text": [1, 1]}, 2)
 
 

@@ -82,7 +82,9 @@ def test_what_is_computed_from_weights_is_refused(
         return call
 
     monkeypatch.setitem(ALONE, "upscaler", squared)
-    with pytest.raises(BuildError, match="is computed from them; let the graph compute it"):
+    with pytest.raises(
+        BuildError, match="is computed from published weights; let the graph compute it"
+    ):
         derive(source, plan)
 
 

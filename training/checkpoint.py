@@ -53,19 +53,19 @@ class Checkpoint:
         for file in (config, weights):
             if not file.is_file():
                 raise CheckpointError(
-                    f"{file} is missing: give a folder with {CONFIG} and {WEIGHTS}."
+                    f"{file} is missing; choose a folder with {CONFIG} and {WEIGHTS}."
                 )
         try:
             settings = json.loads(config.read_text())
             state = load_file(weights)
         except (ValueError, SafetensorError) as error:
             raise CheckpointError(
-                f"{folder} cannot be read ({error}): copy the checkpoint again."
+                f"{folder} cannot be read ({error}); copy the checkpoint again."
             ) from error
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
         if unknown := settings.keys() - inspect.signature(cls).parameters.keys():
             raise CheckpointError(
-                f"{config} sets {min(unknown)}, which {cls.__name__} does not know."
+                f"{config} sets {min(unknown)}, which {cls.__name__} does not have; remove it."
             )
         with torch.device("meta"):
             model = cls(**settings)
@@ -81,15 +81,18 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, shape in expected.items():
         if name not in state:
-            raise CheckpointError(f"{source} lacks the tensor {name} of shape {shape}.")
+            raise CheckpointError(
+                f"{source} lacks the tensor {name} of shape {shape}; copy it again."
+            )
         if tuple(state[name].shape) != shape:
             got = tuple(state[name].shape)
             raise CheckpointError(
-                f"{source} holds {name} of shape {got}, expected {shape}: check {CONFIG}."
+                f"{source} holds {name} of shape {got}, and {shape} was expected; check {CONFIG}."
             )
     for name in state:
         if name not in expected:
             raise CheckpointError(
-                f"{source} holds the tensor {name}, which {type(model).__name__} has no place for."
+                f"{source} holds the tensor {name}, which {type(model).__name__} does not have;"
+                f" check {CONFIG}."
             )
     model.load_state_dict(state, assign=True)

@@ -202,7 +202,8 @@ def derive(source: Labelled, plan: Plan) -> tuple[onnx.ModelProto, Recipe]:
         model, arrays = traced_in_memory(again)
         if nodes != [node.SerializeToString() for node in model.graph.node]:
             raise BuildError(
-                f"The graph {plan.graph} should not depend on weights, but it does."
+                f"The structure of {plan.graph} changes with the weights; remove what depends on"
+                " them."
             ) from None
         weights = dict(_weights(source, plan, looks, model, arrays))
     for tensor in model.graph.initializer:
@@ -233,8 +234,8 @@ def _weights(
             pieces = pieces_of(source, looks[tensor.name], np.asarray(arrays(tensor)))
         except ValueError as error:
             raise BuildError(
-                f"The weight {tensor.name} of {plan.graph} should be made of published ones, but"
-                " it is computed from them; let the graph compute it."
+                f"The weight {tensor.name} of {plan.graph} is computed from published weights; let"
+                " the graph compute it, so that the weight is a copy."
             ) from error
         if pieces is not None:
             yield tensor.name, pieces
@@ -254,7 +255,10 @@ def moved(source: Labelled, recipe: Recipe, blocks: int) -> Recipe:
         name = INNER.sub(lambda m: f"transformer_blocks.{int(m[1]) + blocks}.", piece.tensor)
         shapes = [source.shapes[piece.folder, tensor] for tensor in (piece.tensor, name)]
         if shapes[0] != shapes[1]:
-            raise BuildError(f"{name} should have the shape {shapes[0]}, but it has {shapes[1]}.")
+            raise BuildError(
+                f"{name} has the shape {shapes[1]}, and {shapes[0]} was expected, as in the block"
+                " before; use the weights as they were published."
+            )
         return replace(piece, tensor=name)
 
     weights = {
@@ -333,8 +337,8 @@ def check(
         difference = differs(work / "filled" / plan.file, work / "traced" / plan.file)
         if difference:
             raise BuildError(
-                f"The template of {plan.graph} should give the graph that is traced, but"
-                f" {difference}; it is refused."
+                f"The template of {plan.graph} gives another graph than tracing does:"
+                f" {difference}; derive the templates again."
             )
         report(f"{plan.graph}: the same")
 

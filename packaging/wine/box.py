@@ -143,7 +143,7 @@ def mirror() -> str:
     for address in found:
         if address.rstrip("/").endswith("/debian"):
             return address
-    raise NotHere("apt's lists should name a Debian mirror, but they do not")
+    raise NotHere("apt's lists name no Debian mirror")
 
 
 def needs() -> None:
@@ -196,7 +196,7 @@ def fetched(requirement: str, digest: str, *options: str) -> Path:
     for file in downloads.iterdir():
         if hashlib.sha256(file.read_bytes()).hexdigest() == digest:
             return file
-    raise RuntimeError(f"{requirement} should have the hash {digest[:12]}, but no download has")
+    raise RuntimeError(f"no download of {requirement} has the hash {digest[:12]}")
 
 
 def python(box: Box) -> None:

@@ -174,7 +174,7 @@ KINDS: dict[str, type[PaperWorld] | type[EmojiWorld]] = {"paper": PaperWorld, "e
 def open_world(kind: str, **settings: Any) -> World:
     """The world of this kind. Raises ValueError for a kind there is not."""
     if kind not in KINDS:
-        raise ValueError(f"the world must be one of {', '.join(KINDS)}, not {kind}.")
+        raise ValueError(f"the world is {kind}; choose one of {', '.join(KINDS)}")
     return KINDS[kind](**settings)
 
 

@@ -84,7 +84,10 @@ def grown(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) ->
         if tuple(weight.shape) != shape:
             times, rest = divmod(shape[0], weight.shape[0])
             if rest or tuple(weight.shape[1:]) != shape[1:]:
-                raise ValueError(f"{name} of shape {tuple(weight.shape)} cannot become {shape}")
+                raise ValueError(
+                    f"{name} of shape {tuple(weight.shape)} cannot become {shape};"
+                    " use the published decoder"
+                )
             weight = weight.repeat(times, *[1] * (weight.ndim - 1))
         out[name] = weight.clone()
     return out

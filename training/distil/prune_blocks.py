@@ -99,7 +99,9 @@ def choose(scores: dict[str, list[float]], remove: int) -> list[int]:
     """
     visual, text = (np.array(scores[name]) for name in ("visual", "text"))
     if not 0 <= remove < len(visual):
-        raise ValueError(f"of {len(visual)} blocks 0 to {len(visual) - 1} can go, not {remove}")
+        raise ValueError(
+            f"{remove} of {len(visual)} blocks cannot go; remove 0 to {len(visual) - 1}"
+        )
     total = visual / visual.mean() + text / max(text.mean(), 1e-12)
     gone = np.argsort(total[:-1], kind="stable")[:remove]
     return [block for block in range(len(visual)) if block not in gone]
@@ -109,7 +111,7 @@ def pruned(model: PyramidMMDiT, keep: Sequence[int]) -> PyramidMMDiT:
     """A copy with only the blocks in `keep`. Raises ValueError where the last is not among them."""
     last = len(model.transformer_blocks) - 1
     if not keep or keep[-1] != last:
-        raise ValueError(f"the last block, {last}, must stay, but {list(keep)} are kept")
+        raise ValueError(f"the last block, {last}, is not among {list(keep)}; keep it")
     smaller = PyramidMMDiT(**(model.config | {"num_layers": len(keep)}))
     blocks = {old: new for new, old in enumerate(keep)}
     state = {}
@@ -146,7 +148,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if not options.out and not options.curve:
-        parser.error("--out should name the checkpoint to write.")
+        parser.error("--out is missing; name the checkpoint to write.")
     config = Configuration.read(options.config)
     conditions = Conditions(options.checkpoint, "cpu", config)
     model = TextConditioned.from_pretrained(options.checkpoint).eval()
@@ -160,7 +162,7 @@ def main() -> None:
     )
     if options.curve:
         if first is None:
-            parser.error("--curve needs --mode hybrid, whose clips are known.")
+            parser.error("--curve compares with clips of the hybrid mode; add --mode hybrid.")
         truth = first[1][: options.samples].float()
         whole, curve = model.mmdit, []
         for remove in range(len(whole.transformer_blocks)):

@@ -74,7 +74,7 @@ def extended(adapter: dict[str, Any], teacher: ContextAdapter) -> dict[str, Any]
     Raises ValueError where the teacher's is no plain embedder.
     """
     if teacher.config["layer_depths"]:
-        raise ValueError("extend mode needs a teacher whose context_adapter is one linear layer")
+        raise ValueError("the context_adapter is not one linear layer; extend another teacher")
     return adapter | {"output_dims": teacher.config["input_dims"]}
 
 

@@ -87,8 +87,8 @@ def export_traced(call: Traced, plan: Plan, pack: Path) -> dict[str, Any]:
     entry["fidelity_db"] = fidelity(arrays(outputs), graph, path, call.inputs, "cpu")
     if entry["fidelity_db"] < FLOOR_DB:
         raise ExportError(
-            f"{plan.graph} should match its module at {FLOOR_DB} dB,"
-            f" but it has {entry['fidelity_db']} dB."
+            f"{plan.graph} is within {entry['fidelity_db']} dB of its module, and {FLOOR_DB} dB"
+            " are needed; correct how it is traced."
         )
     return entry
 
@@ -149,8 +149,8 @@ def _check_room(source: Source, pack: Path, compiled: bool) -> None:
     for what, (wanted, free) in room.items():
         if free < wanted:
             raise ExportError(
-                f"The export to {pack} should have {wanted / 1e9:.1f} GB of {what}, but there are"
-                f" {free / 1e9:.1f} GB; use another disk or machine."
+                f"The export to {pack} needs {wanted / 1e9:.1f} GB of {what}, and"
+                f" {free / 1e9:.1f} GB are there; use another disk or machine."
             )
 
 
@@ -205,8 +205,8 @@ class _Export:
                 self.report(f"{key}: {measured} dB in emulation, {spent}")
                 if measured < HTP_FLOOR_DB:
                     raise ExportError(
-                        f"{name} should keep {HTP_FLOOR_DB} dB on the NPU,"
-                        f" but it has {measured} dB."
+                        f"{name} keeps {measured} dB on the emulated NPU, and {HTP_FLOOR_DB} dB"
+                        " are needed; use other weights."
                     )
                 self.note(key, mark, measured)
             entry["fidelity_db"] = measured

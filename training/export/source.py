@@ -122,12 +122,11 @@ def _of_library(kind: Any, home: Path) -> nn.Module:
     except (OSError, RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0].strip()
         raise CheckpointError(
-            f"{home} should hold a {kind.__name__}, but it does not load ({line});"
-            " copy the checkpoint again."
+            f"{home} does not load as a {kind.__name__} ({line}); copy the checkpoint again."
         ) from error
     wrong = {
         "lacks the tensor {}": report["missing_keys"],
-        "holds the tensor {}, which its model has no place for": report["unexpected_keys"],
+        "holds the tensor {}, which its model does not have": report["unexpected_keys"],
         "holds {} of another shape than its config.json says": [
             name for name, *_ in report["mismatched_keys"]
         ],

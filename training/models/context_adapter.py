@@ -43,7 +43,7 @@ class ContextAdapter(nn.Module, Checkpoint):
             ("out_activation_fn", "linear"),
         ):
             if settings[key] != value:
-                raise ValueError(f"{key} must be {value}, not {settings[key]}.")
+                raise ValueError(f"{key} is {settings[key]}, and only {value} is supported")
         self.skips = tuple(skips)
         self.network_layers = nn.ModuleList()
         width = input_dims

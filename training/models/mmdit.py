@@ -121,7 +121,7 @@ class PyramidMMDiT(nn.Module, Checkpoint):
         }
         for key, value in fixed.items():
             if settings[key] != value:
-                raise ValueError(f"{key} is {settings[key]!r}, but only {value!r} is supported")
+                raise ValueError(f"{key} is {settings[key]!r}, and only {value!r} is supported")
         self.token_config = TransformerConfig(
             width, attention_head_dim, patch_size, pos_embed_max_size, sample_size
         )

@@ -321,13 +321,15 @@ class CausalVideoVAE(nn.Module, Checkpoint):
         self.config = settings
         if set(encoder_down_block_types) != {"DownEncoderBlockCausal3D"}:
             raise ValueError(
-                "encoder_down_block_types must be DownEncoderBlockCausal3D, "
-                f"not {encoder_down_block_types}."
+                f"encoder_down_block_types is {encoder_down_block_types}, and only"
+                " DownEncoderBlockCausal3D is supported"
             )
         if encoder_act_fn != "silu":
-            raise ValueError(f"encoder_act_fn must be silu, not {encoder_act_fn}.")
+            raise ValueError(f"encoder_act_fn is {encoder_act_fn}, and only silu is supported")
         if any(encoder_block_dropout):
-            raise ValueError(f"encoder_block_dropout must be 0, not {encoder_block_dropout}.")
+            raise ValueError(
+                f"encoder_block_dropout is {encoder_block_dropout}, and only 0 is supported"
+            )
         latent = encoder_out_channels
         self.encoder = Encoder(
             encoder_in_channels,

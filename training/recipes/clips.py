@@ -148,7 +148,9 @@ def open_clips(options: argparse.Namespace, config: Configuration) -> Clips:
     if options.shards:
         shards = sorted(options.shards.glob("*.tar"))
         if not shards:
-            raise ValueError(f"{options.shards} has no .tar shards: write them first.")
+            raise ValueError(
+                f"{options.shards} has no .tar shards; write them with training.recipes.shards."
+            )
         return ShardClips(shards)
     scenes, latents = cached_clips(options.run, config.world)
     weights = subject_weights(config, scenes, options.subject)

@@ -35,7 +35,9 @@ class Configuration:
     def __getitem__(self, part: str) -> Any:
         """The settings of one part, such as `unet`. Raises KeyError with the file's parts."""
         if part not in self.values:
-            raise KeyError(f"the configuration has {sorted(self.values)} but no {part}.")
+            raise KeyError(
+                f"the configuration lacks {part!r}, and has {sorted(self.values)}; add it"
+            )
         return self.values[part]
 
     @cached_property

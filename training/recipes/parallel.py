@@ -73,7 +73,7 @@ def join(kind: str, device: str) -> Group:
     Raises ValueError for a kind there is not.
     """
     if kind not in KINDS:
-        raise ValueError(f"parallel must be one of {', '.join(KINDS)}, not {kind}.")
+        raise ValueError(f"the parallelism is {kind}; choose one of {', '.join(KINDS)}")
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Group()

@@ -53,7 +53,7 @@ def sample_clips(
             (mode.steps, mode.guidance) if unit else (mode.first_steps, mode.first_guidance)
         )
         if steps is None or guidance is None:
-            raise ValueError("this mode does not generate the first unit: give its latent")
+            raise ValueError("this mode does not generate the first unit; give its latent")
         past = levels(torch.cat(done, 2), len(stages)) if done else []
         latent = torch.randn(batch, channels, 1, height, width, generator=generator).to(device)
         for _ in stages[1:]:

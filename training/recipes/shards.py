@@ -81,7 +81,9 @@ def listed(file: Path) -> list[tuple[Path, str]]:
             continue
         path, tab, caption = line.partition("\t")
         if not tab or not caption.strip():
-            raise ValueError(f"line {number} of {file} needs a video, a tab and a caption: {line}")
+            raise ValueError(
+                f"line {number} of {file} is {line!r}; write a video, a tab and a caption"
+            )
         out.append((file.parent / path.strip(), caption.strip()))
     return out
 
