@@ -172,7 +172,7 @@ def _forks(value: Any) -> tuple[Fork, ...]:
         ) from error
     if any(a.unit >= b.unit for a, b in pairwise(forks)):
         raise RequestError(
-            "The forks begin at units {units}; put them in order, one a unit.",
+            "The forks begin at units {units}; put them in order, at most one per unit.",
             units=", ".join(str(fork.unit) for fork in forks),
         )
     return forks

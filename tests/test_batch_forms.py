@@ -325,13 +325,13 @@ SUSPICIOUS = [
 @pytest.mark.parametrize("text", SUSPICIOUS)
 def test_what_looks_like_syntax_is_told(read: Read, text: str) -> None:
     listed = read(f"a house\n{text}\n")
-    assert "Line 2: " in notes(listed) and "is drawn as words" in notes(listed)
+    assert "Line 2: " in notes(listed) and "is read as part of the prompt" in notes(listed)
     assert jobs(listed)[1][0] == text  # to the letter
 
 
 @pytest.mark.parametrize("text", ["a {1-3} ball", "a {red} ball", "a {2$$red|blue} ball"])
 def test_braces_of_other_programs_are_told(read: Read, text: str) -> None:
-    assert "is drawn as words" in notes(read(text))
+    assert "is read as part of the prompt" in notes(read(text))
 
 
 @pytest.mark.parametrize(

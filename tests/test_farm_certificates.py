@@ -191,7 +191,7 @@ def test_an_invitation_brings_a_certificate_and_nothing_else(tmp_path: Path) -> 
         # Invitations end.
         host.register.revoke("invitation")
         host._look()
-        with pytest.raises(FarmError, match="lets nobody in"):
+        with pytest.raises(FarmError, match="cannot be joined"):
             await machine.enrol(invitation, tmp_path / "three", "late")
 
     in_farm(tmp_path, do)

@@ -109,7 +109,7 @@ def test_a_damaged_file_costs_an_attempt_and_two_the_row(place: Place, what: str
     job = place.table.job(place.row)
     assert (job.state, str(job.error)) == (
         "failed",
-        "two gave a damaged file; look at that machine.",
+        "two sent a damaged file; check that machine.",
     )
     assert list(place.clips.iterdir()) == [], "nothing of it stays"
 

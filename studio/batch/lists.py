@@ -193,7 +193,7 @@ def parse(
         if record.reason is not None:
             bad.append(BadRow(record.line, record.reason))
     if not rows and not bad:
-        raise BatchError("The list has no prompt; write one a line, below the header of a table.")
+        raise BatchError("The list has no prompt; write one per line, below the header of a table.")
     return PromptList(
         records.format,
         tuple(rows),

@@ -12,7 +12,7 @@ from studio.batch.values import whole
 
 OPTIONS = "{lines}: these are read as settings, not as words: {names}."
 UNUSED = "{lines}: these mean nothing here and are left out: {names}."
-LOOKS = "{lines}: {example} looks like {kind}, but it is drawn as words."
+LOOKS = "{lines}: {example} looks like {kind}, and is read as part of the prompt."
 UNNAMED_COLUMN = "Column {number} has no name, so its cells are not used; name it or remove it."
 
 

@@ -63,7 +63,7 @@ def array_of(text: str) -> Iterator[Record]:
             said=one_line(str(error))[:120],
         ) from error
     except RecursionError as error:
-        raise BatchError("The list is JSON of too many layers; write one object a row.") from error
+        raise BatchError("The JSON is nested too deeply; write one object per row.") from error
     for number, item in enumerate(_items(value), 1):
         record = Record(number, _again(item))
         _keep(record, item)

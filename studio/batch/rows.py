@@ -246,13 +246,14 @@ class Rows:
         choices = [line for line in lines if line and not is_comment(line)]
         if not choices:
             raise RequestError(
-                "The wildcard {name} has no line to draw; write one choice a line.", name=path.name
+                "The wildcard {name} has no line to draw; write one choice per line.",
+                name=path.name,
             )
         nested = next((line for line in choices if TOKENS.search(line)), None)
         if nested is not None:
             raise RequestError(
-                "The wildcard {name} has {line}, but its lines are drawn as they are; write one"
-                " choice a line, without braces, | and __.",
+                "The wildcard {name} has {line}, and its lines are used as they are; write one "
+                "choice per line, without braces, | and __.",
                 name=path.name,
                 line=shown(nested),
             )

@@ -42,14 +42,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="folder for the files; the clips folder when absent",
+        help="folder for the files; default: the clips folder",
     )
     parser.add_argument(
-        "--repeats", type=counted, metavar="N", help="times with other random seeds, per row"
+        "--repeats", type=counted, metavar="N", help="make each row so often, with new random seeds"
     )
     for name in ("look", "motion"):
         parser.add_argument(
-            f"--{name}-seeds", metavar="A..B", help=f"where a row names no {name} seed"
+            f"--{name}-seeds", metavar="A..B", help=f"{name} seeds of rows that name none"
         )
     parser.add_argument("--farm", action="store_true", help="let the farm's machines make it")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")

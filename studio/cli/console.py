@@ -53,11 +53,11 @@ class Parser(argparse.ArgumentParser):
 
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
     """What the engine runs, and where."""
-    parser.add_argument("--pack", type=Path, help="folder or .zip; the mini pack when absent")
+    parser.add_argument("--pack", type=Path, help="folder or .zip; default: the mini pack")
     parser.add_argument(
         "--backend",
         choices=("cpu", "npu", "npu-emulated"),
-        help="what runs the model; the NPU when absent, if there is one",
+        help="what runs the model; default: the NPU, if there is one",
     )
 
 

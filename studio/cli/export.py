@@ -29,18 +29,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
     parser.add_argument("clip", type=Path, nargs="+", metavar="CLIP")
     parser.add_argument(
-        "--format", choices=FORMATS, help="png is a folder of pictures; mp4 when absent"
+        "--format", choices=FORMATS, help="png is a folder of pictures; default: mp4"
     )
     parser.add_argument("--preset", choices=PRESETS, help="a usual cut, to which others add")
     parser.add_argument("--start", type=int, metavar="N", help="first frame, counted from 0")
     parser.add_argument("--end", type=int, metavar="N", help="last frame")
     parser.add_argument("--crop", choices=ASPECTS, help="a part of the frame")
-    parser.add_argument("--across", type=float, metavar="X", help="it lies there: 0 left, 1 right")
+    parser.add_argument(
+        "--across", type=float, metavar="X", help="where the part is: 0 left, 1 right"
+    )
     parser.add_argument("--down", type=float, metavar="Y", help="0 top, 1 bottom")
     parser.add_argument(
         "--48", action="store_const", const=2, dest="rate", help="twice as many frames"
     )
-    parser.add_argument("--slow", action="store_true", default=None, help="half as fast")
+    parser.add_argument("--slow", action="store_true", default=None, help="half the speed")
     parser.add_argument(
         "--seamless",
         action="store_const",
@@ -74,7 +76,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="PATH",
-        help="a file, or a folder for several (Exports among the clips); a file that is there is"
+        help="a file, or a folder for several (Exports among the clips); an existing file is"
         " kept, the new one numbered",
     )
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")

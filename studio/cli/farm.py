@@ -17,28 +17,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
     start = actions.add_parser("start", help="let other machines make this studio's rows")
-    start.add_argument("--address", help="the network to be on: this machine's address in it")
-    start.add_argument("--port", type=counted, help="the last one, or a free one, when absent")
-    start.add_argument("--lease", type=float, default=30.0, help="seconds a row is a machine's")
+    start.add_argument("--address", help="of this machine in the network to use")
+    start.add_argument("--port", type=counted, help="default: the last one, or a free one")
+    start.add_argument(
+        "--lease",
+        type=float,
+        default=30.0,
+        help="seconds that a machine may be silent before its row goes to another",
+    )
     start.set_defaults(command=_start)
     invite = actions.add_parser("invite", help="write an invitation for other machines")
     invite.add_argument(
         "-o", "--output", type=Path, default=Path("invitation.ndsfarm"), help="where to write it"
     )
-    invite.add_argument("--hours", type=float, default=24.0, help="until it ends")
+    invite.add_argument(
+        "--hours", type=float, default=24.0, help="after which it expires; default: 24"
+    )
     invite.set_defaults(command=_invite)
-    join = actions.add_parser("join", help="make rows of a farm on this machine")
+    join = actions.add_parser("join", help="let this machine make rows of a farm")
     join.add_argument("invitation", type=Path, nargs="?", help="none: the farm it joined before")
     join.add_argument("--name", help="of this machine, in the farm")
     join.add_argument("--fetch", action="store_true", help="get packs that rows need and it lacks")
-    join.add_argument("--threads", type=counted, help="of the CPU; all cores when absent")
+    join.add_argument("--threads", type=counted, help="of the CPU; default: all cores")
     join.set_defaults(command=_join)
-    status = actions.add_parser("status", help="who is there, and what they make")
+    status = actions.add_parser("status", help="which machines are online, and what they make")
     status.add_argument("--json", action="store_true", help="as JSON on stdout")
     status.set_defaults(command=_status)
     stop = actions.add_parser("stop", help="end the farm; rows go back to the queue")
     stop.set_defaults(command=_stop)
-    revoke = actions.add_parser("revoke", help="let a machine, or all invitations, in no more")
+    revoke = actions.add_parser("revoke", help="shut out a machine, or end all invitations")
     revoke.add_argument("name", help="of a machine, or invitation")
     revoke.set_defaults(command=_revoke)
     admit = actions.add_parser("admit", help="give a machine that was set aside rows again")
@@ -118,7 +125,9 @@ def _status(arguments: argparse.Namespace) -> None:
 
 def _state(machine: Machine, job: int | None) -> str:
     """What a machine does, in a line."""
-    state = "there" if machine.online else f"away since {datetime.fromtimestamp(machine.seen):%c}"
+    state = "online"
+    if not machine.online:
+        state = f"offline since {datetime.fromtimestamp(machine.seen):%c}"
     if machine.aside:
         state = f"set aside: {machine.aside}"
     elif machine.online and job is not None:

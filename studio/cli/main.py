@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     render = commands.add_parser("render", help="make a clip of a prompt")
     _request_arguments(render, Path("clip.mp4"))
     render.add_argument(
-        "--motion-seed", type=seed, metavar="N", help="decides how it moves; random when absent"
+        "--motion-seed", type=seed, metavar="N", help="decides how it moves; random by default"
     )
     render.add_argument(
         "--image", type=Path, help="picture to begin with instead of a generated one"
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
     ui = commands.add_parser("ui", help="open the studio's page in the browser")
     engine_arguments(ui)
-    ui.add_argument("--port", type=int, help="on 127.0.0.1; a free one from 7860 up when absent")
+    ui.add_argument("--port", type=int, help="on 127.0.0.1; default: a free one from 7860 up")
     ui.add_argument("--mcp", action="store_true", help="offer its tools to language models, too")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
@@ -160,14 +160,14 @@ def _request_arguments(parser: argparse.ArgumentParser, output: Path) -> None:
         "--output",
         type=Path,
         default=output,
-        help=f"where to write it ({output}); a file that is there is kept, the new one numbered",
+        help=f"where to write it ({output}); an existing file is kept",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument(
-        "--look-seed", type=seed, metavar="N", help="decides the first frame; random when absent"
+        "--look-seed", type=seed, metavar="N", help="decides the first frame; random by default"
     )
     parser.add_argument(
-        "--mode", choices=("hybrid", "monolithic"), default="hybrid", help="hybrid when absent"
+        "--mode", choices=("hybrid", "monolithic"), default="hybrid", help="default: hybrid"
     )
     parser.add_argument(
         "--steps", type=_steps, metavar="A,B,C", help="network steps per stage, coarse to fine"
@@ -350,9 +350,8 @@ def _watched(
                     print(unread(event), file=sys.stderr)
                 if meter.update(event):
                     spent = time.perf_counter() - started
-                    bar.draw(
-                        string(f"doing.{meter.stage}", "en"), meter.fraction, f"{spent:5.1f} s"
-                    )
+                    stage = string(f"doing.{meter.stage}", "en")
+                    bar.draw(stage, meter.fraction, f"{spent:5.1f} s")
                 yield event
     finally:
         bar.clear()

@@ -22,8 +22,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
     get = actions.add_parser("get", help="download the published weights, or resume the download")
-    get.add_argument("folder", type=Path, nargs="?", help="the studio's own folder when absent")
-    get.add_argument("--multistep", action="store_true", help="with the monolithic mode's own")
+    get.add_argument("folder", type=Path, nargs="?", help="default: the studio's own folder")
+    get.add_argument(
+        "--multistep", action="store_true", help="include the weights of the monolithic mode"
+    )
     get.add_argument("--list", action="store_true", help="only print what would be downloaded")
     get.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)  # for the page
     get.set_defaults(command=_get)
@@ -36,7 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="this-chip",
         help="ONNX for any machine, in 8 bits for any PC, or compiled for a Snapdragon",
     )
-    build.add_argument("--multistep", action="store_true", help="with the monolithic mode's own")
+    build.add_argument(
+        "--multistep", action="store_true", help="include the weights of the monolithic mode"
+    )
     build.add_argument(
         "--blocks", type=int, choices=(6, 3, 2), help="blocks of the transformer in one graph"
     )

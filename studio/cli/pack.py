@@ -18,7 +18,7 @@ MEGABYTE = 1e6
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
-    own = "folder or .zip; the one in use when absent"
+    own = "folder or .zip; default: the one in use"
     for name, command, help_, argument in (
         ("info", _info, "what a pack holds", own),
         ("verify", _verify, "check every file's hash and load every graph", own),

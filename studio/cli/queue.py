@@ -20,11 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
     actions = parser.add_subparsers(metavar="ACTION", parser_class=Parser)
     for name, action, help_ in (
-        ("list", _list, "what is waiting, running and ended, in order (when absent)"),
+        ("list", _list, "what waits, runs and has ended, in order (default)"),
         ("resume", _resume, "go on, here if nothing else works on it"),
         ("pause", _pause, "start nothing after the running one"),
-        ("skip", _skip, "give up the running one and go on with the next"),
-        ("stop", _stop, "give up the running one and pause"),
+        ("skip", _skip, "stop the running job and go on with the next"),
+        ("stop", _stop, "stop the running job and pause"),
         ("retry", _retry, "let those that failed wait again"),
         ("remove", _remove, "take out what is waiting"),
         ("move", _move, "put what is waiting at another place"),
@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             command.add_argument("--all", action="store_true", help="also what is made already")
         if action in (_retry, _remove):
             several = "*" if action is _retry else "+"
-            help_ = "all that failed when absent" if action is _retry else "as `list` says"
+            help_ = "default: all that failed" if action is _retry else "as `list` says"
             command.add_argument("id", type=counted, nargs=several, metavar="ID", help=help_)
         if action is _move:
             command.add_argument("id", type=counted, metavar="ID")

@@ -14,7 +14,7 @@ PATHS = ("clips", "pack")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="one setting; all when absent")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one setting; default: all")
     parser.add_argument(
         "value",
         nargs="?",

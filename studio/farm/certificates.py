@@ -76,7 +76,7 @@ def read_invitation(path: Path) -> Invitation:
             reason=reason_of(error),
         ) from error
     if invitation.ends < datetime.now().timestamp():
-        raise FarmError("The invitation {path} has ended; ask for a new one.", path=path)
+        raise FarmError("The invitation {path} has expired; ask for a new one.", path=path)
     return invitation
 
 

@@ -163,8 +163,8 @@ class Checks:
     def set_aside(self, machine: str, job: Job, result: Verification) -> None:
         """Give a machine no more rows, and take back those it has."""
         reason = Message(
-            "{machine} made job {job} unlike other machines ({number:.0f} dB); look at it, then let"
-            " it in again with nds farm admit {machine}.",
+            "{machine} made job {job} differently from other machines ({number:.0f} dB); check "
+            "it, then admit it again with nds farm admit {machine}.",
             {"machine": machine, "job": job.id, "number": result.psnr or 0.0},
         )
         self.register.set_aside(machine, reason)

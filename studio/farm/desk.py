@@ -95,7 +95,7 @@ class Desk:
         try:
             metadata = self._checked(job, part, receipt)
             if metadata is None:
-                reason = Message("{machine} gave a damaged file; look at that machine.")
+                reason = Message("{machine} sent a damaged file; check that machine.")
                 self.table.lose(token, reason, results.is_whole)
                 return {"taken": False}
             # Until here the file could be sent again; a name is given once.

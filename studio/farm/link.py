@@ -175,8 +175,8 @@ async def enrolled(address: str, security: Security, **values: str) -> dict[str,
             await comm.close()
     except (OSError, TimeoutError) as error:
         raise FarmError(
-            "The farm at {address} lets nobody in ({reason}); see that it is on, in the same"
-            " network and not behind a firewall, and that the invitation is good.",
+            "The farm at {address} cannot be joined ({reason}); check that it is on, in the same "
+            "network and not behind a firewall, and that the invitation is valid.",
             address=address.removeprefix("tls://"),
             reason=str(error).split("\n")[0][:200] or type(error).__name__,
         ) from error

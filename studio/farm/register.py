@@ -221,7 +221,7 @@ class Register(Database):
     def _require(self, name: str) -> None:
         if all(machine.name != name for machine in self.machines()):
             raise RegisterError(
-                "No machine is called {name}; nds farm status names them.", name=repr(name)
+                "No machine is called {name}; nds farm status lists them.", name=repr(name)
             )
 
     def _set(self, name: str, **values: object) -> None:

@@ -49,7 +49,11 @@ async def _fetch_file(
     name, size, digest = file
     path = staged / name
     if not path.resolve().is_relative_to(staged.resolve()):
-        raise FarmError("The host sent a pack with the file {name}, outside of it.", name=name)
+        raise FarmError(
+            "The host's pack has the file {name}, which would be outside its folder; "
+            "ask for another pack.",
+            name=name,
+        )
     if path.is_file() and await asyncio.to_thread(sha256, path) == digest:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,14 +65,16 @@ async def _fetch_file(
         while (have := stream.tell()) < size:
             data = _got(await ask("file", pack=pack, name=name, offset=have), "data")
             if not data:
-                raise FarmError("The host's file {name} is shorter than it says.", name=name)
+                raise FarmError(
+                    "The host's file {name} is shorter than announced; try again.", name=name
+                )
             await asyncio.to_thread(stream.write, data)
             if time.monotonic() - reported > REPORT_EVERY:
                 reported = time.monotonic()
                 say(f"{name}: {have / 1e6:.0f} of {size / 1e6:.0f} MB")
     if await asyncio.to_thread(sha256, part) != digest:
         part.unlink()
-        raise FarmError("{name} came damaged; try again.", name=name)
+        raise FarmError("{name} arrived damaged; try again.", name=name)
     part.replace(path)
 
 

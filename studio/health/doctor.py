@@ -185,7 +185,7 @@ def _paths(clips: Path, pack: Path) -> Line:
             return Line("D06", "warn", sentence, Message("Choose a shorter path."))
     if sys.platform == "win32" and not str(pack).isascii():
         sentence = Message(
-            "The pack is in {folder}, whose letters the NPU's runtime may not read.",
+            "The pack is in {folder}; the NPU's runtime may not read its letters.",
             {"folder": pack},
         )
         action = Message("Install it in a folder whose name has only the letters A to Z.")

@@ -21,8 +21,7 @@ from studio.jobs.spec import PENDING, Job, Stop
 from studio.jobs.table import ATTEMPTS, JobTable, next_waiting
 
 GONE = Message(
-    "{attempts} machines did not bring this job back, the last one was {machine}; look at them, and"
-    " retry the job."
+    "{attempts} machines did not deliver this job, {machine} last; check them, and retry the job."
 )
 # Each engine by one step in its index, however many rows there are.
 ENGINES = (

@@ -106,7 +106,7 @@ class Desk:
                 self.trouble = error.message
             except FAULTS as error:  # of ours; the next look may go well
                 self.trouble = Message(
-                    "The worker cannot be looked after ({error}: {text}); start the studio again.",
+                    "The worker cannot be monitored ({error}: {text}); start the studio again.",
                     {"error": type(error).__name__, "text": str(error)[:200]},
                 )
             self._closing.wait(LOOK)
