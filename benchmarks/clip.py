@@ -1,4 +1,4 @@
-"""What a clip costs, ours beside plain PyTorch on the same weights: `python -m benchmarks.clip`.
+"""A clip's time and memory beside plain PyTorch on the same weights: `python -m benchmarks.clip`.
 
 Prints JSON, medians of clips that take turns: seconds, and the processor's seconds of all threads,
 of PyTorch with everything loaded, of ours with loading its graphs, and of ours in a queue, where

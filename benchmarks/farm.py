@@ -1,4 +1,4 @@
-"""What the farm itself costs: `python -m benchmarks.farm > docs/farm.json`.
+"""The overhead of the farm: `python -m benchmarks.farm > docs/farm.json`.
 
 Rows that only wait (half a second, or no time) instead of an engine, so that many machines fit on
 one; all else is real: processes, TLS, the job table, files that are sent, checked and published.

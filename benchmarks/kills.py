@@ -2,7 +2,8 @@
 
 Each round starts a real process that works on real files (the mini pack, first frames), kills it
 at a random moment, and looks whether anything was lost, doubled, half-written or empty. Rounds of
-one kind go on with what the rounds before them left. A `problem` is a sentence; none is right.
+one kind continue with the files of the rounds before. A `problem` is a sentence; no problem means
+that all is well.
 """
 
 from __future__ import annotations

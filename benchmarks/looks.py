@@ -1,4 +1,4 @@
-"""What looking costs when there is much: `python -m benchmarks.looks`, figures as JSON.
+"""The page's queries with a large queue and library: `python -m benchmarks.looks`, as JSON.
 
 A tab's look at a queue of 10,000 waiting rows, at a table that changed (median and worst of 20) and
 at one that did not, in processor milliseconds; and a library of 20,000 clips (real files, hard

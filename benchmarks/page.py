@@ -1,4 +1,4 @@
-"""What the page costs its user: `python -m benchmarks.page [CLIPS]`.
+"""Load and response times of the page: `python -m benchmarks.page [CLIPS]`.
 
 The real page, worker and mini pack, in a real Chromium. Prints JSON: the first load and a reload
 (seconds until the prompt can be typed in, requests, bytes), requests a second of an idle page, long

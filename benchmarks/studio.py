@@ -1,4 +1,4 @@
-"""What the studio itself costs: `python -m benchmarks.studio WHAT`, JSON on stdout.
+"""The overhead of the studio: `python -m benchmarks.studio WHAT`, JSON on stdout.
 
 library: seconds until the tab shows 2,000 items, and until a word has filtered them, beside 20;
 answer: the share of a clip's time until the first preview grows, and how long after a cancel the

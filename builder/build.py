@@ -1,8 +1,8 @@
 """A pack from published weights, for one target: filled, put into 8 bits, compiled.
 
-Everything that is not the pack yet is in `<pack>.build` beside it, and what is done there is not
-done again: a build that was stopped, killed or paused goes on at the graph it was at. The pack
-appears, whole, at the end.
+Intermediate files are in `<pack>.build` beside the pack, and finished steps are not repeated: a
+build that was stopped, killed or paused continues with the same graph. The pack appears, complete,
+at the end.
 """
 
 from __future__ import annotations

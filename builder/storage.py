@@ -1,4 +1,4 @@
-"""How a graph lies on the disk: weights once, in 16 bits where that loses nothing, and its entry.
+"""How a graph is stored: weights once, in 16 bits where that loses nothing, and its entry.
 
 Weights are stored in 16 bits wherever every value survives, and widened by one Cast each that ONNX
 Runtime folds when it loads the graph; a large table of embeddings is widened behind its Gather, so

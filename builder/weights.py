@@ -1,4 +1,4 @@
-"""Published weights as they lie on the disk: safetensors in one or several files, mapped."""
+"""Published weights as they are on the disk: safetensors in one or several files, mapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neodragon Studio: what people touch, a command line and a page around the engine."""
+"""Neodragon Studio: the command line and the page around the engine."""
 
 from studio.system import environment
 

@@ -1,8 +1,8 @@
 """What a double click starts, and the one program behind every name in the frozen folder.
 
 `neodragon-studio` opens the studio; with arguments, or called `nds`, it is the command line;
-`--worker` is the worker, `--farm` the farm's host, `--compile-context` the NPU's compiler. What
-goes wrong before a page can say so becomes a file that opens in the browser.
+`--worker` is the worker, `--farm` the farm's host, `--compile-context` the NPU's compiler. An
+error before the page is there becomes a file that opens in the browser.
 """
 
 from __future__ import annotations

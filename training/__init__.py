@@ -1,1 +1,1 @@
-"""Training in PyTorch: the networks, what they see, how they learn, and their export to a pack."""
+"""Training in PyTorch: networks, data, recipes, distillation, and the export to a pack."""

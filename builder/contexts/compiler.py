@@ -1,4 +1,4 @@
-"""Graphs compiled for the NPU, each in a process of its own, so that its memory is given back."""
+"""Graphs compiled for the NPU, each in its own process, so that its memory is freed."""
 
 from __future__ import annotations
 

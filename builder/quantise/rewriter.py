@@ -1,4 +1,4 @@
-"""Nodes of a graph put into 8 bits: constants written anew, and what stands around them."""
+"""Rewrite nodes of a graph to 8 bits: their constants and the operators around them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A list's bytes to its text: the encodings that spreadsheets and editors write, else chardet's.
 
-What is no text at all is refused by its name.
+A file that is not text is refused with its kind named.
 """
 
 from __future__ import annotations

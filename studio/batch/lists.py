@@ -1,20 +1,20 @@
 r"""Prompt lists: text, CSV, TSV, JSON or JSON Lines to jobs.
 
-A text list is a prompt a line, settings at its end: `a star, count=2`. The others have named
+A text list has one prompt per line, settings at its end: `a star, count=2`. The others have named
 columns, or keys: `prompt`, `negative_prompt`, `look_seed`, `motion_seed`, `repeats`, `mode`,
 `steps`, `upscale`, `suffix`, `kind`, `image`, in any usual spelling. An empty cell takes the list's
 default. Columns whose name starts with # are the user's own. Everywhere, lines that start with #
 are comments.
 
-Seeds: `7`, `1..9` or `1, 2, 3`; empty, `random` or -1 draws one, of a file the same one every
-time: a list that was stopped goes on where it was. Several make a grid: every look with
+Seeds: `7`, `1..9` or `1, 2, 3`. Empty, `random` or -1 draws one. A file draws the same seeds every
+time, so a stopped list continues where it was. Several seeds make a grid: every look with
 every motion. `repeats` makes the grid again with other random seeds. Wildcards in a prompt:
 `{red|blue}` makes a clip of each; `__colours__` takes one line of `colours.txt`, chosen by the look
 seed, so that a clip can be made again. `\{`, `\|`, `\}`, `\_` and `\#` are the plain characters.
 
-A row that cannot be used is named by its line, with one sentence, and stops no other; what looks
-like the syntax of another program is told of. A list that was filled in (`studio/batch/filling.py`)
-is read again with the seeds that were drawn, so that only what has changed is made again.
+A bad row is reported by its line, with one sentence, and the others still run. A note says what
+looks like the syntax of another program. A filled-in list (`studio/batch/filling.py`) is read with
+the seeds that were drawn, so that only changed rows are made again.
 """
 
 from __future__ import annotations

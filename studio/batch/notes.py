@@ -1,4 +1,4 @@
-"""What to tell of a list: options of other programs, and what looks like them."""
+"""Notes on a list: options of other programs, and text that looks like them."""
 
 from __future__ import annotations
 

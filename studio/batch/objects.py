@@ -1,4 +1,4 @@
-"""JSON: a list as one text, or an object a line."""
+"""Lists in JSON: one array, or one object per line."""
 
 from __future__ import annotations
 

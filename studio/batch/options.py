@@ -1,4 +1,4 @@
-"""Settings that stand in a line of a text list, and what only looks like settings.
+"""Settings in a line of a text list, and text that only looks like settings.
 
 `a star, count=2`; Stable Diffusion web UI's `--prompt "a star" --seed 5` and its `Negative prompt:`
 and `Steps: 20, Seed: 5`; Midjourney's `a star --ar 16:9 --seed 5`.

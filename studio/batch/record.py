@@ -1,4 +1,4 @@
-"""What the readers of lists hand on: records, one a row, and what is known of their list."""
+"""What the readers of lists return: one record per row, and facts about the list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cell says: numbers as people, spreadsheets and pandas write them, yes and no, words."""
+"""Values of cells: numbers as people, spreadsheets and pandas write them, yes and no, text."""
 
 from __future__ import annotations
 

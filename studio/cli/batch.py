@@ -1,6 +1,6 @@
 """`nds batch`: everything a prompt list asks for, through the job table and the worker process.
 
-Exit code 0: every row is made; 1: some are not; 2: there is nothing to begin with.
+Exit code 0: every row is made. 1: some are not. 2: there is nothing to make.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands share: the parser, arguments, a line that is drawn over itself."""
+"""What the commands share: the parser, arguments, a progress line that is redrawn in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nds export`: clips in other formats, several times over, there and back; or joined."""
+"""`nds export`: clips in other formats, trimmed, looped, or joined to one film."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nds farm`: one list, many machines. Needs the extra `farm`."""
+"""`nds farm`: rows of one queue on many machines. Needs the extra `farm`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nds library` and `nds verify`: find, mark and put aside clips; make them again and compare."""
+"""`nds library` and `nds verify`: search, mark and reject clips; render clips again and compare."""
 
 from __future__ import annotations
 

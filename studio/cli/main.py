@@ -1,4 +1,4 @@
-"""The command line: `nds render`, `nds frame`, `nds ui`, `nds pack`; and the way to the others.
+"""The command line: `nds render`, `nds frame`, `nds ui`, and the parsers of all other commands.
 
 It turns arguments into a `Request`, draws the engine's events and writes what comes out. Every
 expected failure is one sentence on stderr and exit code 2.

@@ -1,4 +1,4 @@
-"""`nds model`: the published weights fetched, a pack built of them, how far that is."""
+"""`nds model`: download the published weights, build a pack from them, show the progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Working the queue off in a terminal: a line that shows how far it is, and one of each job."""
+"""Work through the queue in a terminal: a progress line, and one line for each finished job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nds queue`: look at the job table and arrange it, whoever works on it."""
+"""`nds queue`: show and arrange the job table, whichever process works on it."""
 
 from __future__ import annotations
 

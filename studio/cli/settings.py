@@ -1,4 +1,4 @@
-"""`nds settings`: what the user prefers, one or all of it; and changing one."""
+"""`nds settings`: show one setting or all, or change one."""
 
 from __future__ import annotations
 

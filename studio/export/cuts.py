@@ -1,4 +1,4 @@
-"""What of a clip an export shows, and how: trimmed, cropped, looped, smoother or slower."""
+"""The cut of an export: trimmed, cropped, looped, smoother or slower."""
 
 from __future__ import annotations
 

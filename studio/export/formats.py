@@ -1,8 +1,8 @@
-"""Clips for elsewhere: in other formats, several times over, there and back.
+"""Export clips: other formats, loops, forwards and backwards.
 
-An export is a copy: the clip stays as it is, a file of the export's name is kept, and what is
-half-written never carries that name. An MP4 that was encoded again says what the clip was made by,
-and that it is an export.
+An export is a copy: the clip stays as it is, and an existing file is kept. A half-written file
+never has the final name. A re-encoded MP4 has the clip's settings inside, and says that it is an
+export.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several clips in a row: one film with titles and sound, and timelines for editors.
+"""Join clips to one film with titles and sound, and write timelines for editors.
 
 A timeline is FCPXML 1.10, which Final Cut Pro, DaVinci Resolve and others read, or a CMX 3600 EDL,
 which everything reads: both name the original files and count in whole frames.

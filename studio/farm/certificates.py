@@ -1,9 +1,9 @@
-"""Who may come in: a certificate authority of the farm's own, its certificates and invitations.
+"""Who may join: the farm's own certificate authority, its certificates and invitations.
 
-Everybody shows a certificate, the host one for servers and all others one for clients, so that no
-machine can pass for the host. An invitation has a certificate that only lets its bearer ask for one
-of their own, made for a key that never leaves their machine; it ends, and so do the others, later.
-Revoked ones are refused in the handshake, before a byte of theirs is read.
+Both sides show a certificate. Only the host's is valid for servers, so no machine can pose as the
+host. An invitation's certificate only allows its bearer to request one of their own, for a key that
+never leaves their machine. All certificates expire, an invitation's first. Revoked ones are refused
+in the handshake, before any data is read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Trust, but verify: a share of the rows is made twice, on different machines, and compared.
 
-Where the two differ, the host makes the row a third time and sees which of them was wrong: that
-machine is set aside, gets no rows any more, and is named. The wrong file stays where it is; the row
-then has the right one.
+If the two differ, the host makes the row a third time to find out which one is wrong. That machine
+is set aside: it gets no more rows, and the status names it. The wrong file stays where it is, and
+the row gets the right one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the host answers its machines: a row may begin, goes on, is here, is lost; packs, pictures.
+"""How the host answers its machines: rows that begin, progress, finish or fail; packs, pictures.
 
 Everything here runs in threads. A result is written in parts to a hidden file in the folder of the
-clips, goes on where it broke off, and gets its name and its row only when its bytes are the ones
-that the machine made and the settings inside are the row's.
+clips, and an interrupted transfer continues. It gets its name and its row only when its hash is the
+machine's and the settings inside are the row's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The farm's host: leases waiting rows to the machines that can make them, one after the other.
 
-`python -m studio.farm.host` is the process behind `nds farm start` and the page's switch. The job
-table is the truth: killed at any moment and started again, the host goes on from it, and machines
-that were at work bring what they have.
+`python -m studio.farm.host` is the process behind `nds farm start` and the page's switch. All state
+is in the job table: a host that is killed and started again continues from it, and machines that
+were at work deliver what they have.
 """
 
 from __future__ import annotations

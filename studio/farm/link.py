@@ -1,10 +1,10 @@
 """Dask as the farm uses it: a scheduler and workers over TLS, with one open port in all.
 
 The host's scheduler listens on one address. A machine's worker listens on its own loopback only;
-whatever it has to say or to fetch goes over connections that it opened itself, by the scheduler's
-extra handler `farm`. Nothing but TLS with a certificate of the farm's authority is spoken. Dask
-unpickles what it gets, so whoever has a certificate is trusted like a user of the host; who has
-none does not get that far.
+all its requests go over connections that it opened itself, to the scheduler's extra handler
+`farm`. Only TLS with a certificate of the farm's authority is accepted. Dask
+unpickles what it gets, so whoever has a certificate is trusted like a user of the host. Others fail
+in the handshake.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The other side: a machine that joined a farm, and makes the rows it is given.
 
 One process with Dask's worker, which holds the connection, and beside it a worker of the queue. A
-row that has begun goes on while the connection is lost, and is brought when it is there again.
+row that has begun continues while the connection is lost, and is delivered when it is back.
 """
 
 from __future__ import annotations

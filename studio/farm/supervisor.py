@@ -1,4 +1,4 @@
-"""Sees to a queue that the farm works off, as `studio.jobs.supervisor` does with its own worker."""
+"""Supervises a queue that the farm works on, as `studio.jobs.supervisor` does with its worker."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What a machine fetches from the host before it can make a row: packs and pictures.
 
-By hash, file by file, each going on where it broke off; a name that is whole deserves it.
+File by file, checked by hash. An interrupted transfer continues, and a file gets its name only when
+it is complete.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What this machine has, and whether the studio works on it: one line a check, one action a fault.
+"""Whether the studio works on this machine: one line per check, one action per fault.
 
-What only Windows has (its build, OneDrive) is looked at where it is; it was never run there.
+Checks of Windows alone (its build, OneDrive) run there only. They have never run on Windows.
 """
 
 from __future__ import annotations

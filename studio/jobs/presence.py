@@ -1,7 +1,6 @@
-"""Who is at work on a job table and who sees to it: locks beside the file.
+"""Which processes work on a job table or watch it: locks beside the file.
 
-The operating system takes a lock back from a process that dies, so nobody is believed to be there
-who is not.
+The operating system releases the lock of a process that dies, so a dead process never counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the command line and the page share: how far a rendering is, and what it was made by."""
+"""What the command line and the page share: the progress of a rendering, and its settings."""
 
 from __future__ import annotations
 

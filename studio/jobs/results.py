@@ -1,4 +1,4 @@
-"""How the file of a job comes to its name, whoever made it: file, then sidecar, then row."""
+"""How a job's file gets its name, whichever machine made it: file, then sidecar, then row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps a worker at the queue for as long as an app is open: one that dies is replaced.
+"""Keeps a worker running while an app is open: a worker that dies is replaced.
 
 The page and the commands that run a queue hold one each; of several open apps, one has the worker.
 """

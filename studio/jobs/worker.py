@@ -2,8 +2,8 @@
 
 `python -m studio.jobs.worker --jobs FILE`, or `start` from the page. It takes one job at a time,
 reports on each as it goes, and writes a result when it is whole: the clip, then its sidecar, then
-the row. Whatever one job does, the next is made; where no file can be written the queue pauses. It
-holds nothing that is not in the table or on disk, so it may be killed at any moment.
+the row. A job that fails does not stop the next; if no file can be written, the queue pauses. All
+its state is in the table or on disk, so it may be killed at any moment.
 """
 
 from __future__ import annotations

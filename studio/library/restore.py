@@ -1,4 +1,4 @@
-"""From a clip, a first frame or its sidecar back to everything that was asked for."""
+"""Restore a request from a clip, a first frame or a sidecar."""
 
 from __future__ import annotations
 

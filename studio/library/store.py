@@ -1,8 +1,8 @@
-"""The library: every clip and first frame in the videos folder, to search, mark and put aside.
+"""The library: every clip and first frame in the videos folder, to search, mark and reject.
 
-The folder is the truth: what a clip was made by is inside it, and the user's marks are in the
-sidecar beside it. The index only makes the search quick; deleted, it is rebuilt by `scan`. What is
-rejected moves to the folder `Bin` in it, under the same path, and back; nothing is deleted. Nothing
+All data is in the folder: a clip has its settings inside, and the user's marks are in the sidecar
+beside it. The index only makes the search fast; `scan` rebuilds it if it is deleted. Rejected clips
+move to the folder `Bin` in it, under the same path, and can move back. Nothing is deleted. Nothing
 outside the folder, and no file that is not ours, is touched.
 """
 

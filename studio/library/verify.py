@@ -1,4 +1,4 @@
-"""Making a clip again from what it says of itself, and comparing the two."""
+"""Render a clip again from the settings inside it, and compare the two."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pixels of any kind to the one that the model takes: sRGB, 8 bits, opaque.
+"""Convert pixels of any kind to what the model takes: sRGB, 8 bits, opaque.
 
 Colours go through the embedded ICC profile where there is one that works, by Little CMS
-(`PIL.ImageCms`). What shines through lies on white.
+(`PIL.ImageCms`). Transparent parts are put on white.
 """
 
 from __future__ import annotations

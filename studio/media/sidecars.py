@@ -1,7 +1,7 @@
-"""What a clip or a first frame was made by: the metadata inside it and in the JSON file beside it.
+"""The settings of a clip or a first frame: metadata inside it, and the JSON file beside it.
 
-The sidecar says all that the inside says, when it was made, and the user's marks, which are nowhere
-else. It is `name.json`, or where that is somebody else's, `name.mp4.json`.
+The sidecar repeats the metadata and adds the date and the user's marks, which are nowhere else. It
+is `name.json`, or `name.mp4.json` where `name.json` is another program's.
 """
 
 from __future__ import annotations

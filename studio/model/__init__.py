@@ -1,4 +1,4 @@
-"""The full-size model on this machine: its published weights fetched, a pack built of them.
+"""The full-size model on this machine: download its published weights, build a pack from them.
 
-Nothing here contacts an address but `download`, and that only when it is told to.
+Only `download` contacts an address, and only when the user asks for it.
 """

@@ -1,8 +1,8 @@
-"""A pack being built: started, paused, watched; it outlives the page that started it.
+"""Start, pause and watch the build of a pack, which outlives the page that started it.
 
 One build at a time. What it is and where it is stands in `build.json` of the studio's data; the
 build itself is a process of its own that writes there at every graph, so that a closed tab, a
-killed app or a restart lose nothing: started again, it goes on at the graph it was at.
+killed app or a restart loses nothing: started again, it continues with the same graph.
 """
 
 from __future__ import annotations

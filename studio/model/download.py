@@ -1,7 +1,7 @@
-"""The published weights, from where they are published, when the user has pressed the button.
+"""Download the published weights, when the user has pressed the button.
 
-Only the files that a pack is made of, asked for one by one; a file that was cut off goes on, and
-every file's hash is compared with the one that is published. `HF_ENDPOINT`, `HF_HOME`, a token and
+Only the files that a pack is made of, one by one. An interrupted file continues, and
+the hash of every file is compared with the published one. `HF_ENDPOINT`, `HF_HOME`, a token and
 a proxy are honoured, by huggingface_hub. No other module of the studio contacts any address.
 """
 

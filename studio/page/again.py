@@ -1,4 +1,4 @@
-"""What was made, put back into the controls: shown, continued, remixed, forked, restored."""
+"""What the page does with a finished clip: show, continue, remix, fork, restore."""
 
 from __future__ import annotations
 

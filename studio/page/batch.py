@@ -1,4 +1,4 @@
-"""The tab *Batch*: a list of prompts, what it would cost, and everything it made, side by side."""
+"""The tab *Batch*: a list of prompts, what it would cost, and what it has made."""
 
 from __future__ import annotations
 

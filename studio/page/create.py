@@ -1,8 +1,8 @@
 """The tab *Create*: a prompt and two seeds, first frames to choose among, a clip to keep.
 
-Every handler turns what stands in the controls into jobs or shows some; it holds nothing. Seeds:
-one that was used gives way to a fresh one at the next take, unless it is locked. So *First frame*
-again and again tries looks, *Animate* again and again tries motions of the same look.
+Every handler makes jobs from the controls or shows jobs; it keeps no state. Unlocked seeds change
+after each use. So pressing *First frame* again tries other looks, and pressing *Animate* again
+tries other motions of the same look.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the page does, without a page: it asks for jobs, arranges the queue and keeps the draft.
 
 All that matters is in the job table, in files or in the draft file, so that a page may be closed,
-reloaded or opened twice at any moment. A thread sees to the worker process.
+reloaded or opened twice at any moment. A thread supervises the worker process.
 """
 
 from __future__ import annotations

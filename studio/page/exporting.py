@@ -1,4 +1,4 @@
-"""Below the library's viewer: what an export is to be like, verifying, collections."""
+"""The controls below the library's viewer: export, verify, collections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The beginning of a clip that others go on from."""
+"""Where a clip is forked: the beginning that other clips share."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The door of the page: who is let in, and what every answer forbids the browser.
+"""Access to the page: who may use it, and what every answer forbids the browser.
 
-It stands outside of Gradio, so that nothing is answered past it. A browser is let in by a cookie
-that it gets for a ticket, a program by the header `X-Token`; either only if it asks for this host
-and port, and not for a page from elsewhere. SECURITY.md says what is promised.
+It runs before Gradio, so no request bypasses it. A browser gets access by a cookie, which it gets
+for a ticket, and a program by the header `X-Token`. Both must ask for this host and port, and not
+from another site's page. SECURITY.md says what is promised.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may come in and go out behind the door: uploads in limits, whole requests, known files."""
+"""What passes after the guard: uploads within limits, whole requests, known files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The tab *Library*: everything ever made, found by a word, culled by keyboard, compared in step.
+"""The tab *Library*: search all clips, cull them by keyboard, compare them in sync.
 
 Nothing is deleted: what is rejected goes to the bin and comes back from there. The marks are in the
-sidecars; the tab holds only what it shows. What is marked or taken along is what is chosen, else
-the item that is open.
+sidecars; the tab holds only what it shows. Actions apply to the selected items, else to the open
+one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tab *Models & device*: packs to install, choose and check; whether this machine is well.
+"""The tab *Models & device*: packs to install, choose and check; checks of this machine.
 
 A pack comes from a folder or a .zip of this machine, or is built here (`full_size.py`).
 """

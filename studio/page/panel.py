@@ -1,4 +1,4 @@
-"""The queue as a panel on every tab: what runs, what waits in which order, what failed."""
+"""The queue as a panel on every tab: what runs, what waits and in which order, what has failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bar under a clip: play, step through its frames, mark in and out, go on from a frame.
+"""The bar under a clip: play, step through its frames, mark in and out, continue from a frame.
 
 It is driven by `assets/player.js`, which writes the frame that is shown, and in and out where they
 are set, into the bar's `data-frame`, `data-in` and `data-out`; a click on a verb carries them.

@@ -1,4 +1,4 @@
-"""What every tab sees of the queue: the stage of its own jobs, the filmstrip, stops, the panel."""
+"""The queue on every tab: the stage, the filmstrip, the stop buttons, the panel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page's server says itself: a sentence for programs, a small page for people."""
+"""The server's own refusals: a sentence for programs, a small page for people."""
 
 from __future__ import annotations
 

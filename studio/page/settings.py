@@ -1,4 +1,4 @@
-"""The tab *Settings*: what the user prefers, kept at once; what needs a new start says so."""
+"""The tab *Settings*: preferences, saved at once; a note says which need a restart."""
 
 from __future__ import annotations
 

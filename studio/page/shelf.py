@@ -1,4 +1,4 @@
-"""What the library shows, as HTML: tiles, the clip that is open, clips side by side, forks."""
+"""The library as HTML: tiles, the open clip, clips side by side, forks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the environment may say to this program: nothing that was meant for others.
+"""Environment variables: those that were meant for other programs are removed.
 
 Variables that other programs left (proxies, certificates, Gradio's, Python's) are taken out once,
 as soon as `studio` is imported, before any library reads them; children inherit what is left. The

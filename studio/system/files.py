@@ -1,8 +1,8 @@
-"""How files come to be: whole or not at all, over nothing, under a name that every system takes.
+"""How files are written: complete or not at all, replacing nothing, with a name valid everywhere.
 
 A new file is written under a temporary name in its own folder (`writing`) and gets its own when it
-is whole, in one step that replaces nothing (`publish`, `move`): killed at any moment, nothing
-carries a name that it does not deserve.
+is complete, in one step that replaces nothing (`publish`, `move`). So even after a kill no
+incomplete file has a final name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One studio at a time: the first holds a lock, a later one finds where it is and shows that."""
+"""One studio at a time: the first holds a lock, a later one shows the first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where things lie: the studio's data, the pack, the user's clips, and how their files are named.
+"""Folders: the studio's data, the pack, the user's clips, and how their files are named.
 
-How files come to be is in `studio/system/files.py`.
+How files are written is in `studio/system/files.py`.
 """
 
 from __future__ import annotations

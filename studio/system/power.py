@@ -1,4 +1,4 @@
-"""The machine while a queue runs: kept awake, spared on a low battery, and a word at its end.
+"""Power while a queue runs: keep awake, pause on a low battery, notify at the end.
 
 Windows is asked by its own calls (wakepy, psutil, a toast by PowerShell), Linux over D-Bus and by
 `notify-send`. Where the machine offers none of these, the queue runs all the same.

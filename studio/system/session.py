@@ -1,4 +1,4 @@
-"""Who is let in: values that this studio signed, and what of them outlives one launch.
+"""Signed values that give access to the page, and which of them outlive one launch.
 
 `session.json` in the data folder has the page's path and port, so that an open tab finds a studio
 that was started again, and the secret that signs the tabs' cookies, which a crash leaves as it is.

@@ -1,7 +1,7 @@
 """The user's settings: one JSON file, written at once, with a copy of the last good one beside it.
 
-A damaged file costs nothing: it is set aside, the last good copy takes its place, and one sentence
-says so. What another version of the studio has put into the file stays in it.
+A damaged file is set aside, the last good copy takes its place, and one sentence says so.
+What another version of the studio has put into the file stays in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the program says: UTF-8 to other programs, and drawn over itself where a console can."""
+"""Output streams: UTF-8 for other programs, redrawn in place where a console can."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ A block's importance is how much it turns its tokens: 1 - cos(input, output), fo
 tokens apart, averaged over everything the sampler does (Neodragon, arXiv 2511.06055, section 3.3;
 the idea is SANA-1.5's). Prints both curves as JSON. The paper looked at videos to choose and does
 not name its blocks; here the two scores, each divided by its mean, are added, and the lowest go.
-Tuning afterwards: stage 1 is `train_transformer --warm`, stage 2 `train_pruned`.
+Tune afterwards: stage 1 is `training.recipes.transformer --warm`, stage 2
+`training.distil.pruned`.
 """
 
 from __future__ import annotations

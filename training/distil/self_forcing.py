@@ -1,12 +1,12 @@
-"""Train few steps on own clips: `python -m training.distil.self_forcing --steps 1 1 1`.
+"""Train few steps on own clips: `python -m training.distil.self_forcing --few 1 1 1`.
 
 Flow matching and step distillation learn from histories that are true but for noise; when sampling,
-a unit follows units that the network made, and what it gets wrong adds up: cut-outs wear. Here, as
-in Self Forcing (arXiv 2506.08009), each step samples a whole clip after a real first unit, every
+a unit follows units that the network made, and its errors add up: shapes degrade over time. As in
+Self Forcing (arXiv 2506.08009), each step here samples a whole clip after a real first unit, every
 unit conditioned on the network's own ones, and compares each clean estimate with the training
 clip's. Given first frame and caption a clip of the paper theatre is known, so the comparison is a
-plain squared error; elsewhere a distribution loss (`distil_steps`) must take its place. Gradients
-end at each evaluation.
+plain squared error; elsewhere a distribution loss (`training.distil.steps`) must take its place.
+Gradients end at each evaluation.
 """
 
 from __future__ import annotations

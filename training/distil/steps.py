@@ -1,4 +1,4 @@
-"""Step distillation by pyramidal DMD: `python -m training.distil.steps --steps 1 1 1`.
+"""Step distillation by pyramidal DMD: `python -m training.distil.steps --few 1 1 1`.
 
 Distribution matching (DMD2, arXiv 2405.14867) on the stages of the pyramid as in Neodragon (arXiv
 2511.06055, section 3.4): a frozen teacher with guidance, a student and a fake model that learns the

@@ -1,6 +1,6 @@
-"""What a clip of the emoji theatre shows, beside what it should show.
+"""Compare what a clip of the emoji theatre shows with what it should show.
 
-A clip is read without flattery: its subjects are found among all there are, a subject's outline is
+A clip is judged strictly: its subjects are found among all there are, a subject's outline is
 compared with the true drawing at the size the motion asks for, sky and ground are judged on the
 last frame, and the sky's detail is what of the first frame's is still in its place.
 """

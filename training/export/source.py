@@ -1,4 +1,4 @@
-"""A checkpoint's modules on the CPU, and what a graph is traced from."""
+"""A checkpoint's modules on the CPU, and the inputs that graphs are traced with."""
 
 from __future__ import annotations
 

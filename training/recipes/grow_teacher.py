@@ -2,9 +2,9 @@
 
 The transformer gets 4/3 of its blocks: after every third one a copy of it whose gates are zero, so
 that the deeper network first computes the same. The text side becomes a T5 of more than eight times
-the parameters, fresh, with a plain linear context embedder. Then `distil_text --teacher STUDENT
---checkpoint TEACHER --warm` teaches the new encoder the old one's tokens, and `train_transformer
---warm --checkpoint TEACHER` trains all of it on data.
+the parameters, fresh, with a plain linear context embedder. Then `training.distil.text --teacher
+STUDENT --checkpoint TEACHER --warm` teaches the new encoder the old one's tokens, and
+`training.recipes.transformer --warm --checkpoint TEACHER` trains all of it on data.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The training loop every stage shares: resumable, bounded by steps and hours, honest about cost.
+"""The training loop of every stage: resumable, bounded by steps and hours, its cost recorded.
 
 `train` calls `step(generator)` for a loss until the steps are done or the hours of this call are
 over, keeps an exponential moving average of the weights, writes its state to `out/state.pt` every
 few minutes and `out/cost.json` beside it. Started again with the same folder it goes on where it
-was. The learning rate follows the steps alone, so that how fast a machine is changes nothing. It
+was. The learning rate follows the steps alone, so that the speed of the machine changes nothing. It
 knows nothing of models or data.
 """
 

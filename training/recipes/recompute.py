@@ -1,4 +1,4 @@
-"""Less memory for more work: activations that are computed again on the way back."""
+"""Gradient checkpointing: activations are computed again in the backward pass."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 LIST is a text file of lines `VIDEO<tab>CAPTION`, paths relative to it. Each video is decoded
 (PyAV), brought to the configuration's frame rate, cropped to its shape, cut into clips, and encoded
 over time by a checkpoint's video autoencoder; what is kept are the normalised latents in half
-precision and the caption, as samples `npy` and `txt` of WebDataset `.tar` shards. A shard stands
-for a stretch of the list and is written whole or not at all, so that the command, started again,
-goes on where it was; several machines may each take their own (`--part 2/8`). A video that cannot
+precision and the caption, as samples `npy` and `txt` of WebDataset `.tar` shards. A shard covers a
+part of the list and is written completely or not at all, so a restarted command continues where it
+was. Several machines may each take their own (`--part 2/8`). A video that cannot
 be read is named and left out.
 """
 
