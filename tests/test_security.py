@@ -225,7 +225,7 @@ def test_a_page_of_another_port_gets_reads_asks_and_frames_nothing(
         inside,
     )
     page.wait_for_url(inside + "**")
-    assert "another page" in page.content()
+    assert "Another website" in page.content()
     assert len(studio.jobs()) == before
     assert studio.process.poll() is None
     page.goto(address)
@@ -490,7 +490,7 @@ def test_a_tab_that_is_not_let_in_says_one_thing_to_do(
     page = context.new_page()
     answer = page.goto(studio.page)
     assert answer is not None and answer.status == 401
-    assert "Start Neodragon Studio once more" in page.inner_text("p")
+    assert "Start Neodragon Studio again" in page.inner_text("p")
     assert page.locator("a, button, input").count() == 0
 
 
@@ -577,7 +577,7 @@ def test_an_upload_has_a_limit_of_size_and_number(
     (tmp_path / "folder" / "one").touch()
     assert guard._too_much(scope) == ""
     (tmp_path / "two").touch()
-    assert guard._too_much(scope).startswith("The studio keeps 2 files")
+    assert guard._too_much(scope).startswith("The studio has reached its limit of 2 uploaded files")
 
 
 def test_the_page_says_that_an_upload_is_too_large(
