@@ -11,7 +11,7 @@ import math
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -26,7 +26,7 @@ from builder.published import (
     merge,
     without,
 )
-from builder.tokenizers import load_tokenizer
+from builder.tokenizers import END, load_tokenizer
 from builder.weights import Weights
 from engine.config import Geometry, TransformerConfig
 from engine.latents import history, image_pyramid
@@ -36,6 +36,21 @@ from engine.tokens import frame_shapes
 BLOCKS = 6  # of the transformer in one graph: more fit neither the compiler's memory nor the NPU's
 COPIES_DIFFER = 0.05  # published copies of CLIP differ by 0.027 (bfloat16 beside float16)
 PREFIX = "text_model."  # which some releases write before the names of CLIP's tensors
+
+
+class Config(dict[str, Any]):
+    """The settings in a file, which says what it lacks."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self.path = path
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise BuildError(
+            "{path} lacks {key}; copy the weights again.",
+            path=self.path,
+            key=key,
+        )
 
 
 class Layout:
@@ -69,19 +84,22 @@ class Layout:
         return sum(file.stat().st_size for file in (self.root / folder).glob("*"))
 
     def config(self, folder: str) -> dict[str, Any]:
-        """A folder's `config.json`; raises BuildError without one."""
-        return _json(self.root / folder / "config.json")
+        """A folder's `config.json`; raises BuildError without one, and for keys it has not."""
+        path = self.root / folder / "config.json"
+        return Config(path, _json(path))
 
     def tokenizer(self, folder: str) -> Tokenizer:
         """The tokenizer of a folder; raises BuildError where it holds none."""
         return load_tokenizer(self.root / folder)
 
     def pad_id(self, folder: str) -> int:
-        """The id a CLIP tokenizer pads with, as its `tokenizer_config.json` says."""
-        token = _json(self.root / folder / "tokenizer_config.json")["pad_token"]
-        number = self.tokenizer(folder).token_to_id(
-            token["content"] if isinstance(token, dict) else token
-        )
+        """The id a CLIP tokenizer pads with, as the files beside it say."""
+        token: Any = END  # as transformers has it where no file says so
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            if (self.root / folder / name).is_file():
+                token = _json(self.root / folder / name).get("pad_token") or token
+        token = token["content"] if isinstance(token, dict) else token
+        number = self.tokenizer(folder).token_to_id(str(token))
         if number is None:
             raise BuildError(
                 "The vocabulary of {folder} lacks its pad token {token!r}; copy the weights again.",
@@ -211,7 +229,7 @@ class Layout:
 def _json(path: Path) -> dict[str, Any]:
     """A table in a file; raises BuildError where it is missing or damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError) as error:
         raise BuildError(
             "{path} is missing or is not valid JSON; copy the weights again.", path=path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import RobertaProcessing
 
 from builder.errors import BuildError
+from engine.errors import NeodragonError, first_line
 from engine.sentencepieces import load_sentencepieces
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -22,12 +24,21 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     whole, pieces, merges = (
         folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
     )
-    if whole.is_file():
-        return Tokenizer.from_file(str(whole))
-    if (folder / "spiece.model").is_file():
-        return load_sentencepieces(folder / "spiece.model")
-    if pieces.is_file() and merges.is_file():
-        return _clip(pieces, merges)
+    try:
+        if whole.is_file():
+            return Tokenizer.from_buffer(whole.read_bytes().removeprefix(codecs.BOM_UTF8))
+        if (folder / "spiece.model").is_file():
+            return load_sentencepieces(folder / "spiece.model")
+        if pieces.is_file() and merges.is_file():
+            return _clip(pieces, merges)
+    except NeodragonError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise BuildError(
+            "The tokenizer in {folder} cannot be read ({reason}); copy the folder again.",
+            folder=folder,
+            reason=first_line(error),
+        ) from error
     raise BuildError(
         "{folder} has no tokenizer.json; copy the folder again.",
         folder=folder,
@@ -36,8 +47,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def _clip(pieces: Path, merges: Path) -> Tokenizer:
     """CLIP's: lower case, bytes, merged in pairs; a word's last piece ends in `</w>`."""
-    vocabulary = json.loads(pieces.read_text(encoding="utf-8"))
-    lines = merges.read_text(encoding="utf-8").splitlines()
+    vocabulary = json.loads(pieces.read_text(encoding="utf-8-sig"))
+    lines = merges.read_text(encoding="utf-8-sig").splitlines()
     pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     tokenizer = Tokenizer(
         BPE(

@@ -48,11 +48,19 @@ class Weights:
     @cached_property
     def files(self) -> list[Path]:
         """Its safetensors files: those of the index where there is one, else the one there is."""
-        files = sorted(self.folder.glob("*.safetensors"))
-        indexes = sorted(self.folder.glob("*.safetensors.index.json"))
+        # A name with more dots is of another form of the same: half precision, moving averages.
+        files, indexes = (
+            sorted(
+                (file for file in self.folder.glob(f"*{end}") if not file.name.startswith(".")),
+                key=lambda file: (file.name.count("."), file.name),
+            )
+            for end in (".safetensors", ".safetensors.index.json")
+        )
         if indexes:
-            listed = _json(indexes[0])
-            names = sorted(set(listed.get("weight_map", {}).values()))
+            listed = _json(indexes[0]).get("weight_map")
+            names = (
+                sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+            )
             unsafe = [name for name in names if Path(name).name != name]
             missing = [name for name in names if not (self.folder / name).is_file()]
             if unsafe or missing or not names:
@@ -63,7 +71,7 @@ class Weights:
                     name=what,
                 )
             return [self.folder / name for name in names]
-        plain = [file for file in files if ".fp16." not in file.name] or files
+        plain = [file for file in files if file.name.count(".") == files[0].name.count(".")]
         if not plain:
             raise BuildError(
                 "{folder} has no .safetensors file; copy the weights again.",
@@ -154,7 +162,7 @@ class Weights:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError) as error:
         raise BuildError("{path} is not valid JSON; copy the weights again.", path=path) from error
 

@@ -64,7 +64,7 @@ ALONE = {
 }
 # tokenizers raises nothing narrower than Exception; the launcher reports whatever ends it, and the
 # page's server whatever Gradio raises.
-BROAD = {"engine/text.py", "studio/launcher.py", "studio/page/server.py"}
+BROAD = {"builder/tokenizers.py", "engine/text.py", "studio/launcher.py", "studio/page/server.py"}
 MODULES_OF_HELP = 135  # at most, Python's own 30 or so included
 HEAVY = {"cryptography", "dask", "distributed"}
 HEAVY |= {"gradio", "moviepy", "numpy", "onnxruntime", "PIL", "tokenizers", "torch"}

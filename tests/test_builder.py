@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from builder.layout import Layout
 from builder.plans import plans
 from builder.portable import Portable, choose
 from builder.templates import Piece, Templates
+from builder.tokenizers import load_tokenizer
 from builder.weights import Weights
 from engine.config import Request
+from engine.errors import NeodragonError
 from engine.events import UnitFrames
 from engine.pack import open_pack
 from engine.pipeline import generate
@@ -106,6 +109,127 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     got = Weights(tmp_path).array("a")
     assert np.array_equal(got.astype(np.float32), raw.astype(np.float32))
+
+
+FORMS: dict[str, tuple[list[str], dict[str, Any] | None, list[str]]] = {
+    "one file": (["model.safetensors"], None, ["model.safetensors"]),
+    "half precision beside it": (
+        ["model.fp16.safetensors", "model.safetensors"],
+        None,
+        ["model.safetensors"],
+    ),
+    "half precision alone": (["model.fp16.safetensors"], None, ["model.fp16.safetensors"]),
+    "averages beside it": (
+        ["diffusion_pytorch_model.non_ema.safetensors", "diffusion_pytorch_model.safetensors"],
+        None,
+        ["diffusion_pytorch_model.safetensors"],
+    ),
+    "what macOS leaves on other disks": (
+        ["._model.safetensors", "model.safetensors"],
+        None,
+        ["model.safetensors"],
+    ),
+    "an index of one": (["a.safetensors"], {"x": "a.safetensors"}, ["a.safetensors"]),
+    "an index of two": (
+        ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors", "other.safetensors"],
+        {"x": "m-00002-of-00002.safetensors", "y": "m-00001-of-00002.safetensors"},
+        ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_files_of_a_folder(tmp_path: Path, form: str) -> None:
+    names, index, wanted = FORMS[form]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    if index:
+        listed = json.dumps({"metadata": {}, "weight_map": index})
+        (tmp_path / "model.safetensors.index.json").write_text("\ufeff" + listed, "utf-8")
+        (tmp_path / "model.fp16.safetensors.index.json").write_text("{}")
+        (tmp_path / "._model.safetensors.index.json").write_bytes(b"\0\5\x16\7")
+    assert [file.name for file in Weights(tmp_path).files] == wanted
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        *("", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": null}'),
+        *('{"weight_map": {"a": 5}}', '{"weight_map": {"a": null}}', '{"weight_map": {"a": []}}'),
+        *('{"weight_map": {"a": "../b.safetensors"}}', '{"weight_map": {"a": "gone.safetensors"}}'),
+    ],
+)
+def test_an_index_that_is_damaged_is_one_sentence(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(BuildError, match=r"index\.json .*; copy the weights again\.$") as error:
+        _ = Weights(tmp_path).files
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("folder", "lacks"),
+    [
+        ("causal_video_vae", "encoder_out_channels"),
+        ("diffusion_transformer_320p", "patch_size"),
+        ("text_encoder", "max_position_embeddings"),
+        ("ssd_1b_vae", "block_out_channels"),
+    ],
+)
+def test_a_setting_that_is_missing_is_named(tmp_path: Path, folder: str, lacks: str) -> None:
+    root = Path(shutil.copytree(MINI, tmp_path / "weights", copy_function=os.link))
+    settings = json.loads((root / folder / "config.json").read_text())
+    del settings[lacks]
+    (root / folder / "config.json").unlink()
+    (root / folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(BuildError, match=f"{folder}.config.json lacks {lacks}; copy the weights"):
+        _ = Layout(root).manifest
+
+
+@pytest.mark.parametrize("way", ["as it is", "special tokens", "neither", "table", "null", "BOM"])
+def test_clips_pad_token_wherever_it_is_said(tmp_path: Path, way: str) -> None:
+    root = Path(shutil.copytree(MINI, tmp_path / "weights", copy_function=os.link))
+    folder = root / "tokenizer_2"
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    wanted = Layout(root).pad_id("tokenizer_2")
+    end = Layout(root).tokenizer("tokenizer_2").token_to_id("<|endoftext|>")
+    token = told.pop("pad_token")
+    for left in ("tokenizer_config.json", "special_tokens_map.json"):
+        (folder / left).unlink(missing_ok=True)
+    if way == "special tokens":
+        (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": token}))
+        (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    elif way == "null":
+        (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": None}))
+    elif way != "neither":
+        said = {"content": token, "lstrip": False} if way == "table" else token
+        text = json.dumps({"pad_token": said})
+        (folder / "tokenizer_config.json").write_text("\ufeff" * (way == "BOM") + text, "utf-8")
+    got = Layout(root).pad_id("tokenizer_2")
+    assert got == (end if way in ("neither", "null") else wanted) and wanted != end
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer.json": "{}"},
+        {"tokenizer.json": ""},
+        {"vocab.json": "{", "merges.txt": ""},
+        {"vocab.json": "[]", "merges.txt": "a b"},
+        {"vocab.json": '{"a": 0}', "merges.txt": "a b c"},
+        {"vocab.json": '{"a": 0}', "merges.txt": "#version: 0.2\na"},
+        {"vocab.json": '{"a": 0}', "merges.txt": ""},
+        {"vocab.json": '{"<|endoftext|>": "x"}', "merges.txt": ""},
+        {"spiece.model": "x"},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_is_damaged_is_one_sentence(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(NeodragonError, match=r"cannot be read .*; copy .* again\.$") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,36 @@ def test_a_tensor_that_does_not_fit(tmp_path: Path, folder: str, change: str, me
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("folder", ["diffusion_transformer_320p", "ssd_1b_unet", "text_encoder_3"])
+def test_weights_in_several_files_are_loaded(tmp_path: Path, folder: str) -> None:
+    shutil.copytree(CHECKPOINT / folder, tmp_path / folder)
+    (tmp_path / "diffusion_transformer_320p").mkdir(exist_ok=True)
+    (file,) = (tmp_path / folder).glob("*.safetensors")
+    whole = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    expected = Source(tmp_path).load(KINDS[folder], folder).state_dict()
+    parts = [f"{file.stem}-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    places = {name: parts[number % 2] for number, name in enumerate(whole)}
+    for part in parts:
+        kept = {name: tensor for name, tensor in whole.items() if places[name] == part}
+        save_file(kept, tmp_path / folder / part, {"format": "pt"})
+    file.unlink()
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (tmp_path / folder / f"{file.name}.index.json").write_text(json.dumps(index))
+    got = Source(tmp_path).load(KINDS[folder], folder).state_dict()
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_a_config_that_lacks_a_setting_is_one_sentence(tmp_path: Path) -> None:
+    folder = "diffusion_transformer_320p"
+    shutil.copytree(CHECKPOINT / folder, tmp_path / folder)
+    for content in ("[]", "5", "{", '{"num_layer": 1}'):
+        (tmp_path / folder / "config.json").write_text(content)
+        with pytest.raises(CheckpointError, match="config.json (cannot be read|sets)") as error:
+            Source(tmp_path).load(KINDS[folder], folder)
+        assert "\n" not in str(error.value)
+
+
 def test_large_layers_keep_the_weights_they_were_stored_with(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

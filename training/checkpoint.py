@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from engine.errors import NeodragonError
+from builder.errors import BuildError
+from builder.weights import Weights
+from engine.errors import NeodragonError, first_line
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -49,28 +51,45 @@ class Checkpoint:
         Raises CheckpointError for a file, setting or tensor that is missing, unknown or misshapen.
         """
         folder = Path(folder)
-        config, weights = folder / CONFIG, folder / WEIGHTS
-        for file in (config, weights):
-            if not file.is_file():
-                raise CheckpointError(
-                    f"{file} is missing; choose a folder with {CONFIG} and {WEIGHTS}."
-                )
-        try:
-            settings = json.loads(config.read_text())
-            state = load_file(weights)
-        except (ValueError, SafetensorError) as error:
+        config = folder / CONFIG
+        if not config.is_file() or not next(folder.glob("*.safetensors"), None):
+            missing = folder / WEIGHTS if config.is_file() else config
             raise CheckpointError(
-                f"{folder} cannot be read ({error}); copy the checkpoint again."
+                f"{missing} is missing; choose a folder with {CONFIG} and {WEIGHTS}."
+            )
+        try:
+            settings = dict(json.loads(config.read_text(encoding="utf-8-sig")))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{config} cannot be read ({error}); copy the checkpoint again."
             ) from error
+        state = tensors_of(folder)
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-        if unknown := settings.keys() - inspect.signature(cls).parameters.keys():
+        known = inspect.signature(cls)
+        if unknown := settings.keys() - known.parameters.keys():
             raise CheckpointError(
                 f"{config} sets {min(unknown)}, which {cls.__name__} does not have; remove it."
             )
+        try:
+            known.bind(**settings)
+        except TypeError as error:
+            raise CheckpointError(f"{config} has {error}; copy the checkpoint again.") from error
         with torch.device("meta"):
             model = cls(**settings)
-        load_weights(cast(nn.Module, model), state, str(weights))
+        load_weights(cast(nn.Module, model), state, str(folder))
         return model
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """A folder's tensors, of one file or of those its index lists; raises CheckpointError."""
+    try:
+        whole = folder / WEIGHTS
+        files = [whole] if whole.is_file() else Weights(folder).files
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    except (BuildError, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be read ({first_line(error)}); copy the checkpoint again."
+        ) from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

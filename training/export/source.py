@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -20,7 +19,7 @@ from builder.errors import BuildError
 from builder.layout import Layout
 from builder.published import CLIPS
 from engine.noise import normal, stream
-from training.checkpoint import WEIGHTS, Checkpoint, CheckpointError, load_weights
+from training.checkpoint import Checkpoint, CheckpointError, load_weights, tensors_of
 from training.models.mmdit import PyramidMMDiT
 
 SAMPLE_PROMPT = "a red kite drifts slowly over a green meadow"
@@ -67,7 +66,7 @@ class Source(Layout):
             # whose own `from_pretrained` draws random weights in float32 first
             with torch.device("meta"):
                 module = kind.from_config(kind.load_config(home))
-            load_weights(module, load_file(home / WEIGHTS), str(home / WEIGHTS))
+            load_weights(module, tensors_of(home), str(home))
         elif issubclass(kind, Checkpoint):
             module = kind.from_pretrained(home)
         else:
