@@ -325,6 +325,11 @@ def test_every_answer_has_the_headers(studio: Studio, route: str) -> None:
         ({"Origin": "http://localhost:PORT"}, 403),  # it is not the name that is asked
         ({"Host": "localhost:PORT", "Origin": "http://localhost:PORT"}, 200),
         ({"Referer": "http://127.0.0.1:1/"}, 403),
+        ({"Referer": "http://["}, 403),
+        ({"Referer": "http://[::1"}, 403),
+        ({"Referer": "//"}, 403),
+        ({"Referer": ""}, 403),
+        ({"Referer": "OWN@example.org/"}, 403),
         ({"Referer": "http://localhost:PORT/"}, 403),
         ({"Host": "example.org"}, 400),
         ({"Host": "example.org:PORT"}, 400),
@@ -540,6 +545,36 @@ def test_a_mistake_is_400_and_one_sentence(studio: Studio, way: str, asked: str)
     assert answer.status_code == 400, answer.text
     told = answer.json()["error"]
     assert told.endswith(".") and "\n" not in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize("whose", ["5", "{}", "[]", "true", "1e400", '"\\ud800"'])
+@pytest.mark.parametrize("way", ["run", "api", "call"])
+def test_whose_it_is_is_text_or_nothing(studio: Studio, way: str, whose: str) -> None:
+    asked = '{"data": ["whose", 1, 2, "frame"], "session_hash": ' + whose + "}"
+    headers = {"Content-Type": "application/json"}
+    answer = studio.ask(f"gradio_api/{way}/submit", "POST", content=asked, headers=headers)
+    if whose.startswith('"'):
+        assert answer.status_code == 200
+        return
+    assert answer.status_code == 400
+    assert "The value of session_hash is" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("extra", ['"fn_index": "x"', '"fn_index": 1e400', '"event_id": 7'])
+def test_fields_of_gradios_own_are_left_out(studio: Studio, extra: str) -> None:
+    asked = '{"data": ["left out", 1, 2, "frame"], ' + extra + "}"
+    headers = {"Content-Type": "application/json"}
+    answer = studio.ask("gradio_api/run/submit", "POST", content=asked, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("asked", ["", "[]", "{", '{"fn_index": "x", "data": 5}', '{"data": []}'])
+@pytest.mark.parametrize("path", ["run/predict", "queue/join", "cancel", "reset"])
+def test_what_gradio_cannot_read_is_one_sentence(studio: Studio, path: str, asked: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = studio.ask(f"gradio_api/{path}", "POST", content=asked, headers=headers)
+    assert answer.status_code != 422 and "Traceback" not in answer.text
+    assert '"loc"' not in answer.text
 
 
 def test_what_is_right_is_queued(studio: Studio) -> None:

@@ -130,5 +130,9 @@ def completed(function: Any, body: bytes, by_name: bool) -> bytes:
         )
     named = {name: request[name] for name in names if name in request}
     values = function.bind(*data, **named)
-    content = dict(zip(names, values, strict=True))
-    return json.dumps(content if by_name else {**request, "data": list(values)}).encode()
+    if by_name:
+        return json.dumps(dict(zip(names, values, strict=True))).encode()
+    session = request.get("session_hash")  # the rest of what Gradio takes is its own page's
+    if session is not None:
+        _check("session_hash", session, str)
+    return json.dumps({"data": list(values), "session_hash": session}).encode()

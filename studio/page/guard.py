@@ -173,7 +173,10 @@ def _is_ours(headers: dict[str, str], host: str) -> bool:
     origin = headers.get("origin")
     if origin is not None:
         return origin.lower() == ours
-    referer = urlsplit(headers.get("referer", ours))
+    try:
+        referer = urlsplit(headers.get("referer", ours))
+    except ValueError:  # it is no address
+        return False
     return f"{referer.scheme}://{referer.netloc}".lower() == ours
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from engine.errors import NeodragonError, RequestError
+from engine.errors import Message, NeodragonError, RequestError
 from studio.language.catalogue import Speaker
 from studio.page.endpoints import completed
 from studio.page.refusal import send_all
@@ -40,6 +40,7 @@ class Intake:
         """Pass on what is in order."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        send = _understood(send)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         called = CALL.match(path)
         if re.match(r"/gradio_api/file[=/]", path):
@@ -68,7 +69,7 @@ class Intake:
         length = dict(scope["headers"]).get(b"content-length", b"")
         if not length.isdigit() or int(length) > UPLOAD:
             return self.say("upload.large", size=UPLOAD // 2**20)
-        kept = [entry.stat().st_size for entry in _files(self.temporary)]
+        kept = [size for entry in _files(self.temporary) if (size := _size(entry)) is not None]
         if len(kept) >= FILES or sum(kept) + int(length) > UPLOADS:
             return self.say("upload.many", count=FILES, size=UPLOADS // 2**30)
         return ""
@@ -80,9 +81,21 @@ def kind_of(path: str) -> str | None:
     return SHOWN.get(suffix, "application/octet-stream" if suffix in SAVED else None)
 
 
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a file, None where it has gone meanwhile."""
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return None
+
+
 def _files(folder: Path) -> list[os.DirEntry[str]]:
     files: list[os.DirEntry[str]] = []
-    for entry in os.scandir(folder):
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # it has gone meanwhile
+        return files
+    for entry in entries:
         files += _files(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else [entry]
     return files
 
@@ -149,6 +162,24 @@ def _mistaken(send: Any) -> Any:
             await send(start | {"status": 400 if ours else 500})
             start.clear()
         await send(message)
+
+    return sent
+
+
+def _understood(send: Any) -> Any:
+    """`send` that says in one sentence what Gradio says in a table of its own fields."""
+    held = False
+
+    async def sent(message: Any) -> None:
+        nonlocal held
+        if message["type"] == "http.response.start":
+            held = message["status"] == 422
+        if not held:
+            await send(message)
+        elif message["type"] == "http.response.body" and not message.get("more_body"):
+            problem = Message("The request cannot be read; correct it and send it again.")
+            body = json.dumps({"error": str(problem)})
+            await _say(send, 400, body, "application/json")
 
     return sent
 

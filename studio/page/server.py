@@ -340,7 +340,7 @@ class Thumbnails:
             if path.is_relative_to(self.clips.resolve()) and path.suffix.lower() in KINDS:
                 small = await run_in_threadpool(thumbnail, path, self.cache)
                 response = FileResponse(small, headers={"Cache-Control": "max-age=31536000"})
-        except (NeodragonError, OSError, ValueError):
+        except (NeodragonError, OSError, RuntimeError, ValueError):  # links in a circle, too
             pass
         await response(scope, receive, send)
 
