@@ -158,6 +158,38 @@ def test_graphs_that_stay_loaded_say_again_how_they_came_to_be(
     cache.clear()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("bad allocation"),
+        UnicodeDecodeError(
+            "utf-8", b"\xb2\xbb", 0, 1, "invalid start byte"
+        ),  # of a Windows in Chinese
+        RuntimeError(""),
+        ort_state.EngineError("QNN_DEVICE_ERROR_INVALID_CONFIG\nat line 3"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_load_raises_the_next_way_is_tried(
+    error: Exception,
+    pack: Pack,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start = placement.start
+
+    def npu(graph: Graph, path: Path, backend: Any, *others: Any) -> ort.InferenceSession:
+        if backend == "npu":
+            raise error
+        return start(graph, path, backend, *others)
+
+    monkeypatch.setattr(placement, "start", npu)
+    monkeypatch.setattr(placement, "_check_context", lambda graph, path: None)
+    open_graphs(pack, "upscaler", "upscaler", "npu", 1)["upscaler"].close()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3 and "it runs on the CPU, which is slower" in told[-1]
+
+
 def test_without_any_other_form_the_error_is_said(
     pack: Pack, machine: Callable[[Load], list[str]]
 ) -> None:
@@ -342,9 +374,22 @@ def test_the_table_of_chips() -> None:
         "(R) Oryon(TM) CPU": "x-elite",
         "Snapdragon(R) X Plus - X1P42100": "x-elite",
         "Snapdragon(R) X - X1-26-100 - Qualcomm(R) Oryon(TM) CPU": "x-elite",
+        "Snapdragon(R) X - X126100 - Qualcomm(R) Oryon(TM) CPU": "x-elite",
+        "X1E-80-100": "x-elite",
+        "Snapdragon X-Plus (X1P-64-100)": "x-elite",
+        "snapdragon(r) x elite": "x-elite",
+        "Qualcomm Technologies, Inc. X1E001DE Devkit": "x-elite",
         "Snapdragon(R) X2 Elite - X2E80100": "x2-elite",
+        "X2E-96-100": "x2-elite",
+        "SNAPDRAGON(R) X2-ELITE": "x2-elite",
+        "Snapdragon(R) X2 Plus - X2P64100": "x2-elite",
         "Snapdragon(R) X2 Elite Extreme - X2E96100": "x2-elite",
         "Intel64 Family 6 Model 143": None,
+        "Snapdragon (TM) 8cx Gen 3 @ 3.0 GHz": None,
+        "Microsoft SQ3 @ 3.0 GHz": None,
+        "Intel(R) Xeon(R) X5670": None,
+        "AMD Athlon(tm) 64 X2 Dual Core Processor 4800+": None,
+        "AMD Ryzen AI 9 HX 370": None,
         "": None,
     }.items():
         found = chips.chip_named(name)

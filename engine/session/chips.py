@@ -38,9 +38,9 @@ class Chip:
 
 
 CHIPS = (
-    Chip("x-elite", "Snapdragon X Elite and Plus", 60, 73, r"\bX1[EP]?\d|\bX1-|X Elite|X Plus"),
+    Chip("x-elite", "Snapdragon X Elite and Plus", 60, 73, r"\bX1[EP]?-?\d|X[ -]Elite|X[ -]Plus"),
     # Third parties give 87 or 88 for its number; no such machine was tried.
-    Chip("x2-elite", "Snapdragon X2 Elite", 88, 81, r"\bX2[EP]?\d|\bX2-|X2 Elite|X2 Plus"),
+    Chip("x2-elite", "Snapdragon X2 Elite", 88, 81, r"\bX2[EP]?-?\d|X2[ -]Elite|X2[ -]Plus"),
 )
 ASSUMED = CHIPS[0]  # where a machine does not say what it is, and for the emulation
 
