@@ -60,9 +60,9 @@ class PromptTokenizers:
 
 def _load(pack: Pack, name: str) -> Tokenizer:
     file = pack.tokenizers[name].file
-    text = pack.verified(file).read_text(encoding="utf-8")
+    content = pack.verified(file).read_bytes()
     try:
-        tokenizer = Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # tokenizers raises nothing narrower
         raise PackError(
             "{name} cannot be read as a tokenizer; get the pack again or export it anew.",

@@ -17,7 +17,5 @@ def upscale(upscaler: Session, frames: Bytes) -> Bytes:
     for frame in frames:
         image = np.ascontiguousarray(frame.transpose(2, 0, 1)[None], np.float32)
         image /= np.float32(255)
-        image = upscaler.run(image=image)["image_2x"][0].clip(0, 1)
-        image *= np.float32(255)
-        larger.append(rounded(image))
+        larger.append(rounded(upscaler.run(image=image)["image_2x"][0] * np.float32(255)))
     return np.stack(larger)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.config import VaeConfig
+from engine.errors import BackendError
 from engine.latents import denormalise, normalise, sample_posterior
 from engine.session import Session
 
@@ -25,7 +26,15 @@ def to_bytes(images: Floats) -> Bytes:
 
 
 def rounded(images: Floats) -> Bytes:
-    """float32 [..., 3, H, W] in [0, 255] to uint8 [..., H, W, 3]; the input is overwritten."""
+    """float32 [..., 3, H, W] in [0, 255] to uint8 [..., H, W, 3]; the input is overwritten.
+
+    Raises BackendError where values are no numbers, as those of a network that overflowed.
+    """
+    if not np.isfinite(images).all():
+        raise BackendError(
+            "The model gave pictures of values that are no numbers; try another backend, or get"
+            " the pack again."
+        )
     np.rint(images, out=images)
     np.clip(images, 0, 255, out=images)
     planes = images.astype(np.uint8)

@@ -268,6 +268,13 @@ def test_what_comes_from_a_file_cannot_command_the_terminal(
         assert set(text) & {chr(code) for code in environment_controls()} == set()
 
 
+def test_a_name_of_several_lines_is_told_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", "info", "a\nnds: all is well"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["library", "mark", "x\r\ny.mp4", "--keep"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def environment_controls() -> list[int]:
     return [*range(9), *range(11, 32), *range(127, 160), 0x202E]
 

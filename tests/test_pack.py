@@ -24,6 +24,10 @@ from builder.storage import graph_of
 from engine.errors import BackendError, NeodragonError, PackError
 from engine.pack import MANIFEST, Pack, open_pack
 from engine.session import load_graph, open_session, verify_pack
+from engine.text import PromptTokenizers
+from engine.upscaler import upscale
+from engine.vae import VideoDecoder, to_bytes
+from studio.cli.main import main
 
 MINI = Path(__file__).parents[1] / "assets" / "mini"
 Manifest = dict[str, Any]
@@ -428,6 +432,122 @@ def test_a_graph_that_is_another_one(pack: Path) -> None:
         with pytest.raises(PackError) as error:
             open_session(opened, opened.graphs("video_decoder", "portable")["video_decoder"])
     assert "video_decoder.onnx has the inputs" in one_sentence(error)
+
+
+HIDDEN: dict[str, Callable[[onnx.StringStringEntryProto, bytes], bytes]] = {
+    "as onnx writes it": lambda entry, whole: whole,
+    "a length in two bytes": lambda entry, whole: whole.replace(
+        b"\x0a\x08location", b"\x0a\x88\x00location"
+    ),
+    "the key given twice": lambda entry, whole: whole.replace(
+        b"\x0a\x08location", b"\x0a\x08checksum\x0a\x08location"
+    ),
+}
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["hidden", "beside a listed file"])
+@pytest.mark.parametrize("way", HIDDEN)
+def test_weights_of_a_file_that_the_manifest_does_not_name(
+    pack: Path, way: str, listed: bool
+) -> None:
+    """Nobody has compared it with a hash."""
+    name, model = "portable/upscaler.onnx", onnx.load(pack / "portable/upscaler.onnx")
+    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    (pack / "portable" / "hidden.bin").write_bytes(tensor.raw_data)
+    (pack / "portable" / "listed.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add(key="location", value="hidden.bin")
+    short, whole = entry.SerializeToString(), HIDDEN[way](entry, entry.SerializeToString())
+    graphs = model.SerializeToString()
+    if way == "as onnx writes it":
+        rehashed(pack, name, graphs)
+    else:  # the lengths around the entry no longer agree; the name is there all the same
+        rehashed(pack, name, graphs.replace(short, whole))
+    if listed:
+        digest = hashlib.sha256((pack / "portable/listed.bin").read_bytes()).hexdigest()
+        size = (pack / "portable/listed.bin").stat().st_size
+        data = [{"file": "portable/listed.bin", "size": size, "sha256": digest}]
+        rewrite(pack, lambda manifest: graph(manifest, "upscaler").update(data=data))
+    with open_pack(pack) as opened, pytest.raises(PackError) as error:
+        open_session(opened, opened.graphs("upscaler", "portable")["upscaler"])
+    assert "portable/upscaler.onnx reads files that pack.json does not" in one_sentence(error)
+
+
+def other_upscaler(pack: Path, scale: float, factor: float) -> None:
+    """A graph in the place of the upscaler's that resizes by `scale` and multiplies by `factor`."""
+    old = onnx.load(pack / "portable/upscaler.onnx")
+    inits = [
+        numpy_helper.from_array(np.array([1, 1, scale, scale], np.float32), "scales"),
+        numpy_helper.from_array(np.array(factor, np.float32), "factor"),
+    ]
+    nodes = [
+        onnx.helper.make_node("Resize", ["image", "", "scales"], ["larger"]),
+        onnx.helper.make_node("Mul", ["larger", "factor"], ["image_2x"]),
+    ]
+    body = onnx.helper.make_graph(nodes, "x", old.graph.input, old.graph.output, inits)
+    model = onnx.helper.make_model(body, opset_imports=old.opset_import, ir_version=old.ir_version)
+    rehashed(pack, "portable/upscaler.onnx", model.SerializeToString())
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_what_a_graph_gives_has_the_size_it_should(pack: Path, scale: float) -> None:
+    """Frames of it would be another picture's bytes."""
+    other_upscaler(pack, scale, 1)
+    with open_pack(pack) as opened:
+        session = open_session(opened, opened.graphs("upscaler", "portable")["upscaler"])
+        with session, pytest.raises(BackendError) as error:
+            session.run(image=np.full((1, 3, 128, 192), 0.5, np.float32))
+    size = [1, 3, 128 * scale, 192 * scale]
+    assert f"image_2x of the graph upscaler is float32 {size}, and" in one_sentence(error)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_no_numbers_are_no_frames(pack: Path, factor: float) -> None:
+    other_upscaler(pack, 2, factor)
+    with open_pack(pack) as opened:
+        session = open_session(opened, opened.graphs("upscaler", "portable")["upscaler"])
+        with session, pytest.raises(BackendError) as error:
+            upscale(session, np.full((1, 128, 192, 3), 9, np.uint8))
+    assert "values that are no numbers; try another backend" in one_sentence(error)
+
+
+@pytest.mark.parametrize(("factor", "wanted"), [(0.5, 100), (1e30, 255), (-1e30, 0)])
+def test_numbers_outside_of_the_range_are_its_ends(pack: Path, factor: float, wanted: int) -> None:
+    other_upscaler(pack, 2, factor)
+    with open_pack(pack) as opened:
+        session = open_session(opened, opened.graphs("upscaler", "portable")["upscaler"])
+        with session:
+            frames = upscale(session, np.full((1, 128, 192, 3), 200, np.uint8))
+    assert frames.shape == (1, 256, 384, 3) and np.all(frames == wanted)
+
+
+def test_a_decoder_that_overflows_makes_no_frames(pack: Path) -> None:
+    with open_pack(pack) as opened:
+        decoder = opened.graphs("video_decoder", "portable")["video_decoder"]
+        latent = np.full((12, 1, 16, 24), np.nan, np.float32)
+        with open_session(opened, decoder) as session, pytest.raises(BackendError) as error:
+            to_bytes(VideoDecoder(session, opened.vae).decode(latent))
+    assert "values that are no numbers" in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b"\xff\xfe{\0}\0", b"[" * 100_000, b"\0", b"NaN"], ids=ascii
+)
+def test_a_file_that_is_no_tokenizer(
+    pack: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(pack / "tokenizers/clip.json", content)
+    digest = hashlib.sha256(content).hexdigest()
+    rewrite(
+        pack,
+        lambda manifest: manifest["tokenizers"]["clip"].update(size=len(content), sha256=digest),
+    )
+    with open_pack(pack) as opened, pytest.raises(PackError) as error:
+        PromptTokenizers(opened)
+    assert "tokenizers/clip.json cannot be read as a tokenizer" in one_sentence(error)
+    assert main(["pack", "verify", str(pack)]) == 2
+    assert "tokenizers/clip.json cannot be read" in capsys.readouterr().err
 
 
 def test_a_shape_that_the_graph_does_not_have(pack: Path) -> None:

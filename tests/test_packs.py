@@ -23,6 +23,7 @@ from studio.cli.main import main
 from studio.system import packs, paths
 from studio.system.packs import InstallError
 from studio.system.settings import change, pack_path, settings_file
+from studio.system.sqlite import lock
 
 SLOW = """
 import sys, time
@@ -88,6 +89,56 @@ def test_a_damaged_pack_is_repaired_file_by_file(mini_pack: Path, home: Path) ->
     with open_pack(target) as pack:
         assert {problem for _, problem in packs.damaged(pack)} == {None}
     assert {name: (target / name).stat().st_mtime_ns for name in stamps} == stamps
+
+
+def test_a_folder_with_the_name_of_a_part_is_kept(mini_pack: Path, home: Path) -> None:
+    """Unfinished files are called so too, and are cleared away."""
+    pack = Path(shutil.copytree(mini_pack, home.parent / "pack"))
+    (pack / "x" / ".y.part").mkdir(parents=True)
+    (pack / "portable/upscaler.onnx").rename(pack / "x/.y.part/upscaler.onnx")
+    text = (pack / MANIFEST).read_text().replace("portable/upscaler.", "x/.y.part/upscaler.")
+    (pack / MANIFEST).write_text(text)
+    target = packs.install(pack, home)
+    (target / "tokenizers/t5.json").unlink()
+    packs.install(pack, home)
+    with open_pack(target) as opened:
+        assert opened.has("upscaler")
+        assert {problem for _, problem in packs.damaged(opened)} == {None}
+
+
+def test_installed_by_many_at_once_it_is_there_once(archive: Path, home: Path) -> None:
+    code = "import sys; from studio.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    ask = [sys.executable, "-c", code, "pack", "install", str(archive), "--json"]
+    started = [
+        subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    try:
+        told = [process.communicate(timeout=240) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * 4, told
+    (target,) = home.iterdir()
+    assert {json.loads(out)["path"] for out, _ in told} == {str(target)}
+    with open_pack(target) as pack:
+        assert {problem for _, problem in packs.damaged(pack)} == {None}
+
+
+def test_a_pack_is_not_removed_while_one_is_installed(
+    mini_pack: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = packs.install(mini_pack, home)
+    monkeypatch.setattr(packs, "PATIENCE", 0.1)
+    with lock(home.with_name("packs.lock")) as taken:
+        assert taken
+        for ask in (
+            lambda: packs.remove(target, home, in_use=mini_pack),
+            lambda: packs.install(mini_pack, home),
+        ):
+            with pytest.raises(InstallError, match="^Another pack is being installed; try again"):
+                ask()
+    packs.remove(target, home, in_use=mini_pack)
 
 
 def test_an_install_that_was_killed_goes_on(archive: Path, home: Path) -> None:
@@ -244,7 +295,7 @@ def test_a_hostile_pack_is_refused(
     with pytest.raises(NeodragonError, match=r"^[^\n]*\.$"):
         packs.install(path, home)
     assert packs.installed(home) == []
-    strays = content(tmp_path).keys() - before.keys()
+    strays = content(tmp_path).keys() - before.keys() - {"data/packs.lock"}
     assert all(name.startswith("data/packs/") and ".part/" in name for name in strays)
     assert change_ is _wrong or not strays
 

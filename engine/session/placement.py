@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from types import MappingProxyType
 import onnxruntime as ort
 
 from engine.errors import BackendError, Message, PackError, first_line
-from engine.pack import Graph, Pack
+from engine.pack import MANIFEST, Graph, Pack
 from engine.pack.graphs import version_numbers
 from engine.session import owner
 from engine.session.chips import chip_with, this_chip
@@ -85,6 +86,8 @@ def open_session(
     for file in graph.data:
         pack.verified(file)
     path = pack.verified(graph.file)
+    if graph.context is None:
+        _check_onnx(graph, path)
     return load_graph(
         graph, path, backend, threads, last=last, options=options, optimised=optimised
     )
@@ -370,3 +373,37 @@ def _check_context(graph: Graph, path: Path) -> None:
             name=graph.file.name,
             binary=graph.data[0].name if names else "*.bin",
         )
+
+
+def _check_onnx(graph: Graph, path: Path) -> None:
+    """Raise PackError where a graph reads files that the manifest does not say it reads.
+
+    A tensor that lies in another file has an entry in protobuf with the key `location` and the
+    file's name; the operator EPContext names a compiled graph's binary.
+    """
+    folder = graph.file.name.rpartition("/")[0]
+    names = [file.name.removeprefix(f"{folder}/").encode() for file in graph.data]
+    entries = [_field(0x0A, b"location") + _field(0x12, name) for name in names]
+    known = [_field(0x6A, entry) for entry in entries]
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as onnx:
+        sound = onnx.find(b"EPContext") < 0
+        place = onnx.find(b"location")
+        while sound and place >= 0:
+            starts = [(place - entry.index(b"location"), entry) for entry in known]
+            sound = onnx[place - 1] not in b"\0\x08" or any(
+                onnx[start : start + len(entry)] == entry for start, entry in starts
+            )
+            place = onnx.find(b"location", place + 1)
+    if not sound:
+        raise PackError(
+            "{name} reads files that {manifest} does not name; get the pack again or export it"
+            " anew.",
+            name=graph.file.name,
+            manifest=MANIFEST,
+        )
+
+
+def _field(tag: int, content: bytes) -> bytes:
+    """A field of protobuf: its tag, the length of its content in seven bits each, the content."""
+    size = len(content)
+    return bytes([tag, size] if size < 128 else [tag, size & 127 | 128, size >> 7]) + content

@@ -50,6 +50,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_state.NoSuchFile,
     ort_state.NotImplemented,
     ort_state.RuntimeException,
+    MemoryError,
     RuntimeError,
     ValueError,
 )
@@ -150,6 +151,7 @@ class OrtSession:
         _check_inputs(self.name, self.inputs, inputs)
         outputs = self.work(lambda session: session.run(self._output_names, inputs))
         named = dict(zip(self._output_names, outputs, strict=True))
+        _check_outputs(self.name, self.outputs, named)
         if self.watch is not None:
             self.watch(self.name, inputs, named)
         return named
@@ -264,6 +266,7 @@ class Stream:
 
         outputs = graph.work(run)
         named: dict[str, Array] = dict(zip(names, outputs, strict=True))
+        _check_outputs(graph.name, graph.outputs, named)
         if graph.watch is not None:
             before = {name: np.array(value.numpy()) for name, value in self._now.items()}
             after = {f"next_{name}": np.array(value.numpy()) for name, value in self._next.items()}
@@ -303,6 +306,27 @@ def _check_inputs(name: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
         if not fits:
             raise BackendError(
                 "The input {key} of the graph {name} is {dtype} {shape}, and {spec} was expected;"
+                " get the pack again or export it anew.",
+                key=key,
+                name=name,
+                spec=spec,
+                dtype=array.dtype,
+                shape=list(array.shape),
+            )
+
+
+def _check_outputs(
+    name: str, specs: Mapping[str, TensorSpec], outputs: Mapping[str, Array]
+) -> None:
+    """Raise BackendError where an output has not the fixed sizes it should."""
+    for key, array in outputs.items():
+        spec = specs[key]
+        if array.ndim != len(spec.shape) or any(
+            isinstance(wanted, int) and size != wanted
+            for size, wanted in zip(array.shape, spec.shape, strict=True)
+        ):
+            raise BackendError(
+                "The output {key} of the graph {name} is {dtype} {shape}, and {spec} was expected;"
                 " get the pack again or export it anew.",
                 key=key,
                 name=name,

@@ -121,6 +121,12 @@ def shown(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def complain(error: object) -> int:
+    """Say on stderr what is wrong, in one line: a file's name may have several. The exit code."""
+    print(f"nds: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    return FAILED
+
+
 def print_json(content: object) -> None:
     """Print it for other programs."""
     print(json.dumps(content, ensure_ascii=False, indent=1).translate(ESCAPED))
@@ -138,7 +144,7 @@ def each(
         try:
             results.append(do(file))
         except NeodragonError as error:
-            print(f"nds: {error}", file=sys.stderr)
+            complain(error)
             results.append({"file": str(file.absolute()), "error": str(error)})
     failed = sum("error" in result for result in results)
     return results, 0 if not failed else FAILED if failed == len(results) else SOME_FAILED

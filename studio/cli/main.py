@@ -28,10 +28,10 @@ from studio.cli import pack as cli_pack
 from studio.cli import queue as cli_queue
 from studio.cli import settings as cli_settings
 from studio.cli.console import (
-    FAILED,
     Bar,
     Parser,
     Plain,
+    complain,
     engine_arguments,
     opened,
     print_json,
@@ -79,8 +79,7 @@ def _run(argv: list[str] | None) -> int:
         _stand()
         code: int | None = arguments.command(arguments)
     except NeodragonError as error:
-        print(f"nds: {error}", file=sys.stderr)
-        return FAILED
+        return complain(error)
     except KeyboardInterrupt:
         print("nds: stopped.", file=sys.stderr)
         return STOPPED

@@ -106,6 +106,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from engine.errors import PackError
     from engine.pack import open_pack
     from engine.session import verify_pack
+    from engine.text import PromptTokenizers
     from studio.system import packs
     from studio.system.settings import pack_path
 
@@ -122,6 +123,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             return FAILED if wrong else 0
         if wrong:
             raise PackError(next(iter(wrong.values())))
+        PromptTokenizers(pack)
         for name in verify_pack(pack):
             print(f"ok  {name}")
         print(f"{pack.name} {pack.version} is sound")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from studio.cli.console import print_json
+from studio.cli.console import complain, print_json
 
 PATHS = ("clips", "pack")
 
@@ -37,7 +36,7 @@ def _settings(arguments: argparse.Namespace) -> None:
         )
     settings, complaint = load(settings_file())
     if complaint:
-        print(f"nds: {complaint}", file=sys.stderr)
+        complain(complaint)
     if arguments.value is not None:
         settings = change(settings_file(), **{name: _value(name, arguments.value)})
     shown = {known: getattr(settings, known) for known in KNOWN if name in (None, known)}

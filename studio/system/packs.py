@@ -11,9 +11,11 @@ import hashlib
 import os
 import re
 import shutil
+import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +23,10 @@ from engine.errors import Message, NeodragonError, message_of, reason_of
 from engine.pack import MANIFEST, Pack, PackFile, open_pack
 from studio.system.files import partial
 from studio.system.paths import data_folder
+from studio.system.sqlite import lock
 
 FLOOR = 10**9  # bytes that stay free
+PATIENCE = 600.0  # seconds that another installation may take
 STAGED = ".part"
 GONE = ".gone"
 BUILT = ".build"  # of a pack that is being built (builder/build.py)
@@ -99,22 +103,41 @@ def install(source: Path, folder: Path, report: Report = lambda done, total: Non
         target = target_of(pack, folder)
         if pack.path.resolve() == target.resolve():
             return target
-        whole = target.is_dir()
-        staged = target if whole else target.with_name(target.name + STAGED)
-        try:
-            _copy(pack, staged, report)
-            if not whole:
-                with open_pack(staged):
-                    staged.replace(target)
-                _sync(folder)
-        except OSError as error:
-            raise InstallError(
-                "The pack cannot be written to {folder} ({reason}); free some space or close what"
-                " uses it, then install it again: it goes on where it stopped.",
-                folder=folder,
-                reason=reason_of(error),
-            ) from error
+        staged = target.with_name(target.name + STAGED)
+        with _alone(folder):
+            whole = target.is_dir()
+            try:
+                _copy(pack, target if whole else staged, report)
+                if not whole:
+                    with open_pack(staged):
+                        staged.replace(target)
+                    _sync(folder)
+            except OSError as error:
+                raise _unwritten(folder, error) from error
     return target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process installs or removes packs in the folder meanwhile; raises InstallError."""
+    with ExitStack() as stack:
+        try:
+            waiting = lock(folder.with_name(f"{folder.name}.lock"), PATIENCE)
+            taken = stack.enter_context(waiting)
+        except (OSError, sqlite3.Error) as error:
+            raise _unwritten(folder, error) from error
+        if not taken:
+            raise InstallError("Another pack is being installed; try again when it is done.")
+        yield
+
+
+def _unwritten(folder: Path, error: Exception) -> InstallError:
+    return InstallError(
+        "The pack cannot be written to {folder} ({reason}); free some space or close what uses it,"
+        " then install it again: it goes on where it stopped.",
+        folder=folder,
+        reason=reason_of(error),
+    )
 
 
 def remove(path: Path, folder: Path, in_use: Path) -> None:
@@ -133,7 +156,8 @@ def remove(path: Path, folder: Path, in_use: Path) -> None:
         )
     gone = path.with_name(f"{uuid.uuid4().hex[:12]}{GONE}")
     try:
-        path.replace(gone)
+        with _alone(folder):
+            path.replace(gone)
         shutil.rmtree(gone)
     except OSError as error:
         raise InstallError(
@@ -182,7 +206,8 @@ def _copy(pack: Pack, folder: Path, report: Report) -> None:
     """Every file of the pack into the folder, the manifest last; raises OSError, InstallError."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.rglob(".*.part"):
-        left.unlink(missing_ok=True)
+        if not left.is_dir():  # a folder of the pack's may be called so
+            left.unlink(missing_ok=True)
     missing = [file for file in pack.files if not _is_whole(folder / file.name, file)]
     total = sum(file.size for file in pack.files)
     needed = sum(file.size for file in missing)
