@@ -58,7 +58,7 @@ class Checkpoint:
                 f"{missing} is missing; choose a folder with {CONFIG} and {WEIGHTS}."
             )
         try:
-            settings = dict(json.loads(config.read_text(encoding="utf-8-sig")))
+            settings = {**json.loads(config.read_text(encoding="utf-8-sig"))}
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{config} cannot be read ({error}); copy the checkpoint again."
