@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -272,6 +272,29 @@ def made_without_runtime(life: Life) -> Path:
     return life.here(made["file"])
 
 
+def farmed(life: Life) -> str:
+    """A list of two made by a machine that joined the farm, both of them the installed program."""
+    host = {"NEODRAGON_DATA": r"C:\farm\host"}
+    with ExitStack() as stack:
+        stack.callback(life.box.kill)
+
+        def started(*words: str, **environment: str) -> None:
+            command = life.box.command("wine", rf"{FOLDER}\nds.exe", "farm", *words, **environment)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert b"farm" in said, said
+
+        started("start", **host)
+        life.nds("farm", "invite", "-o", r"C:\farm\in.ndsfarm", **host)
+        started("join", r"C:\farm\in.ndsfarm", NEODRAGON_DATA=r"C:\farm\machine")
+        life.here(r"C:\farm\list.txt").write_text("a red ball\na blue star\n")
+        life.nds("batch", r"C:\farm\list.txt", "--farm", "--out", r"C:\farm\made", **host)
+        made = list(life.here(r"C:\farm\made").glob("*.mp4"))
+        assert len(made) == 2, made
+    return "two clips by a machine that joined"
+
+
 def stand_in(box: boxes.Box) -> Path:
     """A program for the installer's sake where there is no frozen one: Windows' own Python."""
     folder = box.work / "stand-in"
@@ -335,8 +358,9 @@ def lived(life: Life, browser: bool = True) -> Iterator[tuple[str, object]]:
         "refused where not allowed": refused_where_not_allowed,
         "installed again": lambda life: life.install(folder=FOLDER),
         "without the VC++ runtime": made_without_runtime,
+        "farm": farmed,
         "removed": removed,
     }
     for name, step in steps.items():
-        if life.is_studio or step is not made_without_runtime:
+        if life.is_studio or step not in (made_without_runtime, farmed):
             yield name, step(life)
