@@ -21,8 +21,8 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-MINUTE = 60_000  # ms: for the engine, on a busy machine
-expect.set_options(timeout=MINUTE)
+PATIENCE = 180_000  # ms: for the engine, on a busy machine
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(MINUTE)
+    page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.locator("#ruler .ruler").wait_for()  # the draft is there
     yield page

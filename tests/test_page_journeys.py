@@ -14,7 +14,7 @@ from studio.language import catalogue
 from studio.page.desk import Desk
 
 pytest_plugins = ["served"]
-MINUTE = 60_000  # ms: for the engine, on a busy machine
+PATIENCE = 180_000  # ms: for the engine, on a busy machine
 
 
 def ask(page: Page, prompt: str, button: str) -> None:
@@ -201,7 +201,7 @@ def test_a_question_mark_lists_the_keys(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_apply_at_once(browser: Browser, address: str, scheme: str) -> None:
     page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
-    page.set_default_timeout(MINUTE)
+    page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.get_by_role("tab", name="Settings").click()
     for choice, is_dark in (("dark", True), ("light", False), ("system", scheme == "dark")):
@@ -215,7 +215,7 @@ def test_colours_apply_at_once(browser: Browser, address: str, scheme: str) -> N
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_tab_is_accessible(browser: Browser, address: str, scheme: str) -> None:
     page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
-    page.set_default_timeout(MINUTE)
+    page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.locator("#ruler .ruler").wait_for()
     ask(page, "a red ball stands still", "#draw")
