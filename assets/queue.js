@@ -31,7 +31,10 @@ window.neodragonSort = (element, trigger) => {
 
 // A page that is seen is told of news; one that is not asks now and then, since a browser has few connections.
 window.neodragonNews = (element, trigger) => {
-  const look = () => trigger("click", {verb: "look", id: 0});
+  const look = () => {
+    trigger("click", {verb: "look", id: 0});
+    dispatchEvent(new Event("news"));
+  };
   let source;
   const listen = () => {
     source?.close();
@@ -44,6 +47,15 @@ window.neodragonNews = (element, trigger) => {
   document.addEventListener("visibilitychange", listen);
   setInterval(() => { if (document.hidden) look(); }, 5000);
   listen();
+};
+
+// A tab that is open is told too; some also look every few seconds.
+window.neodragonHeard = (element, trigger, seconds) => {
+  const look = () => element.closest("[role=tabpanel]")?.offsetParent && trigger("click", {verb: "look", id: 0});
+  addEventListener("news", look);
+  document.addEventListener("click", ({target}) => { if (target.closest?.("[role=tab]")) setTimeout(look, 50); });
+  setTimeout(look);
+  if (seconds) setInterval(look, 1000 * seconds);
 };
 
 const isOpen = () => Boolean(document.getElementById("queue")?.classList.contains("open"));

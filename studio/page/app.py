@@ -43,7 +43,7 @@ def build(desk: Desk, language: str, functions: Mapping[str, Callable[..., Any]]
                 with create.view:
                     queue = QueueView(desk, create, say)
             with gr.Tab(say("tab.batch"), id="batch"):
-                batch = BatchView(desk, say)
+                batch = BatchView(desk, create, tabs)
             with gr.Tab(say("tab.library"), id="library") as tab:
                 LibraryView(desk, create, batch, tabs).open(tab)
             with gr.Tab(say("tab.film"), id="film") as tab:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,27 +19,32 @@ from studio.batch.encodings import BatchError
 from studio.batch.filling import beside, filled
 from studio.batch.records import guess
 from studio.jobs.spec import Job, Work
-from studio.language.catalogue import Speaker
-from studio.page import html
+from studio.page import html, sheet
+from studio.page.create import Create
 from studio.page.desk import CALM, Desk
-from studio.page.events import QUICK
+from studio.page.events import IN_TURN, QUICK, Update
 from studio.system.files import partial
 
-TICK = 1.0  # seconds
 SHEET = 100  # results shown at most
 BAD = 50  # bad rows named at most
+SEEN = "() => document.getElementById('opened').scrollIntoView({block: 'nearest'})"
 TAKEN = [".txt", ".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson"]
 TAKEN += [".xlsx", ".xls", ".ods", ".docx"]  # not read, but told how to save them
 
 
 class BatchView:
-    """Lays the tab out; `listed` is the file of this tab's list, `made` the id of its batch."""
+    """Lays the tab out.
 
-    def __init__(self, desk: Desk, say: Speaker) -> None:
-        self.desk, self.say = desk, say
+    listed: the file of this tab's list; batch: the keys of its jobs; at: the job that is open.
+    """
+
+    def __init__(self, desk: Desk, create: Create, tabs: Any) -> None:
+        self.desk, self.say, self.create, self.tabs = desk, create.say, create, tabs
+        say = self.say
         self.listed = gr.State(None)
         self.batch = gr.State(None)
-        self.seen = gr.State("")
+        self.at = gr.State(None)
+        self.seen: Any = gr.State(["", ""])
         with gr.Row(elem_classes="columns"):
             with gr.Column(elem_id="list", scale=0, min_width=380):
                 self.text = gr.Textbox(
@@ -58,26 +65,73 @@ class BatchView:
                     self.queue = gr.Button(say("batch.queue"), variant="primary", elem_id="enqueue")
                 self.plan = gr.HTML(elem_id="plan")
             with gr.Column(min_width=320):
+                self.message = gr.HTML(elem_id="batch-message")
+                self.opened = gr.HTML(js_on_load=html.SEND, elem_id="opened")
                 self.sheet = gr.HTML(
-                    f'<p class="aside">{escape(say("batch.hint"))}</p>', elem_id="sheet"
+                    f'<p class="aside">{escape(say("batch.hint"))}</p>',
+                    js_on_load=html.SEND,
+                    elem_id="sheet",
                 )
-        self.timer = gr.Timer(TICK)
+        self.news = gr.HTML(js_on_load="neodragonHeard(element, trigger)", elem_classes="news")
         self._wire()
 
     def _wire(self) -> None:
-        inputs = [self.text, self.file]
-        self.check.click(self._check, inputs, [self.plan, self.listed], **QUICK)
-        self.queue.click(self._enqueue, inputs, [self.plan, self.listed, self.batch], **QUICK)
-        shown = [self.sheet, self.seen]
-        self.timer.tick(self._look, [self.batch, self.listed, self.seen], shown, **QUICK)
+        given = [self.text, self.file]
+        self.check.click(self._check, given, [self.plan, self.listed], **QUICK)
+        self.queue.click(self._enqueue, given, [self.plan, self.listed, self.batch], **QUICK)
+        held = [self.batch, self.listed, self.at, self.seen]
+        shown = [self.sheet, self.opened, self.seen]
+        latest = QUICK | {"trigger_mode": "always_last"}
+        gr.on([self.news.click, self.batch.change], self._look, held, shown, **latest)
+        self.text.change(self._typed, self.text, None, **latest)
+        self.file.change(self._dropped, self.file, None, **QUICK)
+        gr.on([self.text.change, self.file.change], None, None, self.plan, js="() => ''")
+        out = [self.tabs, self.at, self.message, *self.create.every]
+        asked: set[Any] = {self.at, self.batch, *self.create.controls}
+        for part in (self.sheet, self.opened):
+            acted = part.click(self._act, asked, out, **IN_TURN)
+            acted.then(self._look, held, shown, **QUICK).then(None, js=SEEN)
+            self.create.staged(acted)
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the tab show the batch it was left with."""
-        blocks.load(self._load, None, [self.batch, self.listed], **QUICK)
+        out = [self.text, self.file, self.batch, self.listed]
+        blocks.load(self._load, None, out, **QUICK)
 
     def _load(self) -> tuple[Any, ...]:
         draft = self.desk.draft()
-        return draft.get("batch"), draft.get("list")
+        file = Path(draft.get("list_file") or "")
+        text = ""
+        with suppress(OSError):
+            text = self._draft.read_text(encoding="utf-8")
+        shown = str(file) if file.is_file() else None
+        return text, shown, draft.get("batch"), draft.get("list")
+
+    @property
+    def _draft(self) -> Path:
+        """Where the text is kept as it stands."""
+        return self.desk.data / "lists" / "draft.txt"
+
+    def _dropped(self, file: str | None) -> None:
+        """Keep a copy of the file under its name."""
+        folder = self.desk.data / "lists" / "dropped"
+        if file and Path(file).parent == folder:
+            return
+        with suppress(OSError):
+            for old in folder.glob("*"):
+                old.unlink()
+            if file:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / Path(file).name)
+        self.desk.keep_draft(list_file=file and str(folder / Path(file).name))
+
+    def _typed(self, text: str | None) -> None:
+        """Keep the text."""
+        with suppress(OSError):  # a full disk costs the draft, not the page
+            self._draft.parent.mkdir(parents=True, exist_ok=True)
+            part = partial(self._draft)
+            part.write_text(text or "", encoding="utf-8", errors="replace")
+            part.replace(self._draft)
 
     def _kept(self, text: str, file: str | None) -> Path:
         """The list as a file of ours: the same list again draws the same seeds."""
@@ -106,17 +160,23 @@ class BatchView:
             ) from error
         return path, batch.read(path, self.desk.pack, self.desk.backend)
 
+    def _which(self, text: str, file: str | None) -> str:
+        """That a file counts and not the text, where there are both."""
+        if not file or not (text or "").strip():
+            return ""
+        return html.notice(self.say("batch.file_counts", name=Path(file).name))
+
     def _check(self, text: str, file: str | None) -> tuple[str, str | None]:
         try:
             path, prompts = self._read(text, file)
-            return self._summary(prompts), str(path)
+            return self._which(text, file) + self._summary(prompts), str(path)
         except NeodragonError as error:
             return html.failure(self.say.error(error)), None
 
     def _enqueue(self, text: str, file: str | None) -> tuple[Any, ...]:
         try:
             path, prompts = self._read(text, file)
-            summary = self._summary(prompts)
+            summary = self._which(text, file) + self._summary(prompts)
             batch.enqueue(prompts, self.desk.table)
             if self.desk.table.queue().paused and not self.desk.trouble:
                 summary += html.notice(self.say("batch.paused"))
@@ -124,6 +184,7 @@ class BatchView:
             return html.failure(self.say.error(error)), None, None
         keys = [entry.key for entry in prompts.entries]
         self.desk.keep_draft(batch=keys, list=str(path))
+        self.desk.nudge()
         return summary, str(path), keys
 
     def _summary(self, prompts: batch.PromptList) -> str:
@@ -170,22 +231,50 @@ class BatchView:
         jobs = self.desk.table.by_key(keys)
         return [jobs[key] for key in dict.fromkeys(keys) if key in jobs]
 
-    def _look(self, keys: list[str] | None, path: str | None, seen: str) -> tuple[Any, Any]:
+    # What it made
+
+    def _act(self, asked: Update, event: gr.EventData) -> Update:
+        """What was clicked on a tile or on the job that is open."""
+        verb, number = event.verb, int(event.id)
+        create, nothing = self.create, {self.message: ""}
+        if verb == "open":
+            return nothing | {self.at: None if asked[self.at] == number else number}
+        if verb == "shut":
+            return nothing | {self.at: None}
+        if verb in ("before", "after"):
+            ids = [job.id for job in self._jobs(asked[self.batch] or [])]
+            place = ids.index(number) + (1 if verb == "after" else -1) if number in ids else 0
+            return nothing | {self.at: ids[min(max(0, place), len(ids) - 1)]}
+        update = create.show(number) if verb == "create" else create.act(asked, event)
+        message = update.pop(create.message, "")
+        if set(update) <= {create.message}:  # nothing for the other tab
+            return {self.message: message}
+        return update | nothing | {self.tabs: gr.Tabs(selected="create"), create.message: message}
+
+    def _look(
+        self, keys: list[str] | None, path: str | None, at: int | None, seen: list[str]
+    ) -> tuple[Any, ...]:
         """The contact sheet of the batch as far as it is; at its end, the files to take along."""
         if not keys:
-            return gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip()
+        desk = self.desk
         try:
             jobs = self._jobs(keys)
             links = ""
             if path and not any(job.state in CALM for job in jobs):
                 links = self._links(Path(path), jobs)
         except NeodragonError as error:
-            return html.failure(self.say.error(error)), str(error)
+            return html.failure(self.say.error(error)), "", [str(error), ""]
         ended = sum(job.state == "done" for job in jobs)
         head = self.say("batch.progress", done=ended, all=len(set(keys)))
-        strip = html.grid(rows_of(jobs[:SHEET]), self.desk.cache, self.say)
-        now = f'<p class="aside" aria-live="polite">{escape(head)}</p>{links}{strip}'
-        return (gr.skip(), gr.skip()) if now == seen else (now, now)
+        tiles = sheet.sheet(rows_of(jobs[:SHEET]), at, desk.cache, self.say)
+        job = next((job for job in jobs if job.id == at), None)
+        now = [
+            f'<p class="aside" aria-live="polite">{escape(head)}</p>{links}{tiles}',
+            sheet.opened(job, desk.cache, desk.pack.geometry, self.say) if job else "",
+        ]
+        news = [gr.skip() if a == b else a for a, b in zip(now, seen, strict=True)]
+        return (*news, gr.skip() if now == seen else now)
 
     def _links(self, path: Path, jobs: list[Job]) -> str:
         """Links to the list filled in and the contact sheet, made once for what became of it."""

@@ -12,6 +12,7 @@ from engine.config import SEED_LIMIT
 from studio.language.catalogue import Speaker
 from studio.page import html
 from studio.page.desk import Desk
+from studio.page.presets import PresetView
 from studio.page.upload import upload
 from studio.system.paths import ASSETS
 
@@ -47,14 +48,16 @@ class Controls:
     def _desk_column(self) -> None:
         say = self.say
         with gr.Column(elem_id="desk", scale=0, min_width=380):
-            self.prompt = gr.Textbox(
-                label=say("prompt.label"),
-                placeholder=say("prompt.placeholder"),
-                lines=3,
-                max_lines=8,
-                autofocus=True,
-                elem_id="prompt",
-            )
+            with gr.Column(elem_id="ask"):
+                gr.HTML(html.history(say), elem_id="history")
+                self.prompt = gr.Textbox(
+                    label=say("prompt.label"),
+                    placeholder=say("prompt.placeholder"),
+                    lines=3,
+                    max_lines=8,
+                    autofocus=True,
+                    elem_id="prompt",
+                )
             self.ruler = gr.HTML(elem_id="ruler")
             self.chip = gr.HTML(js_on_load=html.SEND, elem_id="chip")
             self.branch = gr.HTML(js_on_load=html.SEND, elem_id="branch")
@@ -80,14 +83,17 @@ class Controls:
             label=say("prompt.recent"),
             elem_id="recent",
         )
+        self.presets = PresetView(self.desk.data / "presets.json", say)
         self._known()
 
     def _known(self) -> None:
         """Prompts to begin with and the words of the pack, where it says any."""
         pack, say = self.desk.pack, self.say
+        self.examples = None
         if pack.examples:
-            lines = [[line] for line in pack.examples]
-            gr.Examples(lines, self.prompt, label=say("examples.label"))
+            self.examples = gr.HTML(
+                html.examples(pack.examples, say), js_on_load=html.SEND, elem_id="examples"
+            )
         if pack.knows:
             with gr.Accordion(say("knows.label"), open=False, elem_id="knows"):
                 gr.HTML(html.vocabulary(pack.knows, say))
@@ -150,7 +156,7 @@ class Controls:
 
     def _view_column(self) -> None:
         with gr.Column(elem_id="view", min_width=320) as self.view:
-            with gr.Group(elem_id="screen"):
+            with gr.Column(elem_id="screen"):
                 self.stage = gr.HTML(
                     html.empty(self.say, self.desk.pack.examples),
                     js_on_load=html.SEND,

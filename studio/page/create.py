@@ -57,6 +57,7 @@ class Create(Again):
     def __init__(self, desk: Desk, say: Speaker) -> None:
         super().__init__(desk, say)
         self._wire()
+        self.presets.wire(self.controls, self._takes)
 
     # Wiring
 
@@ -80,7 +81,8 @@ class Create(Again):
             self.staged(button.click(work, inputs, outputs, **IN_TURN | {"trigger_mode": "once"}))
         changes = [part.change for part in kept]
         latest = IN_TURN | {"trigger_mode": "always_last"}
-        gr.on(changes, self._keep, kept | {self.loaded}, self.ruler, **latest)
+        held = kept | {self.loaded, self.message}
+        gr.on(changes, self._keep, held, [self.ruler, self.message], **latest)
         self.mode.change(
             lambda mode: gr.update(visible=self._guided(mode)), self.mode, self.negative, **QUICK
         )
@@ -93,6 +95,8 @@ class Create(Again):
         self.every = every
         self.staged(self.dropped.upload(self._restore, self.dropped, every, **QUICK))
         self.staged(self.stage.click(self._pick, {self.picked}, every, **IN_TURN))
+        if self.examples:
+            self.examples.click(self._example, None, self.prompt, **QUICK)
         self.recent.input(lambda prompt: prompt or gr.skip(), self.recent, self.prompt, **QUICK)
         self.recent.focus(
             lambda: gr.update(choices=self.desk.prompts()), None, self.recent, **QUICK
@@ -109,8 +113,14 @@ class Create(Again):
     def load(self, blocks: gr.Blocks) -> None:
         """Let the page begin as it was left; `loaded`, set last, says that the controls are so."""
         out = [*self.controls, self.watching, self.used, self.forked, self.branch]
-        out += [self.ruler, self.loaded]
+        out += [self.presets.list, self.ruler, self.loaded]
         self.staged(blocks.load(self._load, None, out, **QUICK))
+
+    def _takes(self, name: str, value: Any) -> bool:
+        """Whether a control takes a value that was saved, perhaps with another pack."""
+        pack = self.desk.pack
+        taken = {"mode": pack.schedule.modes, "style": ("", *styles())}
+        return value in taken[name] if name in taken else name != "upscale" or pack.has("upscaler")
 
     def _guided(self, mode: str) -> bool:
         config = self.desk.pack.schedule.modes[mode]
@@ -150,7 +160,7 @@ class Create(Again):
             look = seed_of(values[self.look], "look")
             motion = seed_of(values[self.motion], "motion")
         except RequestError as error:
-            return {self.message: html.failure(self.say.error(error))}
+            return {self.message: html.mistake(self.say.error(error))}
         same = values[self.prompt] == used.get("prompt") and look == used.get("look")
         if what != "clip" or look is None or not same:
             look = next_seed(look, used.get("look"), values[self.look_lock])
@@ -184,6 +194,8 @@ class Create(Again):
                 ids = self.desk.ask(works)
             else:
                 ids = self.desk.ask([work])
+        except RequestError as error:
+            return {self.message: html.mistake(self.say.error(error))}
         except NeodragonError as error:
             return {self.message: html.failure(self.say.error(error))}
         if what == "clip":
@@ -205,12 +217,15 @@ class Create(Again):
         if event.verb == "show":
             return self.show(number)
         if event.verb == "example":
-            return {self.prompt: self.desk.pack.examples[number]}
+            return {self.prompt: self._example(event)}
         if event.verb in VERBS:
             return self.act(values, event)
         picked = values[self.picked]
         others = [other for other in picked if other != number]
         return {self.picked: others + [number] * (number not in picked)}
+
+    def _example(self, event: gr.EventData) -> str:
+        return self.desk.pack.examples[int(event.id)]
 
     def _begins(self, picture: str | None) -> str:
         """What says that the next clips begin with a picture."""
@@ -243,13 +258,28 @@ class Create(Again):
 
     # The draft
 
-    def _keep(self, values: Update) -> str:
+    def _mended(self, values: Update) -> Any:
+        """What is left of a mistake in the controls."""
+        if html.MISTAKE not in (values[self.message] or ""):
+            return gr.skip()
+        try:
+            seeds = seed_of(values[self.look], "look"), seed_of(values[self.motion], "motion")
+            look, motion = (0 if seed is None else seed for seed in seeds)
+            settings = self._settings(values) | {"look_seed": look, "motion_seed": motion}
+            self.desk.work(settings, "frame")
+        except RequestError as error:
+            return html.mistake(self.say.error(error))
+        return ""
+
+    def _keep(self, values: Update) -> tuple[str, Any]:
+        """Keep the draft; what the ruler says of it, and what is left of a mistake."""
         names = {part: part.elem_id for part in self.controls}
         if values[self.loaded]:
             self.desk.keep_draft(controls={names[part]: values[part] for part in self.controls})
         style = styles().get(values[self.style], "")
         rulers = self.desk.rulers(values[self.prompt] or "", style, bool(values[self.suffix]))
-        return html.ruler(rulers, self.desk.unknown(values[self.prompt] or ""), self.say)
+        shown = html.ruler(rulers, self.desk.unknown(values[self.prompt] or ""), self.say)
+        return shown, self._mended(values)
 
     def _load(self) -> Update:
         draft = self.desk.draft()
@@ -271,6 +301,7 @@ class Create(Again):
         return update | {
             self.watching: list(watching),
             self.used: draft.get("used") or {},
+            self.presets.list: self.presets.listed(),
             self.ruler: html.ruler(self.desk.rulers(prompt), self.desk.unknown(prompt), self.say),
             self.loaded: True,
         }

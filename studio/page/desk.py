@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,6 +91,7 @@ class Desk:
         # The last failed job that the user has put aside.
         self.dismissed: int = self.draft().get("dismissed") or 0
         self._nudges = 0
+        self.watched: list[Callable[[], object]] = []  # what tabs show that is not in the queue
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
 
@@ -112,9 +113,10 @@ class Desk:
             self._closing.wait(LOOK)
 
     def state(self) -> object:
-        """Differs whenever there is something new about the queue."""
+        """Differs whenever there is something new to show."""
         try:
-            return self.table.version(), self.trouble, self._nudges
+            shown = [look() for look in self.watched]
+            return self.table.version(), self.trouble, self._nudges, shown
         except NeodragonError as error:
             return str(error)
 

@@ -16,14 +16,13 @@ from studio.page import html
 from studio.page.desk import Desk
 from studio.page.events import QUICK
 
-TICK = 2.0  # seconds between looks
-
 
 class FarmCard:
     """Lays the card out; the farm is the desk's, and ends with it."""
 
-    def __init__(self, desk: Desk, say: Speaker) -> None:
+    def __init__(self, desk: Desk, say: Speaker, news: gr.HTML) -> None:
         self.desk, self.say, self.farm = desk, say, desk.farm
+        desk.watched.append(lambda: (self.farm.is_on, self.farm.is_turning, self.farm.problem))
         gr.HTML(f"<h2>{escape(say('farm.title'))}</h2>")
         if not is_available():
             gr.HTML(f'<p class="aside">{escape(say("farm.missing"))}</p>')
@@ -40,9 +39,8 @@ class FarmCard:
             value=self.farm.is_on, label=say("farm.switch"), container=False, elem_id="farm-switch"
         )
         self.list = gr.HTML(self._shown(), elem_id="farm")
-        self.timer = gr.Timer(TICK)
         self.switch.input(self._turn, [self.switch, self.address], self.list, **QUICK)
-        self.timer.tick(self._look, [self.switch, self.list], [self.switch, self.list], **QUICK)
+        news.click(self._look, [self.switch, self.list], [self.switch, self.list], **QUICK)
 
     def _turn(self, on: bool, address: str | None) -> str:
         """Turn the farm on or off."""

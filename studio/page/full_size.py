@@ -24,7 +24,6 @@ from studio.page.desk import Desk
 from studio.page.events import QUICK
 from studio.system.environment import as_found
 
-TICK = 1.0  # seconds
 GIGABYTE = 1e9
 LICENCE_LIMIT = 2**16  # bytes of each that are shown
 
@@ -91,20 +90,22 @@ def targets() -> tuple[list[tuple[str, str]], str]:
 class FullSizeCard:
     """Lays the card out."""
 
-    def __init__(self, desk: Desk, say: Speaker) -> None:
-        self.desk, self.say = desk, say
+    def __init__(self, desk: Desk, say: Speaker, news: gr.HTML) -> None:
+        self.desk, self.say, self.news = desk, say, news
+        desk.watched.append(self._progress)
         self.agreed_file = desk.data / "licence.json"
         self.fetching: Fetching | None = None
         choices, mine = targets()
         every = [(say("full.cpu"), "cpu"), (say("full.portable"), "portable"), *choices]
         with gr.Accordion(say("full.title"), open=False, elem_id="full-size"):
-            gr.Markdown(say("full.about"))
+            gr.HTML(f"<p>{escape(say('full.about'))}</p>")
             self.weights = gr.Textbox(
                 label=say("full.weights"),
                 value=str(desk.data / "weights"),
                 elem_id="full-weights",
             )
-            gr.Markdown(say("full.from", page=download.PAGE, folder="`text_encoder`"))
+            words = say("full.from", page=download.PAGE, folder="text_encoder")
+            gr.HTML(f"<p>{escape(words)}</p>")
             with gr.Row():
                 self.fetch = gr.Button(say("full.download"), elem_id="full-download")
                 self.stop = gr.Button(say("full.stop"), elem_id="full-stop")
@@ -116,7 +117,6 @@ class FullSizeCard:
                 self.go = gr.Button(say("full.build"), variant="primary", elem_id="full-build")
                 self.pause = gr.Button(say("full.pause"), elem_id="full-pause")
             self.built = gr.HTML(elem_id="full-built")
-        self.timer = gr.Timer(TICK)
         self._wire()
 
     def _wire(self) -> None:
@@ -125,7 +125,7 @@ class FullSizeCard:
         self.weights.change(self._terms, self.weights, [self.terms, self.agree], **QUICK)
         self.go.click(self._build, [self.weights, self.target, self.agree], self.built, **QUICK)
         self.pause.click(self._pause, None, self.built, **QUICK)
-        self.timer.tick(
+        self.news.click(
             self._look,
             [self.weights, self.fetched, self.built, self.terms],
             [self.fetched, self.built, self.terms],
@@ -138,6 +138,12 @@ class FullSizeCard:
         if self.fetching is None or not self.fetching.running:
             self.fetching = Fetching(Path(folder.strip().strip('"')))
         return self._fetched()
+
+    def _progress(self) -> object:
+        """Differs whenever there is something new about the download or the build."""
+        one, built = self.fetching, build.status_file()
+        told = one and (one.running, 100 * one.done // max(1, one.total), one.file, one.problem)
+        return told, built.stat().st_mtime_ns if built.exists() else 0
 
     def _stop(self) -> str:
         if self.fetching is not None:

@@ -29,7 +29,7 @@ CLOSED = re.compile(
     r"/(gradio_api/(proxy=|file=\w\w+:/|vibe|undo-vibe|process_recording|run-history|runs|stream/"
     r"|deep_link|profiling|login|token|dev/)|monitoring|login|logout|dev/)"
 )
-# Nobody stands between us and the browser, and nothing is worth packing on the way to it.
+# Nobody stands between us and the browser; what is compressed is so after it was guarded.
 DROPPED = re.compile(rb"x-forwarded-|forwarded$|x-gradio-server|x-real-ip|accept-encoding$")
 ALWAYS = {
     b"x-frame-options": b"DENY",

@@ -32,6 +32,7 @@ SEND = """element.addEventListener('click', event => {
 
 # What can be done to a job that does not wait; all others can be retried.
 EXAMPLES = 3  # prompts to click on an empty stage
+MISTAKE = "data-mistake"
 CUT = 40  # characters shown of what is not read
 STRIP = {"running": ["skip"], "done": ["again"]}
 
@@ -63,10 +64,7 @@ def header(subtitle: str, say: Speaker) -> str:
 
 def empty(say: Speaker, examples: Sequence[str] = ()) -> str:
     """Before anything was made: how it goes, prompts to click, and where the large model is."""
-    tries = "".join(
-        f'<button class="verb" data-do="example" data-id="{number}">{escape(prompt)}</button>'
-        for number, prompt in enumerate(examples[:EXAMPLES])
-    )
+    tries = "".join(button("example", n, prompt) for n, prompt in enumerate(examples[:EXAMPLES]))
     return (
         '<div class="stage"><div class="hint"><div class="eye"></div>'
         f"<p>{escape(say('stage.empty'))}</p>{tries}"
@@ -75,6 +73,22 @@ def empty(say: Speaker, examples: Sequence[str] = ()) -> str:
         f'<button class="verb" data-tab="models">{escape(say("stage.full"))}</button></p>'
         "</div></div>"
     )
+
+
+def history(say: Speaker) -> str:
+    """Back and on in what stood in the prompt (history.js)."""
+    return "".join(
+        f'<button class="verb" data-history="{name}" disabled'
+        f' aria-label="{escape(say(f"prompt.{name}"))}" title="{escape(say(f"prompt.{name}"))}'
+        f' ({keys})">{sign}</button>'
+        for name, sign, keys in (("undo", "↶", "Ctrl+Z"), ("redo", "↷", "Ctrl+Shift+Z"))
+    )
+
+
+def examples(prompts: Sequence[str], say: Speaker) -> str:
+    """Prompts to click."""
+    lines = "".join(button("example", number, prompt) for number, prompt in enumerate(prompts))
+    return f'<p class="label">{escape(say("examples.label"))}</p><div class="lines">{lines}</div>'
 
 
 def wall(
@@ -104,11 +118,13 @@ def picture(
 ) -> str:
     """A job as far as it is: its clip (or first frame, where `still`), what grows, or a word.
 
-    alone: with what it was before the upscaler.
+    still: a clip plays while it is pointed at; alone: with what it was before the upscaler.
     """
     label = escape(job.work.prompt)
     first = cache / str(job.id) / "first.png"
+    film = ""
     if is_finished(job) and job.result is not None:
+        film = f' data-film="{address(job.result)}"'
         if job.work.kind == "frame":
             return f'<img src="{address(job.result)}" alt="{label}" loading="lazy">'
         if not still:
@@ -122,7 +138,10 @@ def picture(
             f' data-stride="{stride}" data-folder="{address(first.parent)}"></canvas>'
         )
     if first.is_file():
-        return f'<img src="{address(first)}" alt="{label}" loading="lazy">'
+        return f'<img src="{address(first)}" alt="{label}" loading="lazy"{film}>'
+    if film and job.result is not None:  # its preview is gone
+        small = thumbnail(job.result, job.finished or 0)
+        return f'<img src="{small}" alt="{label}" loading="lazy"{film}>'
     return f'<p class="word">{escape(say(f"state.{job.state}"))}</p>'
 
 
@@ -206,8 +225,6 @@ def strip(
     cache: Path,
     shown: Collection[int],
     say: Speaker,
-    *,
-    verbs: bool = True,
 ) -> str:
     """The filmstrip: every job or group of takes, in that order, with what can be done to it."""
     if not jobs:
@@ -220,13 +237,11 @@ def strip(
             ["edit", "earlier", "later", "remove"] if job.state in PENDING else STRIP.get(job.state)
         )
         buttons = "".join(
-            button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"]) if verbs
+            button(verb, job.id, say(f"verb.{verb}")) for verb in (named or ["retry"])
         )
         state = say(f"state.{job.state}")
         if job.state == "running":
             state += f" {job.fraction:.0%}"
-        elif job.state == "done" and not verbs:
-            state = " / ".join(map(str, (job.work.look_seed, job.work.motion_seed)))
         verb = "show"
         if len(takes) > 1:
             verb, state, buttons = "takes", say("strip.takes", count=len(takes)), ""
@@ -239,16 +254,6 @@ def strip(
             f"<span>{escape(state)}</span></button>{buttons}</li>"
         )
     return f'<ul class="strip">{"".join(tiles)}</ul>'
-
-
-def grid(rows: Sequence[Sequence[Job]], cache: Path, say: Speaker) -> str:
-    """The contact sheet of a batch: a strip for each prompt, or one of all where each has one."""
-    if not any(len({job.work.prompt for job in row}) == 1 < len(row) for row in rows):
-        return strip([job for row in rows for job in row], cache, [], say, verbs=False)
-    return "".join(
-        f"<h3>{escape(row[0].work.prompt)}</h3>{strip(row, cache, [], say, verbs=False)}"
-        for row in rows
-    )
 
 
 def banner(queue: Queue, waiting: int, trouble: Message | None, say: Speaker) -> str:
@@ -329,6 +334,7 @@ KEYS = (
     ("Ctrl+Enter", "verb.animate"),
     ("Ctrl+Shift+Enter", "verb.draw"),
     ("Esc", "stop.all"),
+    ("Ctrl+Z", "prompt.undo"),
     ("K", "keys.play"),
     ("J L", "keys.shuttle"),
     (", .", "keys.frame"),
@@ -369,6 +375,11 @@ def notice(sentence: str) -> str:
 def failure(sentence: str) -> str:
     """What went wrong, in the error's one sentence."""
     return f'<p class="failure" role="alert">{escape(sentence)}</p>'
+
+
+def mistake(sentence: str) -> str:
+    """What is wrong in the controls; it goes when it is mended."""
+    return f'<p class="failure" role="alert" {MISTAKE}>{escape(sentence)}</p>'
 
 
 def button(verb: str, number: int, label: str) -> str:

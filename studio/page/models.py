@@ -23,8 +23,8 @@ from studio.page.full_size import FullSizeCard
 from studio.system import packs, paths
 from studio.system.settings import change
 
-TICK = 0.5  # seconds
 MEGABYTE = 1e6
+HEARD = "neodragonHeard(element, trigger, 10)"  # what other machines do is no news here
 
 
 class ModelsView:
@@ -33,6 +33,8 @@ class ModelsView:
     def __init__(self, desk: Desk, say: Speaker) -> None:
         self.desk, self.say = desk, say
         self.home = desk.data / "packs"
+        self.news = gr.HTML(js_on_load=HEARD, elem_classes="news")
+        desk.watched.append(self._progress)
         with gr.Row(elem_classes="columns"):
             with gr.Column(min_width=320):
                 gr.HTML(f"<h2>{say('models.packs')}</h2>")
@@ -45,20 +47,22 @@ class ModelsView:
                 )
                 self.start = gr.Button(say("models.start"), elem_id="install")
                 self.progress = gr.HTML(elem_id="install-progress")
-                FullSizeCard(desk, say)
+                FullSizeCard(desk, say, self.news)
             with gr.Column(min_width=320):
                 gr.HTML(f"<h2>{say('models.device')}</h2>")
                 self.examine = gr.Button(say("models.examine"), elem_id="examine")
                 self.lines = gr.HTML(elem_id="doctor")
-                FarmCard(desk, say)
-        self.timer = gr.Timer(TICK)
+                FarmCard(desk, say, self.news)
         self._wire()
 
     def _wire(self) -> None:
         both = [self.list, self.message]
         self.start.click(self._install, [self.source, self.dropped], both, **QUICK)
         self.list.click(self._act, None, both, **QUICK)
-        self.timer.tick(self._look, self.progress, [self.progress, self.list], **QUICK)
+        self.news.click(self._look, self.progress, [self.progress, self.list], **QUICK)
+        ended = [self.progress, self.message]
+        self.source.change(self._mended, None, ended, **QUICK | {"trigger_mode": "always_last"})
+        self.dropped.change(self._mended, None, ended, **QUICK)
         self.examine.click(self._examine, None, self.lines, queue=True, api_visibility="private")
 
     def open(self, tab: gr.Tab) -> None:
@@ -127,11 +131,24 @@ class ModelsView:
             self.desk.installation = packs.Installation(Path(path), self.home)
         return self._listed(), ""
 
+    def _mended(self) -> tuple[object, str]:
+        """Something else is to be installed: what failed is forgotten."""
+        installation = self.desk.installation
+        if installation is None or installation.running or installation.problem is None:
+            return gr.skip(), ""
+        self.desk.installation = None
+        return "", ""
+
+    def _progress(self) -> object:
+        """Differs whenever there is something new about the install."""
+        one = self.desk.installation
+        return one and (one.running, 100 * one.done // max(1, one.total), one.problem)
+
     def _look(self, shown: str | None) -> tuple[object, object]:
         """How far the install is, or how it ended."""
         installation = self.desk.installation
         if installation is None:
-            return gr.skip(), gr.skip()
+            return ("", self._listed()) if shown else (gr.skip(), gr.skip())
         if installation.running:
             done, total = (round(n / MEGABYTE) for n in (installation.done, installation.total))
             text = self.say("models.copying", done=done, total=total)

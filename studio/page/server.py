@@ -9,6 +9,7 @@ import json
 import logging
 import mimetypes
 import os
+import re
 import secrets
 import signal
 import socket
@@ -49,7 +50,9 @@ GRADIO_LABELS = ("gradio.drop", "gradio.number", "gradio.range", "gradio.reset")
 TAKEN = Message("another program uses it")
 ADMINISTRATORS = Message("only an administrator may use it")
 A_DAY = 86_400.0  # seconds
-SCRIPTS = ("page.js", "player.js", "queue.js")
+SCRIPTS = ("page.js", "player.js", "queue.js", "history.js")
+KEPT = ("pictures", "lists")  # folders of the data that the page shows files of
+PARTS = re.compile(r"(/|/theme\.css|/(assets|static)/.+)$")
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -188,7 +191,7 @@ def launch(
             *(app, number, known, token, Speaker(language)),
             *(_script(*SCRIPTS), _script("outlive.js"), desk.quit.set),
         )
-        blocks.server = Server(guard, listening)  # type: ignore[assignment]
+        blocks.server = Server(Compressed(guard), listening)  # type: ignore[assignment]
     except NeodragonError:
         listening.close()
         raise
@@ -227,7 +230,12 @@ def _gradio(
         "/",
         server_name=HOST,
         server_port=number,
-        allowed_paths=[str(desk.clips), str(desk.cache), str(desk.data / "pictures")],
+        allowed_paths=[
+            str(desk.clips),
+            str(desk.cache),
+            str(desk.data / "pictures"),
+            str(desk.data / "lists"),
+        ],
         theme=page.theme(),
         css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
         css_paths=ASSETS / "page.css",
@@ -316,6 +324,20 @@ class Server:
         logging.getLogger("uvicorn.error").disabled = True  # what is cut off is no news
         self.server.should_exit = True
         self.thread.join(timeout=5)
+
+
+class Compressed:
+    """Sends the parts of the page itself compressed; pictures and clips are so already."""
+
+    def __init__(self, app: Any) -> None:
+        from starlette.middleware.gzip import GZipMiddleware  # noqa: PLC0415
+
+        self.app, self.smaller = app, GZipMiddleware(app, minimum_size=1000, compresslevel=6)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Compress where the browser takes it."""
+        parts = scope["type"] == "http" and PARTS.search(scope["path"])
+        await (self.smaller if parts else self.app)(scope, receive, send)
 
 
 class Thumbnails:
