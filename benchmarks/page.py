@@ -139,7 +139,7 @@ def steps(browser: Browser, address: str) -> dict[str, float]:
                 done(performance.now() - began);
               });
               watch.observe(document.getElementById("grid"), {subtree: true, childList: true});
-              document.dispatchEvent(new KeyboardEvent("keydown", {key: " ", bubbles: true}));
+              document.body.dispatchEvent(new KeyboardEvent("keydown", {key: " ", bubbles: true}));
             })"""
         )
         for _ in range(STEPS)
@@ -150,6 +150,11 @@ def steps(browser: Browser, address: str) -> dict[str, float]:
         "step_ms": round(statistics.median(found)),
         "slowest_ms": round(max(found)),
     }
+
+
+def told(what: str, found: dict[str, Any]) -> None:
+    """Say on stderr how far it is."""
+    print(what, json.dumps(found), file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -166,8 +171,10 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(PATIENCE)
         found: dict[str, Any] = {"first": load(page, address), "reload": load(page, address)}
+        told("first load and reload", found)
         found["idle_requests_per_second"] = idle(page)
         found["clip"] = clip(page)
+        told("idle, a clip", found)
         page.close()
         shelve(desk, count)
         found["library"] = {"clips": count} | steps(browser, address)

@@ -1,6 +1,7 @@
 """Pictures of the page for the docs: `python -m benchmarks.screenshots docs/screenshots`.
 
-The real page, worker and mini pack, in a real Chromium; made in a temporary folder.
+With `--every` also of every state in four sizes (1024 px in dark) and three languages, to be looked
+at. The real page, worker and mini pack, in a real Chromium; made in a temporary folder.
 """
 
 from __future__ import annotations
@@ -8,16 +9,22 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from engine.pack import open_pack
+from studio.language.catalogue import LANGUAGES
 from studio.page import server
 from studio.page.desk import Desk
 from studio.system.paths import default_pack
 
 PATIENCE = 600_000  # ms
+SIZES = ((1280, 800), (1920, 1080), (1024, 700), (400, 800))
+TABS = ("create", "batch", "library", "film", "models", "settings")
 LIST = """a {red|blue} boat sails to the right at night
 a yellow star rises above the sand, count=2
 a green house stands still in the snow
@@ -102,12 +109,38 @@ def machine(page: Page, folder: Path) -> None:
     shoot(page, folder, "settings")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--language", default="en")
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
+def every(page: Page, folder: Path, name: str) -> None:
+    """The states of a page that has work behind it."""
+    page.locator(".stage video").first.wait_for()
+    shoot(page, folder, f"{name}-create")
+    page.fill("#look input", "1.5")
+    page.click("#draw")
+    page.locator("#message .failure").wait_for()
+    shoot(page, folder, f"{name}-error")
+    page.fill("#look input", "7")
+    page.click("#queue-button")
+    page.wait_for_timeout(500)
+    shoot(page, folder, f"{name}-queue")
+    page.click("#queue-button")
+    page.locator("header h1").click()
+    page.keyboard.press("?")
+    page.locator("#keys[open]").wait_for()
+    shoot(page, folder, f"{name}-keys")
+    page.keyboard.press("Escape")
+    for place, tab in enumerate(TABS):
+        page.keyboard.press(f"Alt+{place + 1}")
+        page.wait_for_timeout(2500)
+        if tab == "batch":
+            page.locator("#sheet .film").first.click()
+            page.locator("#opened .stage").wait_for()
+            page.wait_for_timeout(1000)
+        if tab != "create":
+            shoot(page, folder, f"{name}-{tab}")
+
+
+@contextmanager
+def studio() -> Iterator[tuple[Desk, Browser, Path]]:
+    """A desk in a temporary folder and a browser."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with (
         tempfile.TemporaryDirectory() as home,
@@ -115,27 +148,53 @@ def main() -> None:
         Desk(pack, "cpu", Path(home, "Videos"), Path(home, "data"), Path(home, "cache")) as desk,
         sync_playwright() as playwright,
     ):
-        blocks, address = server.launch(desk, Path(home), language=options.language)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for scheme in ("light", "dark"):
-            page = browser.new_page(
-                viewport={"width": 1280, "height": 800},
-                color_scheme=scheme,  # type: ignore[arg-type]
-            )
-            page.set_default_timeout(PATIENCE)
-            page.goto(address)
-            page.locator("#animate").wait_for()
-            if scheme == "light":
-                create(page, options.folder)
-                batch(page, options.folder)
-                library(page, options.folder)
-                machine(page, options.folder)
-            else:
-                page.locator(".stage video").first.wait_for()
-                shoot(page, options.folder, "dark")
-            page.close()
+        yield desk, browser, Path(home)
         browser.close()
-        blocks.close()
+
+
+@contextmanager
+def opened(
+    desk: Desk,
+    browser: Browser,
+    home: Path,
+    language: str = "en",
+    size: tuple[int, int] = SIZES[0],
+    scheme: Literal["light", "dark"] = "light",
+) -> Iterator[Page]:
+    """The page in a language, a size and colours, with its draft."""
+    blocks, address = server.launch(desk, home, 0, language)
+    viewport: ViewportSize = {"width": size[0], "height": size[1]}
+    page = browser.new_page(viewport=viewport, color_scheme=scheme)
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.locator("#ruler .ruler").wait_for()
+    yield page
+    page.close()
+    blocks.close(verbose=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--every", action="store_true", help="four sizes, three languages")
+    options = parser.parse_args()
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with studio() as (desk, browser, home):
+        with opened(desk, browser, home) as page:
+            create(page, folder)
+            batch(page, folder)
+            library(page, folder)
+            machine(page, folder)
+        with opened(desk, browser, home, scheme="dark") as page:
+            page.locator(".stage video").first.wait_for()
+            shoot(page, folder, "dark")
+        for language in LANGUAGES if options.every else ():
+            for size in SIZES:
+                scheme: Literal["light", "dark"] = "dark" if size[0] == 1024 else "light"
+                with opened(desk, browser, home, language, size, scheme) as page:
+                    every(page, folder, f"{language}-{size[0]}")
 
 
 if __name__ == "__main__":

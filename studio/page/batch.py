@@ -72,24 +72,24 @@ class BatchView:
                     js_on_load=html.SEND,
                     elem_id="sheet",
                 )
-        self.news = gr.HTML(js_on_load="neodragonHeard(element, trigger)", elem_classes="news")
+        self.changes = gr.HTML(js_on_load="neodragonHeard(element, trigger)", elem_classes="news")
         self._wire()
 
     def _wire(self) -> None:
-        given = [self.text, self.file]
-        self.check.click(self._check, given, [self.plan, self.listed], **QUICK)
-        self.queue.click(self._enqueue, given, [self.plan, self.listed, self.batch], **QUICK)
+        inputs = [self.text, self.file]
+        self.check.click(self._check, inputs, [self.plan, self.listed], **QUICK)
+        self.queue.click(self._enqueue, inputs, [self.plan, self.listed, self.batch], **QUICK)
         held = [self.batch, self.listed, self.at, self.seen]
         shown = [self.sheet, self.opened, self.seen]
         latest = QUICK | {"trigger_mode": "always_last"}
-        gr.on([self.news.click, self.batch.change], self._look, held, shown, **latest)
+        gr.on([self.changes.click, self.batch.change], self._look, held, shown, **latest)
         self.text.change(self._typed, self.text, None, **latest)
         self.file.change(self._dropped, self.file, None, **QUICK)
         gr.on([self.text.change, self.file.change], None, None, self.plan, js="() => ''")
         out = [self.tabs, self.at, self.message, *self.create.every]
-        asked: set[Any] = {self.at, self.batch, *self.create.controls}
+        state: set[Any] = {self.at, self.batch, *self.create.controls}
         for part in (self.sheet, self.opened):
-            acted = part.click(self._act, asked, out, **IN_TURN)
+            acted = part.click(self._act, state, out, **IN_TURN)
             acted.then(self._look, held, shown, **QUICK).then(None, js=SEEN)
             self.create.staged(acted)
 
@@ -233,19 +233,19 @@ class BatchView:
 
     # What it made
 
-    def _act(self, asked: Update, event: gr.EventData) -> Update:
+    def _act(self, state: Update, event: gr.EventData) -> Update:
         """What was clicked on a tile or on the job that is open."""
         verb, number = event.verb, int(event.id)
         create, nothing = self.create, {self.message: ""}
         if verb == "open":
-            return nothing | {self.at: None if asked[self.at] == number else number}
+            return nothing | {self.at: None if state[self.at] == number else number}
         if verb == "shut":
             return nothing | {self.at: None}
         if verb in ("before", "after"):
-            ids = [job.id for job in self._jobs(asked[self.batch] or [])]
+            ids = [job.id for job in self._jobs(state[self.batch] or [])]
             place = ids.index(number) + (1 if verb == "after" else -1) if number in ids else 0
             return nothing | {self.at: ids[min(max(0, place), len(ids) - 1)]}
-        update = create.show(number) if verb == "create" else create.act(asked, event)
+        update = create.show(number) if verb == "create" else create.act(state, event)
         message = update.pop(create.message, "")
         if set(update) <= {create.message}:  # nothing for the other tab
             return {self.message: message}

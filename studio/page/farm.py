@@ -20,7 +20,7 @@ from studio.page.events import QUICK
 class FarmCard:
     """Lays the card out; the farm is the desk's, and ends with it."""
 
-    def __init__(self, desk: Desk, say: Speaker, news: gr.HTML) -> None:
+    def __init__(self, desk: Desk, say: Speaker, changes: gr.HTML) -> None:
         self.desk, self.say, self.farm = desk, say, desk.farm
         desk.watched.append(lambda: (self.farm.is_on, self.farm.is_turning, self.farm.problem))
         gr.HTML(f"<h2>{escape(say('farm.title'))}</h2>")
@@ -40,7 +40,7 @@ class FarmCard:
         )
         self.list = gr.HTML(self._shown(), elem_id="farm")
         self.switch.input(self._turn, [self.switch, self.address], self.list, **QUICK)
-        news.click(self._look, [self.switch, self.list], [self.switch, self.list], **QUICK)
+        changes.click(self._look, [self.switch, self.list], [self.switch, self.list], **QUICK)
 
     def _turn(self, on: bool, address: str | None) -> str:
         """Turn the farm on or off."""

@@ -90,8 +90,8 @@ def targets() -> tuple[list[tuple[str, str]], str]:
 class FullSizeCard:
     """Lays the card out."""
 
-    def __init__(self, desk: Desk, say: Speaker, news: gr.HTML) -> None:
-        self.desk, self.say, self.news = desk, say, news
+    def __init__(self, desk: Desk, say: Speaker, changes: gr.HTML) -> None:
+        self.desk, self.say, self.changes = desk, say, changes
         desk.watched.append(self._progress)
         self.agreed_file = desk.data / "licence.json"
         self.fetching: Fetching | None = None
@@ -104,8 +104,8 @@ class FullSizeCard:
                 value=str(desk.data / "weights"),
                 elem_id="full-weights",
             )
-            words = say("full.from", page=download.PAGE, folder="text_encoder")
-            gr.HTML(f"<p>{escape(words)}</p>")
+            text = say("full.from", page=download.PAGE, folder="text_encoder")
+            gr.HTML(f"<p>{escape(text)}</p>")
             with gr.Row():
                 self.fetch = gr.Button(say("full.download"), elem_id="full-download")
                 self.stop = gr.Button(say("full.stop"), elem_id="full-stop")
@@ -125,7 +125,7 @@ class FullSizeCard:
         self.weights.change(self._terms, self.weights, [self.terms, self.agree], **QUICK)
         self.go.click(self._build, [self.weights, self.target, self.agree], self.built, **QUICK)
         self.pause.click(self._pause, None, self.built, **QUICK)
-        self.news.click(
+        self.changes.click(
             self._look,
             [self.weights, self.fetched, self.built, self.terms],
             [self.fetched, self.built, self.terms],
@@ -142,8 +142,8 @@ class FullSizeCard:
     def _progress(self) -> object:
         """Differs whenever there is something new about the download or the build."""
         one, built = self.fetching, build.status_file()
-        told = one and (one.running, 100 * one.done // max(1, one.total), one.file, one.problem)
-        return told, built.stat().st_mtime_ns if built.exists() else 0
+        progress = one and (one.running, 100 * one.done // max(1, one.total), one.file, one.problem)
+        return progress, built.stat().st_mtime_ns if built.exists() else 0
 
     def _stop(self) -> str:
         if self.fetching is not None:

@@ -33,7 +33,7 @@ class ModelsView:
     def __init__(self, desk: Desk, say: Speaker) -> None:
         self.desk, self.say = desk, say
         self.home = desk.data / "packs"
-        self.news = gr.HTML(js_on_load=HEARD, elem_classes="news")
+        self.changes = gr.HTML(js_on_load=HEARD, elem_classes="news")
         desk.watched.append(self._progress)
         with gr.Row(elem_classes="columns"):
             with gr.Column(min_width=320):
@@ -47,19 +47,19 @@ class ModelsView:
                 )
                 self.start = gr.Button(say("models.start"), elem_id="install")
                 self.progress = gr.HTML(elem_id="install-progress")
-                FullSizeCard(desk, say, self.news)
+                FullSizeCard(desk, say, self.changes)
             with gr.Column(min_width=320):
                 gr.HTML(f"<h2>{say('models.device')}</h2>")
                 self.examine = gr.Button(say("models.examine"), elem_id="examine")
                 self.lines = gr.HTML(elem_id="doctor")
-                FarmCard(desk, say, self.news)
+                FarmCard(desk, say, self.changes)
         self._wire()
 
     def _wire(self) -> None:
         both = [self.list, self.message]
         self.start.click(self._install, [self.source, self.dropped], both, **QUICK)
         self.list.click(self._act, None, both, **QUICK)
-        self.news.click(self._look, self.progress, [self.progress, self.list], **QUICK)
+        self.changes.click(self._look, self.progress, [self.progress, self.list], **QUICK)
         ended = [self.progress, self.message]
         self.source.change(self._mended, None, ended, **QUICK | {"trigger_mode": "always_last"})
         self.dropped.change(self._mended, None, ended, **QUICK)

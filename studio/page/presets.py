@@ -85,9 +85,9 @@ class PresetView:
     def wire(self, controls: set[Any], known: Callable[[str, Any], bool]) -> None:
         """Let the buttons work on controls; known: whether one of an id takes a value."""
         self.parts, self.known = {part.elem_id: part for part in controls}, known
-        told = [self.list, self.message]
-        asked = controls | {self.name, self.worded}
-        gr.on([self.save.click, self.name.submit], self._save, asked, told, **IN_TURN)
+        note = [self.list, self.message]
+        fields = controls | {self.name, self.worded}
+        gr.on([self.save.click, self.name.submit], self._save, fields, note, **IN_TURN)
         self.name.change(None, None, self.message, js="() => ''")
         self.list.click(self._act, None, [*controls, self.list, self.message], **IN_TURN)
         self.message.click(self._act, None, [self.list, self.message], **IN_TURN)
@@ -104,22 +104,22 @@ class PresetView:
             )
         return f'<ul class="presets">{rows}</ul>' if rows else ""
 
-    def _save(self, asked: Update) -> Update:
-        name = (asked[self.name] or "").strip()[:LONG]
+    def _save(self, fields: Update) -> Update:
+        name = (fields[self.name] or "").strip()[:LONG]
         if not name:
             return {self.message: html.mistake(self.say("preset.no_name"))}
-        values = {part: asked[self.parts[part]] for part in SET}
+        values = {part: fields[self.parts[part]] for part in SET}
         for seed in SEEDS:
-            lock = asked[self.parts[f"{seed}-lock"]]
-            values |= {f"{seed}-lock": lock} | ({seed: asked[self.parts[seed]]} if lock else {})
-        if asked[self.worded]:
-            values["prompt"] = asked[self.parts["prompt"]]
+            lock = fields[self.parts[f"{seed}-lock"]]
+            values |= {f"{seed}-lock": lock} | ({seed: fields[self.parts[seed]]} if lock else {})
+        if fields[self.worded]:
+            values["prompt"] = fields[self.parts["prompt"]]
         try:
             self.presets.save(name, values)
         except NeodragonError as error:
             return {self.message: html.failure(self.say.error(error))}
-        told = html.notice(self.say("preset.saved", name=name))
-        return {self.list: self.listed(), self.message: told}
+        note = html.notice(self.say("preset.saved", name=name))
+        return {self.list: self.listed(), self.message: note}
 
     def _act(self, event: gr.EventData) -> Update:
         number = str(int(event.id))
@@ -128,17 +128,17 @@ class PresetView:
             return {self.list: self.listed(), self.message: ""}
         name = str(one.get("name"))
         if event.verb == "set":
-            told = html.notice(self.say("preset.used", name=name))
-            return self._values(one.get("values")) | {self.message: told}
+            note = html.notice(self.say("preset.used", name=name))
+            return self._values(one.get("values")) | {self.message: note}
         deleted = event.verb == "delete"
         try:
             self.presets.delete(number, deleted)
         except NeodragonError as error:
             return {self.message: html.failure(self.say.error(error))}
         back = html.button("bring", int(number), self.say("preset.restore"))
-        words = escape(self.say("preset.deleted", name=name))
-        told = f'<div class="notice banner" role="status"><p>{words}</p>{back}</div>'
-        return {self.list: self.listed(), self.message: told if deleted else ""}
+        text = escape(self.say("preset.deleted", name=name))
+        note = f'<div class="notice banner" role="status"><p>{text}</p>{back}</div>'
+        return {self.list: self.listed(), self.message: note if deleted else ""}
 
     def _values(self, values: Any) -> Update:
         """What a preset sets of what this page and its pack know."""
