@@ -52,7 +52,7 @@ ADMINISTRATORS = Message("only an administrator may use it")
 A_DAY = 86_400.0  # seconds
 SCRIPTS = ("page.js", "player.js", "queue.js", "history.js")
 KEPT = ("pictures", "lists")  # folders of the data that the page shows files of
-PARTS = re.compile(r"(/|/theme\.css|/(assets|static)/.+)$")
+PARTS = re.compile(r"/(theme\.css|(assets|static)/.+)?")
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -231,10 +231,8 @@ def _gradio(
         server_name=HOST,
         server_port=number,
         allowed_paths=[
-            str(desk.clips),
-            str(desk.cache),
-            str(desk.data / "pictures"),
-            str(desk.data / "lists"),
+            *(str(desk.clips), str(desk.cache)),
+            *(str(desk.data / name) for name in KEPT),
         ],
         theme=page.theme(),
         css=f":root {{ --aspect: {geometry.width} / {geometry.height} }}",
@@ -336,7 +334,7 @@ class Compressed:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Compress where the browser takes it."""
-        parts = scope["type"] == "http" and PARTS.search(scope["path"])
+        parts = scope["type"] == "http" and PARTS.fullmatch(scope["path"])
         await (self.smaller if parts else self.app)(scope, receive, send)
 
 
