@@ -83,7 +83,7 @@ def write(pictures: list[bytes], target: Path) -> None:
         else:
             frames.append(picture)
             lasting.append(1000 // RATE)
-    small = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
+    small = [Image.open(io.BytesIO(frame), formats=["JPEG"]).convert("RGB") for frame in frames]
     small = [one.resize((WIDTH, WIDTH * one.height // one.width)) for one in small]
     target.parent.mkdir(parents=True, exist_ok=True)
     options = {"duration": lasting, "loop": 0, "quality": 70, "method": 4}
