@@ -85,7 +85,8 @@ class BatchView:
         gr.on([self.changes.click, self.batch.change], self._look, held, shown, **latest)
         self.text.change(self._typed, self.text, None, **latest)
         self.file.change(self._dropped, self.file, None, **QUICK)
-        gr.on([self.text.change, self.file.change], None, None, self.plan, js="() => ''")
+        edits = [self.text.input, self.file.upload, self.file.clear]  # not what a reload brings
+        gr.on(edits, None, None, self.plan, js="() => ''")
         out = [self.tabs, self.at, self.message, *self.create.every]
         state: set[Any] = {self.at, self.batch, *self.create.controls}
         for part in (self.sheet, self.opened):
