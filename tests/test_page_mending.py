@@ -154,5 +154,5 @@ def test_a_dropped_list_stays_and_says_that_it_counts(page: Page) -> None:
     expect(page.locator("#list-file")).to_contain_text("my list")
     page.click("#check")
     expect(page.locator("#plan .sample")).to_contain_text("a green house")
-    page.fill("#rows textarea", "a white star")
+    page.locator("#rows textarea").press_sequentially(" and a white star")
     expect(page.locator("#plan .sample")).to_have_count(0)

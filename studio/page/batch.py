@@ -86,7 +86,7 @@ class BatchView:
         self.text.change(self._typed, self.text, None, **latest)
         self.file.change(self._dropped, self.file, None, **QUICK)
         edits = [self.text.input, self.file.upload, self.file.clear]  # not what a reload brings
-        gr.on(edits, None, None, self.plan, js="() => ''")
+        gr.on(edits, None, None, self.plan, js="() => ''", trigger_mode="multiple")
         out = [self.tabs, self.at, self.message, *self.create.every]
         state: set[Any] = {self.at, self.batch, *self.create.controls}
         for part in (self.sheet, self.opened):
