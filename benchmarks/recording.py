@@ -23,7 +23,7 @@ SECONDS = 10.0
 CLIP = 2.5  # of them, the finished clip at its own speed
 RATE = 8  # frames a second
 WIDTH = 960  # pixels
-PROMPT = "a yellow boat sails to the right at sunset"
+PROMPT = "a yellow boat moves right on the sea at sunset"
 
 Shot = tuple[float, bytes]  # time in seconds, JPEG
 
@@ -59,6 +59,7 @@ def record(page: Page) -> tuple[list[Shot], float]:
     session.send("Page.startScreencast", {"format": "jpeg", "quality": 90})
     there = play(page)
     session.send("Page.stopScreencast")
+    session.detach()
     return shots, there
 
 
