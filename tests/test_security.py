@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -69,6 +70,11 @@ def running(data: Path, *arguments: str, **env: str) -> Iterator[Studio]:
     data.mkdir(parents=True, exist_ok=True)
     change(data / "settings.json", clips=str(data.parent / "clips"), awake=False)
     (data.parent / "clips").mkdir(exist_ok=True)
+    if not (data / "session.json").exists():
+        # Started again it wants its port back: none that other tests get meanwhile (7860 up), nor
+        # one that the system gives to a connection (32768 up).
+        own = random.randrange(20_000, 32_000)
+        session.keep(data, session.Session(port=own))
     command = [sys.executable, "-m", "studio.launcher", "ui", *(arguments or ["--no-browser"])]
     process = subprocess.Popen(
         command,
@@ -466,7 +472,8 @@ def test_a_tab_whose_requests_hang_finds_it_too(
         page.unroute(hanging)
         first.process.kill()
         first.process.wait()
-    with running(tmp_path / "data"):
+    with running(tmp_path / "data") as second:
+        assert second.page == first.page
         page.wait_for_function("window.old === undefined", timeout=PATIENCE * 1000)
         page.locator("#ruler .ruler").wait_for()
 
