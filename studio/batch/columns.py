@@ -7,24 +7,25 @@ import re
 import unicodedata
 from collections.abc import Collection
 
-COLUMNS = (
-    *("prompt", "negative_prompt", "look_seed", "motion_seed", "repeats", "mode", "steps"),
-    *("upscale", "suffix", "kind", "image"),
-)
 FILLED = ("status", "file", "seeds", "seconds", "error")
-SPELLINGS = {
+SPELLINGS = {  # of each column: other names that mean it
     "prompt": "prompts text positive positiveprompt prompttext 提示词 提示 プロンプト",
     "negative_prompt": "negative negativeprompts neg negprompt negatives 反向提示词 负面提示词",
     "look_seed": "seed look lookseeds seedlook 种子",
     "motion_seed": "motion motionseeds seedmotion",
     "repeats": "repeat count counts niter copies",
+    "mode": "",
     "steps": "step",
+    "upscale": "",
+    "suffix": "",
+    "kind": "",
     "image": "picture images initimage startimage imagepath firstframe init",
 }
+COLUMNS = tuple(SPELLINGS)
 MEANT = {
     spelling: column
-    for column in COLUMNS
-    for spelling in (column.replace("_", ""), *SPELLINGS.get(column, "").split())
+    for column, others in SPELLINGS.items()
+    for spelling in (column.replace("_", ""), *others.split())
 }
 UNNAMED = "#\0"  # begins our name for a column that has none
 

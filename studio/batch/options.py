@@ -134,7 +134,7 @@ def _take(line: Line, name: str, value: str, shown: str) -> None:
 
     shown: how it is told of; empty where it needs no telling.
     """
-    column = "negative_prompt" if name.lower() == "no" else column_of(name)
+    column = column_of("negative" if name.lower() == "no" else name)
     foreign = column == "steps" and whole(value) is not None  # of a model without stages
     if column not in COLUMNS or foreign:
         line.unused.append(shown)
@@ -154,7 +154,7 @@ def _parameters(text: str, line: Line) -> str:
         text = text[: match.start()].rstrip(" ,;\r\n")
     match = NEGATIVE.search(text)
     if match and (match.start() or match.end()):
-        _take(line, "negative_prompt", text[match.end() :].strip(), "Negative prompt")
+        _take(line, "negative prompt", text[match.end() :].strip(), "Negative prompt")
         text = text[: match.start()]
     if (line.read or line.unused) and not text.strip():
         raise RequestError("The settings have no prompt above them; write one there.")

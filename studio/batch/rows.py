@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -28,6 +29,7 @@ from studio.jobs.spec import KINDS, Entry, Work, content_key
 
 Seeds = tuple[int | None, int | None]  # look and motion, None to be drawn
 
+DEFAULTS = {field.name: field.default for field in fields(Work)}
 GRID = ("look_seed", "motion_seed", "repeats")
 ROW_LIMIT = 1000  # jobs of one row
 JOB_LIMIT = 20_000  # jobs of one list
@@ -124,24 +126,24 @@ class Rows:
 
     def _rest(self, cells: Cells) -> dict[str, Any]:
         """What is the same in all jobs of a row."""
-        rest: dict[str, Any] = {"pack": str(self.pack.path.absolute()), "backend": self.backend}
-        for name, known in (("mode", tuple(self.pack.schedule.modes)), ("kind", KINDS)):
-            if name in cells:
-                rest[name] = values.choice(name, self._at(name), cells[name], known)
-        if "negative_prompt" in cells:
-            at = self._at("negative_prompt")
-            rest["negative_prompt"] = values.line_of(
-                "negative prompt", at, cells["negative_prompt"]
-            )
-        if "steps" in cells:
-            rest["steps"] = values.steps(self._at("steps"), cells["steps"])
-        for name in ("upscale", "suffix"):
-            if name in cells:
-                rest[name] = values.truth(name, self._at(name), cells[name])
-        if "image" in cells:
-            name = values.line_of("picture", self._at("image"), cells["image"])
-            rest["image"] = _inside(self.pictures, "picture", name)
-        return rest
+        names = [name for name in COLUMNS if name in cells and name not in ("prompt", *GRID)]
+        rest = {name: self._value(name, self._at(name), cells[name]) for name in names}
+        return rest | {"pack": str(self.pack.path.absolute()), "backend": self.backend}
+
+    def _value(self, name: str, at: Message, cell: object) -> Any:
+        """A cell as its field of the work has it: text unless the field is something else."""
+        match name:
+            case "mode":
+                return values.choice(name, at, cell, tuple(self.pack.schedule.modes))
+            case "kind":
+                return values.choice(name, at, cell, KINDS)
+            case "steps":
+                return values.steps(at, cell)
+            case "image":
+                return _inside(self.pictures, "picture", values.line_of("picture", at, cell))
+        if isinstance(DEFAULTS[name], bool):
+            return values.truth(name, at, cell)
+        return values.line_of(name.replace("_", " "), at, cell)
 
     def _count(self, jobs: int) -> None:
         """Add to the total; raises RequestError where it becomes absurd."""

@@ -13,6 +13,7 @@ from engine.errors import Message
 from engine.events import Event, Progress, StageDone, Truncated
 from engine.pack import Pack
 from studio import __version__
+from studio.jobs.spec import settled
 from studio.media.pictures import read_picture
 
 # How much of a clip is done when a stage of the engine ends.
@@ -73,15 +74,10 @@ def with_pixels(request: Request) -> Request:
 
 def record(pack: Pack, request: Request, backend: str) -> dict[str, Any]:
     """All it takes to make a clip again, for the inside of its file; of an image its name."""
-    known = request.to_dict()
-    values = {field.name: known[field.name] for field in fields(Request)}
-    if request.negative_prompt is None:
-        values["negative_prompt"] = pack.prompt.negative
+    values = settled(request, pack)
     return {
         "software": f"Neodragon Studio {__version__}",
-        **values,
-        "steps": request.steps or pack.schedule.modes[request.mode].steps,
-        "upscale": request.upscale and pack.has("upscaler"),
+        **{field.name: values[field.name] for field in fields(Request)},
         "image": request.image.name if isinstance(request.image, Path) else None,
         "pack": {"name": pack.name, "version": pack.version, "hash": pack.pack_hash},
         "backend": backend,

@@ -171,16 +171,11 @@ def content_key(work: Work, pack: Pack) -> str:
             mode=work.mode,
             modes=", ".join(pack.schedule.modes),
         )
-    values = work.to_dict() | {
+    values = settled(work, pack) | {
         "pack": pack.pack_hash,
         "image": None if work.image is None else _digest(str(work.image)),
-        "upscale": work.upscale and pack.has("upscaler"),
         "suffix": work.suffix or not pack.prompt.suffix,
     }
-    if work.negative_prompt is None:
-        values["negative_prompt"] = pack.prompt.negative
-    if work.steps is None:
-        values["steps"] = pack.schedule.modes[work.mode].steps
     if work.kind == "frame":
         for name in MOVING:
             del values[name]
@@ -193,6 +188,17 @@ def content_key(work: Work, pack: Pack) -> str:
         if name in ALWAYS or value != defaults[name]
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def settled(request: Request, pack: Pack) -> dict[str, Any]:
+    """The request's fields, with the pack's own values where it leaves the choice to the pack."""
+    own = {
+        "negative_prompt": pack.prompt.negative,
+        "steps": pack.schedule.modes[request.mode].steps,
+    }
+    values = request.to_dict()
+    values |= {name: value for name, value in own.items() if values[name] is None}
+    return values | {"upscale": request.upscale and pack.has("upscaler")}
 
 
 def _digest(picture: str) -> str:

@@ -113,14 +113,11 @@ class Again(Controls):
         """Every control as the work had it; a fork's as it was rolled from its parent."""
         trunk = ForkPoint.below(work)
         last = work.forks[-1] if work.forks else work
+        values = work.to_dict()
         return {
+            **{control: values[name] for name, control in self.fields.items()},
             self.prompt: last.prompt or (trunk.prompt if trunk else work.prompt),
             self.style: "",
-            self.mode: work.mode,
-            self.negative: work.negative_prompt or "",
-            self.upscale: work.upscale,
-            self.suffix: work.suffix,
-            self.picture: None if work.image is None else str(work.image),
             self.look: str(work.look_seed),
             self.motion: str(last.motion_seed),
             self.used: {},

@@ -32,7 +32,8 @@ class Controls:
     """Lays the tab out. `watching` and `picked` are the jobs that this tab shows on its stage.
 
     used: prompt and seeds of the last take; forked: which clip the next ones begin as, and up to
-    which unit (`ForkPoint`); loaded: whether the draft is in the controls.
+    which unit (`ForkPoint`); loaded: whether the draft is in the controls; fields: the control that
+    shows each field of a request.
     """
 
     def __init__(self, desk: Desk, say: Speaker) -> None:
@@ -44,6 +45,16 @@ class Controls:
         self.forked: Any = gr.State(None)
         self._desk_column()
         self._view_column()
+        self.fields: dict[str, Any] = {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative,
+            "mode": self.mode,
+            "upscale": self.upscale,
+            "suffix": self.suffix,
+            "image": self.picture,
+            "look_seed": self.look,
+            "motion_seed": self.motion,
+        }
 
     def _desk_column(self) -> None:
         say = self.say

@@ -64,11 +64,7 @@ class Create(Again):
     def _wire(self) -> None:
         for dice, seed in ((self.look_dice, self.look), (self.motion_dice, self.motion)):
             dice.click(lambda: str(fresh_seed()), None, seed, **QUICK)
-        kept: set[Any] = {
-            *(self.prompt, self.negative, self.style, self.mode, self.picture),
-            *(self.upscale, self.suffix),
-            *(self.look, self.look_lock, self.motion, self.motion_lock),
-        }
+        kept: set[Any] = {*self.fields.values(), self.style, self.look_lock, self.motion_lock}
         self.controls = kept
         inputs = kept | {self.watching, self.picked, self.used, self.forked}
         outputs = [self.look, self.motion, self.watching, self.picked, self.used]
@@ -129,17 +125,13 @@ class Create(Again):
     # Asking for jobs
 
     def _settings(self, values: Update) -> dict[str, Any]:
-        return {
-            "prompt": values[self.prompt] or "",
-            "style": styles().get(values[self.style], ""),
-            "negative_prompt": values[self.negative] if self._guided(values[self.mode]) else None,
-            "mode": values[self.mode],
-            "upscale": bool(values[self.upscale]),
-            "suffix": bool(values[self.suffix]),
-            "image": values[self.picture],
-            "look_seed": values[self.look],
-            "motion_seed": values[self.motion],
-        }
+        if not self._guided(values[self.mode]):
+            values = values | {self.negative: None}
+        settings = {name: values[control] or None for name, control in self.fields.items()}
+        for name, control in self.fields.items():
+            if isinstance(control, gr.Checkbox):
+                settings[name] = bool(values[control])
+        return settings | {"style": styles().get(values[self.style], "")}
 
     def _draw(self, values: Update) -> Update:
         """Try another first frame."""

@@ -188,13 +188,12 @@ class Desk:
 
     def work(self, settings: Mapping[str, Any], kind: Kind) -> Work:
         """The work that the page's controls describe; raises RequestError."""
-        prompt = settings["prompt"].strip()
+        prompt = (settings["prompt"] or "").strip()
         style = (settings.get("style") or "").strip()
         return Work.from_dict(
             {
                 **settings,
                 "prompt": f"{prompt}, {style}" if prompt and style else prompt,
-                "negative_prompt": settings.get("negative_prompt") or None,
                 "pack": str(self.pack.path),
                 "backend": self.backend,
                 "kind": kind,
