@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from studio.jobs.spec import (
     as_columns,
     as_job,
     as_text,
+    as_work,
     is_finished,
     messages,
 )
@@ -152,27 +154,27 @@ class JobFile(Database):
             raise self._unknown([job_id])
         return self._jobs(rows)[0]
 
-    def takes(self, work: Work, among: int) -> list[int]:
+    def takes(self, work: Work, among: int, most: int) -> list[int]:
         """The newest first frames that differ from a work in their seeds alone, oldest first.
 
-        among: how many of the newest ones are looked at.
+        among: how many of the newest ones are looked at; most: how many are returned.
         """
-        seeds = {"look_seed": 0, "motion_seed": 0}
-        frame = replace(work, kind="frame", forks=())
-        look = frame.to_dict() | seeds
+        frame = replace(work, kind="frame")
+        look = _seedless(as_columns(frame)["work"])
         rows = self._rows(
             "SELECT id, work, result FROM jobs WHERE state = 'done' AND engine = ?"
             " ORDER BY position DESC, id DESC LIMIT ?",
             frame.engine,
             among,
         )
-        same = []
-        for row in reversed(rows):
+        same: list[int] = []
+        for row in rows:
+            if len(same) == most:
+                break
             with suppress(ValueError, TypeError, RequestError):  # damaged: `jobs` sets it aside
-                other = Work.from_dict(json.loads(row["work"])).to_dict() | seeds | {"forks": ()}
-                if other == look and Path(row["result"]).is_file():
+                if _seedless(row["work"]) == look and Path(row["result"]).is_file():
                     same.append(row["id"])
-        return same
+        return same[::-1]
 
     def queue(self) -> Queue:
         """Whether it is paused, and why."""
@@ -331,3 +333,9 @@ def _old_work(row: sqlite3.Row) -> Work:
     return Work.from_dict(
         {**values, **flags, "steps": None if steps is None else json.loads(steps)}
     )
+
+
+@lru_cache(maxsize=1024)
+def _seedless(work: str) -> Mapping[str, Any]:
+    """What a work's text says but its seeds and forks, which tell takes of one look apart."""
+    return as_work(work).to_dict() | {"look_seed": 0, "motion_seed": 0, "forks": ()}

@@ -230,6 +230,12 @@ def as_columns(work: Work) -> dict[str, Any]:
     return {"work": text, "settings": work.settings, "engine": work.engine}
 
 
+@lru_cache(maxsize=1024)
+def as_work(text: str) -> Work:
+    """The work that the table stores as this text; raises ValueError, TypeError, RequestError."""
+    return Work.from_dict(json.loads(text))
+
+
 def as_job(row: sqlite3.Row) -> Job:
     """The job that a row of the table stores; raises ValueError where a cell of it is damaged."""
     values = dict(row)
@@ -240,11 +246,11 @@ def as_job(row: sqlite3.Row) -> Job:
             raise ValueError(f"{name} is {values[name]!r}")
     if values["state"] not in STATES:
         raise ValueError(f"state is {values['state']!r}")
-    stages, work = json.loads(values["stages"]), json.loads(values["work"])
+    stages = json.loads(values["stages"])
     if not all(isinstance(seconds, int | float) for seconds in stages.values()):
         raise ValueError(f"stages are {stages!r}")
     values |= {
-        "work": Work.from_dict(work),
+        "work": as_work(values["work"]),
         "stages": stages,
         "notices": messages(values["notices"]),
         "error": next(iter(messages(values["error"])), Message("")),

@@ -275,7 +275,7 @@ class Desk:
 
     def takes(self, job: Job) -> list[int]:
         """The newest first frames that differ from a job in their seeds alone, oldest first."""
-        return self.table.takes(job.work, TAKES)[-CAST:]
+        return self.table.takes(job.work, TAKES, CAST)
 
     def jobs(self, ids: Sequence[int]) -> list[Job]:
         """Those of the jobs that are still in the table, in that order."""
