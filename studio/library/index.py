@@ -23,7 +23,7 @@ from studio.system.sqlite import Database
 Verdict = Literal["", "keep", "reject"]
 
 DAY = timedelta(days=1)
-VERSION = 2
+VERSION = 3
 TABLES = ("library", "library_version")
 SCHEMA = """
 CREATE TABLE library (
@@ -32,10 +32,14 @@ CREATE TABLE library (
     verdict TEXT NOT NULL, stars INTEGER NOT NULL, note TEXT NOT NULL, recorded TEXT NOT NULL,
     root TEXT NOT NULL, collection TEXT NOT NULL
 );
-CREATE INDEX library_by_time ON library (created);
+CREATE INDEX library_by_time ON library (created, path);
 CREATE INDEX library_by_root ON library (root);
 CREATE TABLE library_version (version INTEGER NOT NULL);
 """
+COLUMNS = (  # of an `Item`, after its folder
+    *("path", "kind", "prompt", "look_seed", "motion_seed", "created", "verdict", "stars", "note"),
+    *("recorded", "root", "collection"),
+)
 
 
 Sort = Literal["newest", "oldest", "stars", "prompt"]
@@ -155,12 +159,13 @@ class LibraryIndex(Database):
             if value is not None:
                 tests.append((f"{name} = ?", [value]))
         rows = self._rows(
-            f"SELECT * FROM library WHERE {' AND '.join(test for test, _ in tests)}"
+            f"SELECT {', '.join(COLUMNS)} FROM library"
+            f" WHERE {' AND '.join(test for test, _ in tests)}"
             f" ORDER BY {ORDERS[sort]} LIMIT ? OFFSET ?",
             *(value for _, values in tests for value in values),
             *(-1 if limit is None else limit, offset),
         )
-        return [self._item(row) for row in rows]
+        return [Item(self.folder, *row) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """How many items there are outside of the bin, by kind, and how many are kept."""
@@ -189,21 +194,7 @@ class LibraryIndex(Database):
 
     def _item(self, row: Mapping[str, Any] | sqlite3.Row) -> Item:
         """The item that a row of the index stores."""
-        return Item(
-            folder=self.folder,
-            name=row["path"],
-            kind=row["kind"],
-            prompt=row["prompt"],
-            look_seed=row["look_seed"],
-            motion_seed=row["motion_seed"],
-            created=row["created"],
-            verdict=row["verdict"],
-            stars=row["stars"],
-            note=row["note"],
-            content=row["recorded"],
-            root=row["root"],
-            collection=row["collection"],
-        )
+        return Item(self.folder, *(row[name] for name in COLUMNS))
 
     def _refused(self, error: OSError) -> NeodragonError:
         return LibraryError(
