@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 from playwright.sync_api import Page, expect
 
 from engine.config import Fork
@@ -15,6 +19,7 @@ from studio.library.store import EXPORTS
 from studio.media import sidecars
 from studio.media.video import read_mp4
 from studio.page.desk import Desk
+from studio.page.events import IN_TURN, InTurn
 
 pytest_plugins = ["served"]
 # Gradio leaves a picture's file to the garbage collector.
@@ -97,6 +102,35 @@ def test_several_are_marked_at_once(library: Page, shelf: list[Path], width: int
         expect(library.locator("#grid li")).to_have_count(count)
     assert all(path.exists() for path in shelf)
     library.keyboard.press("Escape")
+
+
+def test_every_key_of_many_counts(library: Page, shelf: list[Path]) -> None:
+    asked: list[str] = []
+    library.on("request", lambda request: asked.append(request.url))
+    library.locator("header").click()
+    for key, left in (("x", 0), ("z", 5)):
+        for _ in shelf:  # faster than the page answers
+            library.keyboard.press(key)
+        expect(library.locator("#grid li")).to_have_count(left)
+    assert all(path.exists() for path in shelf)
+    assert not [url for url in asked if "/queue/" in url]  # its stream loses answers
+
+
+def test_events_in_turn_see_what_the_last_left() -> None:
+    def one_more(count: int) -> int:
+        time.sleep(0.05)
+        return count + 1
+
+    async def at_once() -> int:
+        with InTurn() as blocks:
+            count = gr.State(0)
+            gr.Button().click(one_more, count, count, **IN_TURN)
+        session = SessionState(blocks)
+        await asyncio.gather(*(blocks.process_api(0, [None], session) for _ in range(5)))
+        return int(session[count._id])
+
+    with ThreadPoolExecutor() as threads:  # in this one Chromium's loop runs
+        assert threads.submit(asyncio.run, at_once()).result() == 5
 
 
 def test_collections_and_order(library: Page, shelf: list[Path]) -> None:

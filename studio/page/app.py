@@ -12,6 +12,7 @@ from studio.page import html
 from studio.page.batch import BatchView
 from studio.page.create import Create
 from studio.page.desk import Desk
+from studio.page.events import InTurn
 from studio.page.film import FilmView
 from studio.page.library import LibraryView
 from studio.page.models import ModelsView
@@ -33,7 +34,7 @@ def theme() -> gr.themes.Base:
 def build(desk: Desk, language: str, functions: Mapping[str, Callable[..., Any]]) -> gr.Blocks:
     """The page of one desk in one language; functions: for other programs, by their names."""
     say = Speaker(language)
-    blocks = gr.Blocks(title="Neodragon Studio", analytics_enabled=False, fill_width=True)
+    blocks = InTurn(title="Neodragon Studio", analytics_enabled=False, fill_width=True)
     with blocks:
         gr.HTML(html.header(f"{desk.pack.name} · {BACKENDS[desk.backend]}", say))
         with gr.Tabs(elem_id="tabs") as tabs:
