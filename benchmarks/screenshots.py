@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -79,7 +80,7 @@ def batch(page: Page, folder: Path) -> None:
 def library(page: Page, folder: Path) -> None:
     page.get_by_role("tab", name="Library").click()
     page.check("#kind input[value=clip]")
-    page.locator("#viewer video").wait_for()
+    page.locator("#viewer .stage > video").wait_for()
     page.locator("header").click()
     page.keyboard.press("4")
     page.locator("#grid .shown", has_text="★★★★").wait_for()
@@ -177,7 +178,12 @@ def opened(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--every", action="store_true", help="four sizes, three languages")
+    parser.add_argument(
+        "--every",
+        nargs="*",
+        metavar="LANGUAGE-WIDTH",
+        help="four sizes, three languages; or only these, as de-400",
+    )
     options = parser.parse_args()
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,11 +196,13 @@ def main() -> None:
         with opened(desk, browser, home, scheme="dark") as page:
             page.locator(".stage video").first.wait_for()
             shoot(page, folder, "dark")
-        for language in LANGUAGES if options.every else ():
-            for size in SIZES:
-                scheme: Literal["light", "dark"] = "dark" if size[0] == 1024 else "light"
-                with opened(desk, browser, home, language, size, scheme) as page:
-                    every(page, folder, f"{language}-{size[0]}")
+        for language, size in product(LANGUAGES, SIZES) if options.every is not None else ():
+            name = f"{language}-{size[0]}"
+            if options.every and name not in options.every:
+                continue
+            scheme: Literal["light", "dark"] = "dark" if size[0] == 1024 else "light"
+            with opened(desk, browser, home, language, size, scheme) as page:
+                every(page, folder, name)
 
 
 if __name__ == "__main__":
