@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from engine.pack import open_pack
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,3 +50,17 @@ def test_the_walks_name_what_exists() -> None:
     assert len(named) > 15
     for module, name in named:
         assert name in names(ROOT / module), f"{module} has no {name}"
+
+
+def test_figures_are_of_the_shipped_pack() -> None:
+    """Every file of figures that names the pack it measured names the one that ships."""
+    with open_pack(ROOT / "assets" / "mini") as pack:
+        shipped = pack.pack_hash
+    measured = {}
+    for path in sorted((ROOT / "docs").glob("*.json")):
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("pack_hash", "pack"):
+            if re.fullmatch("[0-9a-f]{12,64}", str(figures.get(name))):
+                measured[path.name] = figures[name]
+    assert {"evaluation.json", "kills.json", "looks.json"} <= set(measured)
+    assert all(shipped.startswith(name) for name in measured.values()), measured
