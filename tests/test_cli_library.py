@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 from xml.etree import ElementTree as xml
 
 import numpy as np
@@ -324,11 +325,11 @@ def test_clips_are_joined_and_are_a_timeline(capsys: Said, folder: Path) -> None
     (format_,) = root.findall("resources/format")
     assert (format_.get("frameDuration"), format_.get("width")) == ("1/24s", "192")
     paths = {
-        asset.get("id"): unquote(urlparse(asset.find("media-rep").get("src")).path)  # type: ignore[union-attr, arg-type]
+        asset.get("id"): Path(url2pathname(urlparse(asset.find("media-rep").get("src")).path))  # type: ignore[union-attr, arg-type]
         for asset in root.findall("resources/asset")
     }
     clips = root.findall("library/event/project/sequence/spine/asset-clip")
-    assert [paths[clip.get("ref")] for clip in clips] == [shot.as_posix() for shot in shots]
+    assert [paths[clip.get("ref")] for clip in clips] == shots
     assert [clip.get("offset") for clip in clips] == ["0/24s", "49/24s", "74/24s"]
     assert [clip.get("duration") for clip in clips] == ["49/24s", "25/24s", "49/24s"]
     assert [clip.findtext("note") for clip in clips] == [PROMPT] * 3
