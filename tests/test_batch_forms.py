@@ -663,3 +663,27 @@ def test_translations_have_the_places_of_their_sentence() -> None:
         wanted = set(re.findall(r"\{\w+\}", template))
         for text in texts.values():
             assert set(re.findall(r"\{\w+\}", text)) == wanted, template
+
+
+@pytest.mark.parametrize("error", ["#REF!", "#NAME?", "#VALUE!", "#DIV/0!", '"#NUM!"'])
+def test_a_spreadsheets_error_is_no_prompt_and_no_comment(read: Read, error: str) -> None:
+    listed = read(f"prompt,seed\n{error},5\na red ball,6\n", "list.csv")
+    assert jobs(listed) == [("a red ball", 6, NUMBER)]
+    assert "write a prompt" in reasons(listed)[2]
+
+
+def test_text_as_spreadsheets_export_it(read: Read) -> None:
+    listed = read('prompt,seed\n"=""a """"red"""" ball""","=""5"""\n', "list.csv")
+    assert jobs(listed) == [('a "red" ball', 5, NUMBER)]
+
+
+def test_options_that_need_no_value(read: Read) -> None:
+    lines = ("a ball --no-upscale", '--prompt "a ball" --upscale', "a ball --no_suffix --seed 5")
+    listed = read("\n".join(lines))
+    assert [(e.work.upscale, e.work.suffix) for e in listed.entries] == [
+        (False, True),
+        (True, True),
+        (True, False),
+    ]
+    assert {e.work.prompt for e in listed.entries} == {"a ball"}
+    assert "twice" in reasons(read("a ball --upscale --no-upscale"))[1]

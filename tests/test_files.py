@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -226,7 +225,7 @@ def test_a_killed_writer_leaves_nothing_empty(tmp_path: Path) -> None:
             assert process.stdout is not None and process.stdout.readline()
             time.sleep(0.05 + 0.037 * kill)
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.communicate()
         for path in tmp_path.glob("clip*.mp4"):
             assert path.read_bytes() == b"whole"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -204,7 +203,7 @@ def test_a_killed_worker_loses_nothing(place: Place) -> None:
     )
     with place.started() as process:
         place.until(second, lambda job: job.units > 1)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
     assert place.states() == ["done", "running", "waiting"]
     kept = place.table.job(first).result

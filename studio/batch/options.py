@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from engine.errors import RequestError
 from studio.batch.columns import COLUMNS, column_of
-from studio.batch.values import whole
+from studio.batch.values import ERROR, whole
 
 QUOTES = {'"': '"', "“": "”", "„": "“”", "'": "'", "‘": "’", "«": "»"}
 DASHES = re.compile(r"(?:^|(?<=\s))(?:--|—|–)(?=[A-Za-z])")
+FLAGS = ("upscale", "suffix")  # `--upscale` and `--no-upscale` need no value
 SHORT = re.compile(r"-[A-Za-z](?=[\s=])")  # not read: it says nothing
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*(?=$|[\s=])")
 LABEL = re.compile(r"^\s*(?:-\s+)?(?:positive[ _])?prompt\s*[:=]\s*", re.IGNORECASE)
@@ -29,7 +30,7 @@ OURS = "|".join(sorted({*COLUMNS, "seed", "count", "repeat", "negative"}))
 INSIDE = re.compile(rf"(?:^|[\s,;|])(?:{OURS})\s*=\s*\S", re.IGNORECASE)
 FRAGMENT = re.compile(  # a piece of JSON, or a line that only rules something off
     r"""^\s*(?:[\[{]\s*["'“][^|{}]*["'”]\s*[:,\]}]|["'“][\w ]+["'”]\s*:"""
-    r"""|[\W_]*[{}\[\]]\s*,?$|-{3,}$|={3,}$|\[[\w .-]+\]\s*$)"""
+    r"""|[\W_]*[{}\[\]]\s*,?$|-{3,}$|={3,}$|\[[\w .-]+\]\s*$)|""" + ERROR.pattern
 )
 
 # What looks like syntax of another program, and how it is called.
@@ -57,7 +58,9 @@ SYNTAX = {
     ),
     "a line break": re.compile(r"\\[nrt]"),
     "an address": re.compile(r"https?://|^[A-Za-z]:\\"),
-    "program text": re.compile(r"^\s*(?:```|/\*|<\?|nds\s|python)|(?:^|\s)//\s|\w\(.*\);?\s*$"),
+    "program text": re.compile(
+        r"^\s*(?:```|/\*|<\?|nds(?:\.exe)?\s|python|curl\s)|(?:^|\s)//\s|\w\(.*\);?\s*$"
+    ),
     "a number alone": re.compile(r"^[\s\d.,;:/-]+$"),
 }
 
@@ -179,7 +182,11 @@ def _options(text: str, line: Line) -> str:
             line=repr(text[:40]),
         )
     for name, value, shown in options:
-        _take(line, name, value, shown)
+        flag = re.sub("^no[-_]", "", name.lower())
+        if not value and column_of(flag) in FLAGS:
+            _take(line, flag, str(flag == name.lower()), shown)
+        else:
+            _take(line, name, value, shown)
     rest = text[:start].strip()
     if not rest and "prompt" not in line.cells:
         raise RequestError(

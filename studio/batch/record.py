@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from engine.errors import Message
 from studio.batch.options import Line
+from studio.batch.values import ERROR
 
 Format = Literal["text", "csv", "tsv", "jsonl", "json"]
 Cells = dict[str, object]
@@ -44,7 +45,7 @@ class Records:
 
 def is_comment(line: str) -> bool:
     """Whether a line is there for its reader alone."""
-    return line.lstrip().startswith("#")
+    return line.lstrip().startswith("#") and not ERROR.match(line)
 
 
 def one_line(text: str) -> str:

@@ -15,6 +15,7 @@ from studio.batch.record import NOTE, Format, Record, Records, is_comment
 LINE_LIMIT = 50_000  # characters of a table's row
 QUOTED_LINES = 50  # a quoted cell may go over that many lines
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet would compute
+TEXT = re.compile(r'\s*="((?:[^"]|"")*)"\s*')
 DELIMITERS = ",;\t|"
 SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;"]*', re.IGNORECASE)  # Excel's own first line
 
@@ -151,5 +152,9 @@ def _guarded(cell: str) -> str:
 
 
 def _unguarded(cell: str) -> str:
+    """What a cell says that was guarded by us, or as spreadsheets export text: `="5"`."""
     bare = cell[1:]
-    return bare if cell.startswith("'") and _guarded(bare) == cell else cell
+    if cell.startswith("'") and _guarded(bare) == cell:
+        return bare
+    text = TEXT.fullmatch(cell)
+    return text[1].replace('""', '"') if text else cell

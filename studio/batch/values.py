@@ -15,6 +15,8 @@ SEED_COUNT = 1000  # seeds of one cell
 EMPTY = {"", "nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nat"}  # as pandas writes it
 TRUE = {"true", "yes", "1", "on", "y", "t", "wahr", "ja", "vrai", "oui", "verdadero", "是", "真"}
 FALSE = {"false", "no", "0", "off", "n", "f", "falsch", "nein", "faux", "non", "falso", "否", "假"}
+# What a spreadsheet writes where a formula failed.
+ERROR = re.compile(r"""[\s"']*#(?:REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!)""")
 WHOLE = re.compile(r"[+-]?\d{1,20}(?:\.0*)?", re.ASCII)
 GROUPED = re.compile(  # 1,234,567.00
     r"(\d{1,3}([.,'’\xa0\u202f ])\d{3}(?:\2\d{3})*)((?!\2)[.,]0+)?", re.ASCII
