@@ -7,6 +7,7 @@ the chip]. Out: the seconds of each and the most memory this process had, in byt
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -23,14 +24,20 @@ from engine.session import add_qnn, available, session_options
 def compile_(
     graphs: Sequence[tuple[str, Mapping[str, int], str]], shared: bool, chip: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Compile graphs; every session lives until the last has written the weights."""
+    """Compile graphs; every session lives until the last has written the weights.
+
+    On Windows the compiler opens its file by a name in the system's encoding, which may lack
+    letters of the folder: so it works in that folder, whose files have plain names.
+    """
     seconds, alive = [], []
+    graphs = [(str(Path(path).absolute()), sizes, target) for path, sizes, target in graphs]
+    os.chdir(Path(graphs[0][2]).parent)
     for number, (path, sizes, target) in enumerate(graphs):
         options = session_options(None)
         for name, size in sizes.items():
             options.add_free_dimension_override_by_name(name, size)
         add_qnn(options, "npu" if "npu" in available() else "npu-emulated", **chip)
-        entries = {"enable": "1", "embed_mode": "0", "file_path": target}
+        entries = {"enable": "1", "embed_mode": "0", "file_path": Path(target).name}
         for name, value in entries.items():
             options.add_session_config_entry(f"ep.context_{name}", value)
         if shared:
