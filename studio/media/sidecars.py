@@ -54,7 +54,7 @@ def inside(path: Path) -> dict[str, Any]:
     raise OutputError(
         "{name} has no settings of Neodragon Studio inside ({problem}); choose a clip or first "
         "frame that it made.",
-        name=path.name,
+        name=path.name or str(path),
         problem=problem,
     )
 

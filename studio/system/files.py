@@ -47,7 +47,7 @@ def prepare(path: Path, suffix: str) -> Path:
     if path.suffix.lower() != suffix:
         raise OutputError(
             "The file {name} must end in {suffix}; give it that ending.",
-            name=repr(_short(path.name)),
+            name=repr(_short(path.name or str(path))),
             suffix=suffix,
         )
     path = path.absolute()
