@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ A_DAY = 86_400.0  # seconds
 SCRIPTS = ("page.js", "player.js", "queue.js", "history.js")
 KEPT = ("pictures", "lists")  # folders of the data that the page shows files of
 PARTS = re.compile(r"/(theme\.css|(assets|static)/.+)?")
+LEAST = 1000  # bytes that are worth compressing
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -328,14 +330,19 @@ class Compressed:
     """Sends the parts of the page itself compressed; pictures and clips are so already."""
 
     def __init__(self, app: Any) -> None:
+        from gradio.brotli_middleware import BrotliResponder, Mode  # noqa: PLC0415
         from starlette.middleware.gzip import GZipMiddleware  # noqa: PLC0415
 
-        self.app, self.smaller = app, GZipMiddleware(app, minimum_size=1000, compresslevel=6)
+        self.app, self.gzip = app, GZipMiddleware(app, minimum_size=LEAST, compresslevel=6)
+        self.brotli = partial(BrotliResponder, app, 6, Mode.text, 22, 0, LEAST)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Compress where the browser takes it."""
-        parts = scope["type"] == "http" and PARTS.fullmatch(scope["path"])
-        await (self.smaller if parts else self.app)(scope, receive, send)
+        app = self.app
+        if scope["type"] == "http" and PARTS.fullmatch(scope["path"]):
+            takes = dict(scope["headers"]).get(b"accept-encoding", b"").replace(b" ", b"")
+            app = self.brotli() if b"br" in takes.split(b",") else self.gzip
+        await app(scope, receive, send)
 
 
 class Thumbnails:
