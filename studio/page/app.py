@@ -60,4 +60,7 @@ def build(desk: Desk, language: str, functions: Mapping[str, Callable[..., Any]]
         settings.load(blocks)
         for name, function in functions.items():
             gr.api(function, api_name=name, queue=False)  # type: ignore[attr-defined]
+    for event in blocks.fns.values():
+        if event.show_progress == "hidden":  # else every answer draws all that any has changed
+            event.show_progress_on = [queue.changed]
     return blocks
