@@ -91,6 +91,9 @@ const framesOf = ({dataset: {units: count, stride, folder}}) => {
   return frames;
 };
 const paint = (canvas, [image, row, rows]) => {
+  const now = `${image.src} ${row}`;
+  if (canvas.painted === now) return;
+  canvas.painted = now;
   const height = image.naturalHeight / rows;
   if (canvas.width !== image.naturalWidth) [canvas.width, canvas.height] = [image.naturalWidth, height];
   canvas.getContext("2d").drawImage(image, 0, row * height, canvas.width, height, 0, 0, canvas.width, height);

@@ -39,7 +39,7 @@ def test_a_clip_goes_from_the_stage_to_the_film(page: Page, desk: Desk, made: li
     keep(desk, [])
     page.locator("#strip .film").first.click()
     page.wait_for_function("document.querySelector('.stage > video')?.readyState > 1")
-    bar = page.locator("#stage .player")
+    bar = page.locator("#stage .player:not([inert])")
     for side, number in (("in", 5), ("out", 20)):
         bar.locator("input").fill(str(number))
         page.wait_for_function(

@@ -31,7 +31,7 @@ def shown(page: Page, desk: Desk) -> Page:
         page.click("#animate")
     elif page.locator(".stage > video").count() == 0:
         page.locator("#strip .film").last.click()
-    page.locator("#stage .player").wait_for()
+    page.locator("#stage .player:not([inert])").wait_for()
     wait_for_clip(page)
     page.locator("header").click()
     return page

@@ -26,8 +26,18 @@ def unit_of(frame: int, geometry: Geometry) -> int:
     return min(last, max(1, (frame - 1) // geometry.temporal_stride + 1))
 
 
-def bar(number: int, geometry: Geometry, say: Speaker, verbs: tuple[str, ...] = VERBS) -> str:
-    """The bar of a clip; number: what the page calls it, handed back by the verbs."""
+def bar(
+    number: int,
+    geometry: Geometry,
+    say: Speaker,
+    verbs: tuple[str, ...] = VERBS,
+    *,
+    is_ready: bool = True,
+) -> str:
+    """The bar of a clip; number: what the page calls it, handed back by the verbs.
+
+    is_ready: whether the clip is there; before, the bar takes its place, so that nothing moves.
+    """
 
     def key(name: str, sign: str, keys: str) -> str:
         label = escape(say(f"player.{name}"))
@@ -40,7 +50,7 @@ def bar(number: int, geometry: Geometry, say: Speaker, verbs: tuple[str, ...] = 
     acts = "".join(html.button(verb, number, say(f"player.{verb}")) for verb in verbs)
     return (
         f'<div class="player" data-frames="{geometry.frames}" data-fps="{geometry.fps}"'
-        f' data-stride="{geometry.temporal_stride}" data-frame="0">'
+        f' data-stride="{geometry.temporal_stride}" data-frame="0"{"" if is_ready else " inert"}>'
         f"{key('back', '◂', ',')}{key('toggle', '▶', 'K')}{key('on', '▸', '.')}"
         f'<input type="range" min="0" max="{geometry.frames - 1}" value="0" aria-label="{label}">'
         f"<output>0</output>{key('in', '[', 'I')}{key('out', ']', 'O')}"

@@ -92,8 +92,11 @@ class QueueView:
             is_ended = alone is not None and alone.state not in CALM
             wall = html.wall(jobs, desk.cache, geometry.temporal_stride, say, picked)
             wall = wall or html.empty(say, desk.pack.examples)
-            if alone is not None and is_finished(alone) and alone.work.kind == "clip":
-                wall += bar(alone.id, geometry, say)
+            if alone is not None and alone.work.kind == "clip":
+                ready = is_finished(alone)
+                wall += (
+                    bar(alone.id, geometry, say, is_ready=ready) if ready or not is_ended else ""
+                )
             now = [
                 wall,
                 html.progress(
