@@ -123,7 +123,7 @@ class FilmView:
         shots, folder = kept(self.desk), self.desk.clips / EXPORTS
         try:
             if not shots:
-                raise RequestError("The film has no shots; add some with *To film*.")
+                raise RequestError("The film has no shots; add some with “To film”.")
             target = fitted(folder / shots[0].clip.stem, "_film.mp4")
             made = film(shots, target, sound=None if sound is None else Path(sound))
             others = [

@@ -16,7 +16,7 @@ import gradio as gr
 from engine.errors import NeodragonError
 from studio.library.family import tree
 from studio.library.index import Sort
-from studio.library.store import Item, Library
+from studio.library.store import STARS, Item, Library
 from studio.page import film, html, shelf
 from studio.page.batch import BatchView
 from studio.page.create import Create
@@ -78,8 +78,12 @@ class LibraryView:
             self.collection = gr.Dropdown(
                 [], label=say("library.collection"), min_width=150, elem_id="collection"
             )
-            self.stars = gr.Slider(
-                0, 5, 0, step=1, label=say("library.stars"), min_width=120, elem_id="stars"
+            self.stars = gr.Dropdown(
+                [(say("library.all"), 0), *(("★" * n, n) for n in range(1, STARS + 1))],
+                value=0,
+                label=say("library.stars"),
+                min_width=120,
+                elem_id="stars",
             )
             self.bin = gr.Checkbox(label=say("library.bin"), container=False, elem_id="bin")
 

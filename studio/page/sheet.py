@@ -16,7 +16,8 @@ from studio.page.player import bar
 def sheet(rows: Sequence[Sequence[Job]], at: int | None, cache: Path, say: Speaker) -> str:
     """A strip for each prompt, or one of all where each has one; at: the job that is open."""
     if any(len({job.work.prompt for job in row}) == 1 < len(row) for row in rows):
-        return "".join(_strip(row, at, cache, say) for row in rows)
+        sets = (f"<section>{_strip(row, at, cache, say)}</section>" for row in rows)
+        return f'<div class="sets">{"".join(sets)}</div>'
     return _strip([job for row in rows for job in row], at, cache, say)
 
 

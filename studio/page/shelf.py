@@ -67,7 +67,7 @@ def viewer(
     facts = f"{item.path.name} · {item.look_seed} · {item.motion_seed}"
     return (
         f'<div class="cull"><div class="stage">{_player(item)}</div>{bar}'
-        f'<div class="caption">{_marks(item, say)}{steps}{folder}'
+        f'<div class="caption">{_marks(item, say)}<span class="together">{steps}{folder}</span>'
         f"<p>{escape(item.prompt)}</p><p>{escape(facts)}</p></div></div>"
         f"{_tree(family, items, item, say)}{_ahead(items[at + 1 : at + 2])}"
     )
