@@ -22,7 +22,8 @@ from studio.system.settings import change
 
 PATIENCE = 150.0  # seconds
 CLI = [sys.executable, "-m", "studio.cli"]
-NOWHERE = "/proc/nowhere"  # where nobody can make anything, root neither
+# Where nobody can make anything, root neither.
+NOWHERE = "/proc/nowhere" if os.name == "posix" else r"Q:\nowhere"
 SOCKS, CLOSED = "socks5://127.0.0.1:9", "http://127.0.0.1:9"
 PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy")
 FOREIGN = (
@@ -59,7 +60,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def served(data: Path, *arguments: str, **env: str) -> tuple[int, str]:
-    """What the page answers, and its text; it ends by SIGTERM."""
+    """What the page answers, and its text; it ends as `nds quit` ends it."""
     process = subprocess.Popen(
         [*CLI, "ui", "--no-browser", *arguments],
         stdout=subprocess.PIPE,
@@ -77,7 +78,8 @@ def served(data: Path, *arguments: str, **env: str) -> tuple[int, str]:
             answer = browser.get(address)
             page = str(answer.url)
             assert browser.get(page + "config").json()["root"] == page.rstrip("/")
-        process.terminate()
+            root, _, token = address.partition("?token=")
+            assert browser.post(f"{root}quit", headers={"X-Token": token}).status_code == 202
         assert process.wait(PATIENCE) == 0
         return answer.status_code, address
     finally:
@@ -152,8 +154,8 @@ def test_any_port_is_served_or_a_sentence(data: Path, port: str) -> None:
         code, address = served(data, "--port", port)
         assert code == 200 and not address.startswith("http://127.0.0.1:0")
         return
-    if port == "1" and os.name == "posix" and os.geteuid() == 0:
-        assert served(data, "--port", port)[0] == 200  # root may
+    if port == "1" and (os.name != "posix" or os.geteuid() == 0):
+        assert served(data, "--port", port)[0] == 200  # root may, and everybody on Windows
         return
     done = ran(data, "ui", "--no-browser", "--port", port)
     assert done.returncode == 2
@@ -194,7 +196,10 @@ def test_a_folder_that_was_removed_is_a_sentence(tmp_path: Path, command: str) -
     assert done.stderr == "nds: The current folder was removed; go to another one.\n"
 
 
-@pytest.mark.parametrize("name", ["NEODRAGON_DATA", "XDG_DATA_HOME", "HOME"])
+HOMES = ["XDG_DATA_HOME", "HOME"] if os.name == "posix" else []  # Windows tells by no variable
+
+
+@pytest.mark.parametrize("name", ["NEODRAGON_DATA", *HOMES])
 def test_data_that_cannot_be_kept_are_a_sentence(data: Path, name: str) -> None:
     env = {name: NOWHERE}
     if name != "NEODRAGON_DATA":

@@ -45,6 +45,14 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def end(process: subprocess.Popen[str], address: str) -> None:
+    """End a studio from outside: by a signal, or as Windows, which has none, needs it."""
+    if os.name == "posix":
+        return process.send_signal(signal.SIGTERM)
+    page, _, token = address.partition("?token=")
+    httpx.post(f"{page}quit", headers={"X-Token": token})
+
+
 def address_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().split(" at ")[1].split()[0]
@@ -62,7 +70,7 @@ def test_two_starts_are_one_studio(data: Path) -> None:
         deadline = time.monotonic() + PATIENCE
         while not (workers := psutil.Process(first.pid).children(recursive=True)):
             assert time.monotonic() < deadline
-        first.send_signal(signal.SIGTERM)
+        end(first, address)
         assert first.wait(PATIENCE) == 0
         assert psutil.wait_procs(workers, PATIENCE)[1] == []
     assert not (data / "studio.json").exists()
@@ -75,8 +83,9 @@ def test_one_that_was_killed_is_not_in_the_way(data: Path) -> None:
         first.wait()
     assert (data / "studio.json").exists()
     with started() as second:
-        assert address_of(second) != old
-        second.send_signal(signal.SIGTERM)
+        new = address_of(second)
+        assert new != old
+        end(second, new)
         assert second.wait(PATIENCE) == 0
 
 
@@ -94,19 +103,20 @@ def test_who_does_not_know_the_token_is_not_let_in(data: Path) -> None:
             assert answer.status_code == 200 and "token" not in str(answer.url)
             assert browser.get(f"{answer.url}config").status_code == 200
             assert browser.get(f"{page}config").status_code == 401  # no cookie goes there
-        process.send_signal(signal.SIGTERM)
+        end(process, address)
         assert process.wait(PATIENCE) == 0
 
 
 def test_a_port_that_is_taken_is_one_sentence(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with started() as first:
-        port = address_of(first).split(":")[2].split("/")[0]
+        address = address_of(first)
+        port = address.split(":")[2].split("/")[0]
         monkeypatch.setenv("NEODRAGON_DATA", str(data / "other"))  # it is another studio then
         with started("--port", port) as second:
             out, said = second.communicate(timeout=PATIENCE)
         assert second.returncode == 2
         assert "choose another with --port" in said and said.count("\n") == 1
-        first.send_signal(signal.SIGTERM)
+        end(first, address)
         first.wait(PATIENCE)
 
 
@@ -130,10 +140,11 @@ def test_the_other_studio_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPa
 def test_what_goes_wrong_is_a_report_that_names_nobody(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", str(data))
+    for name in ("HOME", "USERPROFILE"):  # elsewhere, and on Windows
+        monkeypatch.setenv(name, str(data))
     change(data / "settings.json", pack=str(data / "gone"))
     assert launcher.main([]) == 2
     assert "There is no pack at" in capsys.readouterr().err
     (report,) = (data / "reports").glob("*.html")
     sentence, words = report.read_text("utf-8").split("<pre>")
-    assert "~/gone" in words and str(data) not in words and "Copy report" in sentence
+    assert str(Path("~", "gone")) in words and str(data) not in words and "Copy report" in sentence
