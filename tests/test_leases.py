@@ -12,7 +12,7 @@ import pytest
 from engine.errors import Message
 from studio.jobs.leases import LeasingTable
 from studio.jobs.spec import Entry, Job, Work
-from studio.jobs.table import JobTable
+from studio.jobs.table import HOST, JobTable
 
 LONG = 100.0  # seconds
 
@@ -110,7 +110,7 @@ def test_a_lost_row_has_had_an_attempt(table: LeasingTable) -> None:
     job = table.job(row)
     assert (job.state, str(job.error)) == ("failed", "two gave a damaged file.")
     table.retry()
-    assert table.reserve("one", ENGINES, LONG, alone=True) is not None
+    assert table.reserve("one", ENGINES, LONG, again=ENGINES) is not None
 
 
 def test_an_idle_worker_takes_what_no_machine_has_begun(table: LeasingTable) -> None:
@@ -128,7 +128,7 @@ def test_a_worker_leaves_living_leases_alone_and_takes_over_dead_ones(table: Lea
     _, one = given(table)
     _, two = given(table)
     table.begin(one, LONG)
-    table.begin(two, 0)
+    table.begin(two, -HOST)  # longer than a host needs to see to it
     time.sleep(0.01)
     with table.lease():
         table.recover(pause=False)

@@ -23,6 +23,11 @@ from studio.jobs.table import ATTEMPTS, JobTable, next_waiting
 GONE = Message(
     "{attempts} machines did not deliver this job, {machine} last; check them, and retry the job."
 )
+FREE = "id NOT IN (SELECT job FROM leases)"
+KEPT_WAITING = (
+    "id IN (SELECT job FROM leases WHERE NOT begun"
+    " AND machine IN (SELECT machine FROM leases WHERE begun))"
+)
 # Each engine by one step in its index, however many rows there are.
 ENGINES = (
     "WITH RECURSIVE kinds(kind) AS (SELECT min(engine) FROM jobs UNION ALL"
@@ -46,26 +51,38 @@ class LeasingTable(JobTable):
     """The job table as the farm sees it."""
 
     def reserve(
-        self, machine: str, engines: Collection[str], seconds: float, *, alone: bool = False
+        self,
+        machine: str,
+        engines: Collection[str],
+        seconds: float,
+        *,
+        again: Collection[str] = (),
+        idle: bool = False,
     ) -> tuple[Job, str] | None:
         """The next row that a machine can make, and the token of its lease; None without one.
 
-        engines: what it can make (`Work.engine`). A row that it has lost before it gets again only
-        where it is alone.
+        engines: what it can make (`Work.engine`); again: what only it can, and so gets again where
+        it has lost the row before. If it is idle and nothing else is left, it gets a row that
+        waits for another machine to end what that one makes.
         """
-        where = (
-            "id NOT IN (SELECT job FROM leases)"
+        can = (
             f" AND engine IN ({marks(engines)})"
-            " AND (? OR id NOT IN (SELECT job FROM lost_leases WHERE machine = ?))"
+            f" AND (engine IN ({marks(again)})"
+            " OR id NOT IN (SELECT job FROM lost_leases WHERE machine = ?))"
         )
+        values = [*engines, *again, machine]
         with self._transaction() as db:
             (paused,) = db.execute("SELECT paused FROM queue").fetchone()
-            row = None if paused else next_waiting(db, where, [*engines, alone, machine])
+            if paused:
+                return None
+            row = next_waiting(db, FREE + can, values)
+            if row is None and idle:
+                row = next_waiting(db, KEPT_WAITING + can, values)
             if row is None:
                 return None
             token = secrets.token_hex(16)
             db.execute(
-                "INSERT INTO leases VALUES (?, ?, ?, 0, ?)",
+                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, 0, ?)",
                 [row["id"], token, machine, time.time() + seconds],
             )
         return self._jobs([row])[0], token
@@ -104,8 +121,14 @@ class LeasingTable(JobTable):
             ).fetchall()
             return self.progress(rows[0]["job"], fraction, stage, stages) if rows else None
 
-    def leased(self, token: str) -> Job | None:
-        """The running row of a lease that is not over."""
+    def leased(self, token: str, seconds: float | None = None) -> Job | None:
+        """The running row of a lease that is not over; seconds: for which it is renewed."""
+        if seconds is not None:
+            with self._transaction() as db:
+                db.execute(
+                    "UPDATE leases SET expires = ? WHERE token = ? AND begun",
+                    [time.time() + seconds, token],
+                )
         rows = self._rows(
             "SELECT jobs.* FROM jobs JOIN leases ON job = id"
             " WHERE token = ? AND begun AND state = 'running'",
@@ -120,6 +143,11 @@ class LeasingTable(JobTable):
     def hand_back(self, token: str, stop: Stop = "interrupt") -> None:
         """The machine gave the row up as asked, or cannot go on: it has not had an attempt."""
         self._close(token, lambda job: self.stopped(job, stop))
+
+    def refuse(self, token: str, reason: Message) -> None:
+        """No machine can make the row, which nobody has begun: it fails with the reason."""
+        if self.begin(token, 0) is not None:
+            self._close(token, lambda job: self.fail(job, reason))
 
     def lose(self, token: str, reason: Message, whole: Callable[[Job], bool]) -> None:
         """The row had an attempt and was not made; after the last one it fails with the reason.

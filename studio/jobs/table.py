@@ -61,6 +61,7 @@ __all__ = [  # the table and its words
 
 NOTHING = Message("")
 ATTEMPTS = 2  # a job that took two workers down does not get a third
+HOST = 5.0  # seconds that the farm's host, if there is one, has to see to a lease that ended
 ENDED = Message(
     "{attempts} workers ended in the middle of this job; change something about it, or retry it.",
     {"attempts": ATTEMPTS},
@@ -207,14 +208,19 @@ class JobTable(Presence):
         """See to the running rows of a dead worker, and `pause` the queue if there were any.
 
         A job whose file is `whole` is done; the others are interrupted, or failed after their
-        second attempt. Those that the farm has leased are none of these until their leases end.
+        second attempt. Those that the farm has leased are none of these until their leases have
+        ended and no host has seen to that.
         Returns them as they were. Needs the lease.
         """
         assert self._has_lease, "only the worker recovers"
         with self._transaction() as db:
-            db.execute("DELETE FROM leases WHERE expires < ?", [time.time()])
-            leased = {row["job"] for row in db.execute("SELECT job FROM leases WHERE begun")}
-        dead = [job for job in self.jobs(RUNNING) if job.id not in leased]
+            db.execute("DELETE FROM leases WHERE expires < ?", [time.time() - HOST])
+        dead = self._jobs(
+            self._rows(  # at once: the farm may begin a row between two looks
+                "SELECT * FROM jobs WHERE state = 'running'"
+                " AND id NOT IN (SELECT job FROM leases WHERE begun) ORDER BY position, id"
+            )
+        )
         for job in dead:
             self._lose(job, whole, ENDED)
         if dead and pause:
