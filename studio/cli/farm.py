@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
     start = actions.add_parser("start", help="let other machines make this studio's rows")
     start.add_argument("--address", help="of this machine in the network to use")
-    start.add_argument("--port", type=counted, help="default: the last one, or a free one")
+    start.add_argument("--port", type=_port, help="default: the last one, or a free one")
     start.add_argument(
         "--lease",
-        type=float,
+        type=_between(2, 3600),
         default=30.0,
         help="seconds that a machine may be silent before its row goes to another",
     )
@@ -31,7 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("invitation.ndsfarm"), help="where to write it"
     )
     invite.add_argument(
-        "--hours", type=float, default=24.0, help="after which it expires; default: 24"
+        "--hours",
+        type=_between(0.01, 8760),
+        default=24.0,
+        help="after which it expires; default: 24",
     )
     invite.set_defaults(command=_invite)
     join = actions.add_parser("join", help="let this machine make rows of a farm")
@@ -51,6 +56,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     admit = actions.add_parser("admit", help="give a machine that was set aside rows again")
     admit.add_argument("name")
     admit.set_defaults(command=_admit)
+
+
+def _between(least: float, most: float) -> Callable[[str], float]:
+    """An argument that is a number in that range."""
+
+    def parsed(text: str) -> float:
+        with suppress(ValueError):
+            if least <= (number := float(text)) <= most:
+                return number
+        raise argparse.ArgumentTypeError(f"use a number from {least} to {most} instead of {text!r}")
+
+    return parsed
+
+
+def _port(text: str) -> int:
+    """An argument that is a port."""
+    if (port := counted(text)) > 65535:
+        raise argparse.ArgumentTypeError(f"use a port from 1 to 65535 instead of {text!r}")
+    return port
 
 
 def _start(arguments: argparse.Namespace) -> None:
