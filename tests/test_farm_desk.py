@@ -36,7 +36,7 @@ class Place:
         self.clips, self.pack = root / "clips", pack
         known = {pack.pack_hash: pack}
         checks = Checks(self.table, self.register, root / "checks", self.clips, lambda path: pack)
-        self.desk = Desk(self.table, self.register, self.clips, 30, known.get, checks)
+        self.desk = Desk(self.table, self.register, self.clips, 30, known.get, checks, {})
         self.work = Work(
             **{"prompt": "a star", "look_seed": 1, "motion_seed": 2, "kind": "frame"},
             **{"pack": str(pack.path), "backend": "cpu"},
@@ -71,7 +71,9 @@ class Place:
             "seconds": 1.5,
             "notices": "",
         }
-        return self.ask(machine, "done", token=token, receipt=receipt)["taken"]
+        return self.ask(machine, "done", token=token, offset=len(data), data=b"", receipt=receipt)[
+            "taken"
+        ]
 
     @property
     def state(self) -> str:

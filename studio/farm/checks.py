@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.errors import Message, NeodragonError
 from engine.pack import Pack
-from studio.farm.orders import sha256
+from studio.farm.orders import append, sha256
 from studio.farm.register import Register
 from studio.jobs import results
 from studio.jobs.leases import LeasingTable
@@ -55,6 +55,8 @@ class Checks:
     ) -> None:
         self.table, self.register, self.clips = table, register, clips
         self.folder, self.packs, self.every = folder, packs, every
+        for left in folder.glob("*.part"):
+            left.unlink()
         self.results: list[tuple[int, Verification]] = []  # of every check, by job
         self._waiting: deque[Check] = deque(maxlen=MOST)
         self._open: dict[str, tuple[Check, str]] = {}  # by token, with the second machine
@@ -69,9 +71,9 @@ class Checks:
         }
 
     def made(self, job: Job, machine: str, path: Path) -> None:
-        """A row was made; perhaps it is to be made again."""
+        """A row was made; perhaps it is to be made again, unless it begins with a picture."""
         number = int(hashlib.sha256(job.key.encode()).hexdigest()[:8], 16)
-        if self.every and number % self.every == 0:
+        if self.every and number % self.every == 0 and job.work.image is None:
             with self._lock:
                 self._waiting.append(Check(job, machine, path))
 
@@ -97,6 +99,7 @@ class Checks:
                 if second == machine:
                     del self._open[token]
                     self._waiting.append(check)
+                    self._hidden(token).unlink(missing_ok=True)
 
     def _hidden(self, token: str) -> Path:
         return self.folder / f"{token}.part"
@@ -105,22 +108,27 @@ class Checks:
         if token not in self._open:
             return {"have": None}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._hidden(token).open("ab") as stream:
-            if stream.tell() == offset:
-                stream.write(data)
-            return {"have": stream.tell()}
+        return {"have": append(self._hidden(token), offset, data)}
 
     def _drop(self, machine: str, token: str, **_: Any) -> dict[str, Any]:
         with self._lock:
             self._open.pop(token, None)
+        self._hidden(token).unlink(missing_ok=True)
         return {}
 
-    def _done(self, machine: str, token: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
+    def _done(
+        self, machine: str, token: str, offset: int, data: bytes, receipt: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        have = self._part(machine, token, offset, data)["have"]
+        if have is not None and have < receipt["size"]:
+            return {"have": have}
         with self._lock:
             check, _ = self._open.pop(token, (None, ""))
+        if check is None:  # it is asked again while it is compared
+            return {"taken": True}
         part = self._hidden(token)
         try:
-            if check is not None and sha256(part) == receipt["sha256"]:
+            if sha256(part) == receipt["sha256"]:
                 self._compare(check, machine, part, receipt)
         finally:
             part.unlink(missing_ok=True)
@@ -146,15 +154,19 @@ class Checks:
         receipt: Mapping[str, Any],
         result: Verification,
     ) -> None:
-        """Set aside whoever was wrong: both where this machine cannot tell."""
+        """Set aside whoever was wrong: both where this machine cannot tell, or makes a third."""
         wrong = [check.machine, other]
-        image = check.job.work.image
+        pack = self.packs(check.job.work.pack)
+        second = part.with_suffix(results.SUFFIXES[check.job.work.kind])
         with suppress(NeodragonError, OSError):
-            pack = self.packs(check.job.work.pack)
-            if pack is not None:
-                own = image if isinstance(image, Path) else None
-                first_is_right = verify(check.path, pack, image=own).outcome != "different"
-                wrong = [other] if first_is_right else [check.machine]
+            if pack is not None and verify(check.path, pack).outcome != "different":
+                wrong = [other]
+            elif pack is not None:
+                part.rename(second)
+                if verify(second, pack).outcome != "different":
+                    wrong = [check.machine]
+                second.rename(part)
+        second.unlink(missing_ok=True)
         for machine in wrong:
             self.set_aside(machine, check.job, result)
         if wrong == [check.machine]:

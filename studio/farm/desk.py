@@ -8,6 +8,7 @@ machine's and the settings inside are the row's.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from engine.errors import Message, NeodragonError
 from engine.pack import Pack, PackFile
 from studio import __version__
 from studio.farm.checks import TOKEN, Checks
-from studio.farm.orders import BLOCK, sha256
+from studio.farm.orders import BLOCK, append, sha256
 from studio.farm.register import Register
 from studio.jobs import results
 from studio.jobs.leases import LeasingTable
@@ -25,13 +26,15 @@ from studio.jobs.spec import Job, Stop, messages
 from studio.system.files import OutputError, prepare, publish, unwritten
 
 REST = 30.0  # seconds without rows for a machine that cannot make them
+FAILURES = 3  # rows one after the other, after which a machine rests
 NOTHING = Message("")
 
 
 class Desk:
     """Answers what machines ask; lease: seconds for which a row is a machine's, unless renewed.
 
-    packs: those of waiting rows, by hash; checks: gets every row that is made.
+    packs: those of waiting rows, by hash; checks: gets every row that is made; resting: gets the
+    machines that are to have no rows, and until when (`time.monotonic`).
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class Desk:
         lease: float,
         packs: Callable[[str], Pack | None],
         checks: Checks,
+        resting: dict[str, float],
     ) -> None:
         self.table, self.register, self.clips = table, register, clips
         self.lease = lease
         self.packs, self.checks = packs, checks
-        self.resting: dict[str, float] = {}  # machines, and until when
+        self.resting = resting
+        self._failed_rows: Counter[str] = Counter()  # of each machine, since it made one
         self._asks: dict[str, Callable[..., dict[str, Any]]] = {
             **{"begin": self._begin, "progress": self._progress, "part": self._part},
             **{"done": self._done, "failed": self._failed, "back": self._back},
@@ -55,9 +60,8 @@ class Desk:
 
     def answer(self, machine: str, ask: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """What it asks; an `error` where that cannot be."""
-        checked = str(values.get("token", "")).startswith(TOKEN)
         try:
-            return (self.checks.asks if checked else self._asks)[ask](machine, **values)
+            return (self.checks.asks if is_check(values) else self._asks)[ask](machine, **values)
         except (NeodragonError, OSError, KeyError, TypeError, ValueError) as error:
             return {"error": str(error)}
 
@@ -80,18 +84,40 @@ class Desk:
         job = self._leased(token)
         if job is None:
             return {"have": None}
-        part = self._hidden(job, token)
-        prepare(part.with_name("clip.mp4"), ".mp4")
-        with part.open("ab") as stream:
-            if stream.tell() == offset:
-                stream.write(data)
-            return {"have": stream.tell()}
+        try:
+            return {"have": self._append(job, token, offset, data)}
+        except (OSError, OutputError) as error:
+            self._unwritten(job, token, error)
+            return {"have": None}
 
-    def _done(self, machine: str, token: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
+    def _append(self, job: Job, token: str, offset: int, data: bytes) -> int:
+        part = self._hidden(job, token)
+        if not offset:
+            prepare(part.with_name("clip.mp4"), ".mp4")
+        return append(part, offset, data)
+
+    def _unwritten(self, job: Job, token: str, error: OSError | OutputError) -> None:
+        """No file can be written here: the row waits, and the queue says why it is paused."""
+        self.table.hand_back(token)
+        if isinstance(error, OSError):
+            error = unwritten(results.home(job, self.clips), error)
+        self.table.pause(error.message)
+
+    def _done(
+        self, machine: str, token: str, offset: int, data: bytes, receipt: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The last part came, and the receipt; whether the row is made, or what is missing."""
         job = self._leased(token)
         if job is None:
             return {"taken": False}
         part = self._hidden(job, token)
+        try:
+            have = self._append(job, token, offset, data)
+            if have < receipt["size"]:
+                return {"have": have}
+        except (OSError, OutputError) as error:
+            self._unwritten(job, token, error)
+            return {"taken": False}
         try:
             metadata = self._checked(job, part, receipt)
             if metadata is None:
@@ -106,8 +132,7 @@ class Desk:
                 accept=results.accepts(self.table, job, job.key),
             )
         except OSError as error:
-            self.table.hand_back(token)
-            self.table.pause(unwritten(part, error).message)
+            self._unwritten(job, token, error)
             return {"taken": False}
         finally:
             with suppress(OSError):
@@ -117,6 +142,7 @@ class Desk:
         described = metadata | {"machine": machine}
         results.describe(self.table, job, path, described, float(receipt["seconds"]))
         self.table.deliver(token, path, receipt["stages"])
+        self._failed_rows.pop(machine, None)
         self.register.made(machine, time.time() - (job.started or time.time()))
         self.checks.made(job, machine, path)
         return {"taken": True}
@@ -133,8 +159,14 @@ class Desk:
         return metadata if good else None
 
     def _failed(self, machine: str, token: str, error: str) -> dict[str, Any]:
-        """The machine could not make it: another one may."""
+        """The machine could not make it: another one may.
+
+        One that fails row after row rests, so that it does not take each row's first attempt.
+        """
         reason = next(iter(messages(error)), NOTHING)
+        self._failed_rows[machine] += 1
+        if self._failed_rows[machine] >= FAILURES:
+            self._rest(machine, reason)
         self.table.lose(token, reason, results.is_whole)
         return {}
 
@@ -142,17 +174,17 @@ class Desk:
         """The machine gives it up: it was asked to, or makes nothing now."""
         problem = next(iter(messages(trouble)), NOTHING)
         if problem:
-            self.register.troubled(machine, problem)
-            self.resting[machine] = time.monotonic() + REST
+            self._rest(machine, problem)
         self.table.hand_back(token, stop or "interrupt")
         return {}
 
+    def _rest(self, machine: str, problem: Message) -> None:
+        self.register.troubled(machine, problem)
+        self.resting[machine] = time.monotonic() + REST
+
     def _leased(self, token: str) -> Job | None:
         """The row of a lease, renewed; None where it is over."""
-        job = self.table.leased(token)
-        if job is not None:
-            self.table.renew(token, self.lease, job.fraction, job.stage, job.stages)
-        return job
+        return self.table.leased(token, self.lease)
 
     def _hidden(self, job: Job, token: str) -> Path:
         """The file that a row's parts go to; removed after a day if they do not go on."""
@@ -200,6 +232,11 @@ def _block(pack: Pack, file: PackFile, offset: int) -> bytes:
         if len(data) >= BLOCK:
             break
     return data[:BLOCK]
+
+
+def is_check(values: Mapping[str, Any]) -> bool:
+    """Whether what is asked is about a row that is made a second time."""
+    return str(values.get("token", "")).startswith(TOKEN)
 
 
 def hello(version: str) -> str:

@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.errors import NeodragonError, reason_of
-from engine.pack import Pack, open_pack
 from studio.farm import link
 from studio.farm.certificates import Authority, FarmError, Invitation, pem_text
 from studio.farm.checks import Checks
-from studio.farm.desk import Desk, hello
+from studio.farm.desk import Desk, hello, is_check
+from studio.farm.dispatch import Dispatcher, Packs
 from studio.farm.network import chosen
-from studio.farm.orders import order_of
 from studio.farm.register import Register, farm_folder, open_register
-from studio.jobs import results
 from studio.jobs.database import JobsError
 from studio.jobs.leases import LeasingTable
 from studio.jobs.worker import CLOSED, pause_if_deserted
@@ -78,12 +73,15 @@ class FarmHost:
         self.leaving = threading.Event()
         self.authority = Authority(folder)
         self.authority.revoke(register.revoked())
-        self.checks = Checks(table, register, folder / "checks", clips, self._pack_at)
-        self.desk = Desk(table, register, clips, lease, self._pack, self.checks)
-        self._packs: dict[str, tuple[float, Pack | None]] = {}  # by path: when changed
+        packs = Packs()
+        self.checks = Checks(table, register, folder / "checks", clips, packs.at)
+        self.dispatcher = Dispatcher(table, register, self.checks, packs, lease)
+        resting = self.dispatcher.resting
+        self.desk = Desk(table, register, clips, lease, packs.of, self.checks, resting)
         self._machines: dict[str, str] = {}  # name to Dask's address
-        self._able: dict[str, tuple[set[str], set[str]]] = {}  # name to packs and backends
         self._pool = ThreadPoolExecutor(4)
+        self._judges = ThreadPoolExecutor(1)  # a comparison may make a row
+        self._told: dict[str, set[str]] = {}  # name to packs it knows that it lacks
         self._wake = asyncio.Event()
         self._revoked: tuple[int, ...] = ()
 
@@ -110,44 +108,33 @@ class FarmHost:
             port = int(scheduler.address.rpartition(":")[2])
             self.register.open(address, port)
             self.say(f"the farm is on at {address}, port {port}; nds farm stop ends it")
-            async with link.Client(
-                scheduler.address, security=security, asynchronous=True, set_as_default=False
-            ) as client_:
-                await self._work(client_)
+            await self._work()
         finally:
             await scheduler.close(reason="the farm ends")
             self._pool.shutdown(wait=True)
+            self._judges.shutdown(wait=True, cancel_futures=True)
             for lease in self.table.leases():  # of one that is killed they stay
                 self.table.hand_back(lease.token)
             self.register.ended()
 
-    async def _work(self, client: Any) -> None:
+    async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         self.table.extend(self.lease)  # of a host that was killed
         looked = 0.0
-        sent: set[Any] = set()
         while not self.leaving.is_set():
             if time.monotonic() - looked > LOOK:
                 looked = time.monotonic()
                 if not await loop.run_in_executor(self._pool, self._look):
                     return
-            orders = await loop.run_in_executor(self._pool, self._lease)
-            for machine, order in orders:
-                sent.add(
-                    client.submit(
-                        *(link.take, order),
-                        key=f"row-{order['token']}",
-                        workers=[self._machines[machine]],
-                        pure=False,
-                    )
-                )
-            sent = {future for future in sent if not future.done()}
             self._wake.clear()
+            orders = await loop.run_in_executor(self._pool, self.dispatcher.orders)
+            for machine, order in orders:
+                self._scheduler.order(self._machines.get(machine, ""), order)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK)
 
     def _look(self) -> bool:
-        """Say that the host is there, and obey the register; whether to stay."""
+        """Say that the host is there, and obey the register; whether to stay on."""
         revoked = self.register.revoked()
         if revoked != self._revoked:
             self.authority.revoke(revoked)
@@ -157,93 +144,30 @@ class FarmHost:
         known = {machine.name for machine in self.register.machines()}
         for name in set(self._machines) - known:
             self._scheduler.loop.add_callback(self._dismiss, name)
+        with suppress(JobsError):  # of a damaged row, which is set aside
+            for name, lacks in self.dispatcher.lacks().items():
+                self._scheduler.loop.add_callback(self._tell, name, lacks)
         return self.register.seen()
+
+    def _tell(self, name: str, lacks: set[str]) -> None:
+        """Say once which packs a machine lacks."""
+        if lacks != self._told.get(name, set()):
+            self._told[name] = lacks
+            self._scheduler.order(self._machines.get(name, ""), {"lacks": sorted(lacks)})
 
     async def _dismiss(self, name: str) -> None:
         """Let a machine whose certificate was revoked go."""
+        self.dispatcher.able.pop(name, None)
         address = self._machines.pop(name, None)
         if address is not None:
             await self._scheduler.remove_worker(address, stimulus_id="revoked", close=True)
-
-    def _lease(self) -> list[tuple[str, dict[str, Any]]]:
-        """Lease rows to machines that have less than they may; orders to send."""
-        orders = []
-        with suppress(JobsError):  # of a damaged row, which is set aside
-            self.table.expire(results.is_whole)
-            has = Counter(lease.machine for lease in self.table.leases())
-            ready = [name for name in self._ready() if has[name] < link.DEPTH]
-            orders = self._checks(ready)
-            for name in ready:
-                has[name] += self.checks.has(name)
-            engines = self.table.engines() if ready else []
-            for name in sorted(ready, key=lambda name: has[name]):
-                mine = [engine for engine in engines if self._can(name, engine)]
-                while mine and has[name] < link.DEPTH:
-                    alone = len(self._machines) == 1
-                    row = self.table.reserve(name, mine, self.lease, alone=alone)
-                    if row is None:
-                        break
-                    has[name] += 1
-                    job, token = row
-                    pack = self._hash(job.work.pack)
-                    if pack is not None and name in self._machines:
-                        orders.append((name, order_of(job, token, pack, self.lease)))
-        return orders
-
-    def _checks(self, ready: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        """Rows to be made twice; orders to send. A row with a picture is not."""
-        orders = []
-        for name in ready:
-            check = self.checks.next(name, partial(self._can, name))
-            pack = None if check is None else self._hash(check[0].work.pack)
-            if check is not None and pack is not None and check[0].work.image is None:
-                orders.append((name, order_of(*check, pack, self.lease)))
-        return orders
-
-    def _ready(self) -> list[str]:
-        """Machines that may be given rows."""
-        now = time.monotonic()
-        aside = {machine.name for machine in self.register.machines() if machine.aside}
-        return [
-            name
-            for name in self._machines
-            if name not in aside and self.desk.resting.get(name, 0) < now
-        ]
-
-    def _can(self, name: str, engine: str) -> bool:
-        """Whether a machine has the pack and the backend of such rows."""
-        _, backend, pack = json.loads(engine)
-        packs, backends = self._able[name]
-        return backend in backends and self._hash(pack) in packs
-
-    def _hash(self, path: str) -> str | None:
-        """The hash of the pack there, None where it cannot be opened."""
-        pack = Path(path)
-        manifest = pack / "pack.json" if pack.is_dir() else pack
-        changed = manifest.stat().st_mtime if manifest.is_file() else 0.0
-        if self._packs.get(path, (None, None))[0] != changed:
-            opened = None
-            with suppress(NeodragonError, OSError):
-                opened = open_pack(path)
-            self._packs[path] = changed, opened
-        opened = self._packs[path][1]
-        return None if opened is None else opened.pack_hash
-
-    def _pack_at(self, path: str) -> Pack | None:
-        """The open pack there, None where it cannot be opened."""
-        self._hash(path)
-        return self._packs[path][1]
-
-    def _pack(self, pack: str) -> Pack | None:
-        """The open pack of that hash, if rows are made with it."""
-        opened = [known for _, known in self._packs.values() if known is not None]
-        return next((known for known in opened if known.pack_hash == pack), None)
 
     async def _answer(self, machine: str, ask: str, values: dict[str, Any]) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         if ask == "hello":
             return await loop.run_in_executor(self._pool, lambda: self._hello(machine, **values))
-        answer = await loop.run_in_executor(self._pool, self.desk.answer, machine, ask, values)
+        pool = self._judges if ask == "done" and is_check(values) else self._pool
+        answer = await loop.run_in_executor(pool, self.desk.answer, machine, ask, values)
         if ask in ("done", "failed", "back"):
             self._wake.set()
         return answer
@@ -259,11 +183,10 @@ class FarmHost:
         if problem := hello(version):
             return {"error": problem}
         self.register.came(name, packs, backends)
-        self._able[name] = set(packs), set(backends)
         self._machines[name] = address
-        engines = [json.loads(engine) for engine in self.table.engines()]
-        wanted = {self._hash(pack) for _, backend, pack in engines if backend in backends}
-        return {"lacks": sorted(wanted - set(packs) - {None})}
+        self._told.pop(name, None)
+        self.dispatcher.able[name] = set(packs), set(backends)
+        return {}
 
     async def _enrol(self, request: str, wish: str, version: str) -> dict[str, Any]:
         if problem := hello(version):
@@ -286,6 +209,7 @@ class FarmHost:
         for name, known in list(self._machines.items()):
             if known == address:
                 del self._machines[name]
+                self.dispatcher.able.pop(name, None)
                 self.register.left(name)
                 self.table.withdraw(name, self.lease)
                 self.checks.gone(name)

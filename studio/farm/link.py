@@ -18,23 +18,29 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import dask
-from distributed import Client, Scheduler, Worker, get_worker
+from distributed import Scheduler, Worker
 from distributed.comm import CommClosedError, connect
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.security import Security
 
 from studio.farm.certificates import FarmError
 
-__all__ = ["Client", "CommClosedError", "Host", "Join", "SchedulerPlugin", "enrolled", "security"]
+__all__ = ["CommClosedError", "Host", "Join", "SchedulerPlugin", "enrolled", "security"]
 
 Answer = Callable[..., Awaitable[dict[str, Any]]]
 
 SILENCE = 20  # seconds after which who says nothing is gone
-DEPTH = 2  # rows a machine is given at once: one it makes, one that waits for it
+BEAT = 2.0  # seconds between a machine's words to Dask
 SETTINGS: dict[str, Any] = {
-    "distributed.admin.log-length": 100,
-    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.log-length": 1,
+    "distributed.admin.low-level-log-length": 1,
     "distributed.admin.pdb-on-err": False,
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.admin.system-monitor.interval": "60s",
+    "distributed.admin.system-monitor.log-length": 1,
+    "distributed.admin.tick.cycle": "60s",
+    "distributed.admin.tick.interval": "10s",
+    "distributed.admin.tick.limit": "1h",
     "distributed.comm.compression": None,
     "distributed.comm.retry.count": 0,
     "distributed.comm.timeouts.connect": "5s",
@@ -107,6 +113,11 @@ class Host(Scheduler):
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """None."""
 
+    def order(self, machine: str, order: dict[str, Any]) -> None:
+        """Send an order to a machine, by its address; one that is gone gets none."""
+        if machine in self.stream_comms:
+            self.worker_send(machine, {"op": "order", "order": order})
+
     async def handle_comm(self, comm: Any) -> None:
         """Let a connection in, if its certificate is still good for it."""
         role, name, serial = bearer(comm)
@@ -130,15 +141,21 @@ class Host(Scheduler):
 
 
 class Join(Worker):
-    """A machine's worker; machine: who serves the orders that come. No port beyond the loopback."""
+    """A machine's worker; take: gets the orders that come. No port beyond the loopback."""
 
-    def __init__(self, address: str, name: str, security: Security, folder: str, machine: Any):
-        self.machine = machine
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        security: Security,
+        folder: str,
+        take: Callable[[dict[str, Any]], None],
+    ) -> None:
         host, _, port = address.removeprefix("tls://").rpartition(":")
         super().__init__(
             address,
             name=f"{name}/{secrets.token_hex(4)}",
-            nthreads=DEPTH + 1,
+            nthreads=1,
             memory_limit=0,
             security=security,
             host="127.0.0.1",
@@ -146,21 +163,20 @@ class Join(Worker):
             local_directory=folder,
             dashboard=False,
         )
+        self.stream_handlers["order"] = take
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """None."""
+
+    async def heartbeat(self) -> None:
+        """Say that this machine is there, less often than Dask asks of so few."""
+        await super().heartbeat()
+        self.periodic_callbacks["heartbeat"].callback_time = BEAT * 1000
 
     async def ask(self, ask: str, values: dict[str, Any]) -> dict[str, Any]:
         """What the host answers; raises OSError where it cannot be reached."""
         answer: dict[str, Any] = await self.scheduler.farm(ask=ask, values=values)
         return answer
-
-
-async def take(order: dict[str, Any]) -> None:
-    """Serve an order; what Dask runs on a machine."""
-    worker = get_worker()
-    assert isinstance(worker, Join), "orders go to machines only"
-    await worker.machine.serve(order)
 
 
 async def enrolled(address: str, security: Security, **values: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from studio.jobs.supervisor import Keeper
 from studio.jobs.table import JobTable
 
 NOTHING = Message("")
+LOOK = 0.01  # seconds between looks at the table's version, which cost next to nothing
 KEPT = 86_400.0  # seconds that a file waits for its row to be asked for again
 
 
@@ -52,8 +53,8 @@ class Maker(Protocol):
     def begin(self, work: Work, key: str) -> None:
         """Begin a row."""
 
-    def look(self) -> State:
-        """How far it is."""
+    def look(self, wait: float) -> State:
+        """How far it is, as soon as that is new, or after so many seconds."""
 
     def stop(self) -> None:
         """Give it up."""
@@ -79,15 +80,21 @@ class LocalWorker:
         self._keeper = Keeper(self._table, folder / "clips", folder / "cache", threads, served=True)
         self._table.resume()
         self._job: int | None = None
+        self._seen: tuple[int, int] | None = None  # of the table, when it was looked at
 
     def begin(self, work: Work, key: str) -> None:
         """Begin a row; one that is made but was not taken away is there at once."""
         self._table.resume()
         [self._job] = self._table.ensure([Entry(work, key)])
+        self._seen = None
 
-    def look(self) -> State:
-        """How far it is."""
+    def look(self, wait: float = 0.0) -> State:
+        """How far it is, as soon as that is new, or after so many seconds."""
         assert self._job is not None, "something has begun"
+        until = time.monotonic() + wait
+        while self._seen == (seen := self._table.version()) and time.monotonic() < until:
+            time.sleep(LOOK)
+        self._seen = seen
         job = self._table.job(self._job)
         if job.state in (*PENDING, *RUNNING):
             try:

@@ -11,12 +11,12 @@ import json
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.errors import NeodragonError
+from engine.errors import Message, NeodragonError, reason_of
 from engine.pack import open_pack
 from engine.session import available
 from studio import __version__
@@ -38,10 +38,11 @@ from studio.system import packs, settings
 from studio.system.paths import private
 from studio.system.sqlite import lock
 
-LOOK = 0.01  # seconds between looks at the row that is made
 TELL = 0.5  # seconds between reports on it
 RETRY = 1.0  # seconds between tries to reach the host
+TRIES = 3  # to get a pack
 ANSWER = 60.0  # seconds it may take to answer
+UNABLE = "This machine cannot read or write its files ({reason}); see to it there."
 GONE = (OSError, link.CommClosedError, TimeoutError)
 
 
@@ -59,16 +60,23 @@ class Machine:
         self.maker, self.folder, self.fetch, self.say = maker, folder, fetch, say
         self.packs = dict(known)
         self.worker: link.Join | None = None
-        self._turn = asyncio.Lock()
-        self._orders: dict[str, asyncio.Task[None]] = {}
+        self._turn, self._fetching = asyncio.Lock(), asyncio.Lock()
+        self._orders: set[asyncio.Task[None]] = set()
 
     async def join(self, address: str, name: str, security: Any) -> None:
         """Be in the farm until cancelled, whatever becomes of the connection."""
         link.prepare()
+        try:
+            await self._stay(address, name, security)
+        finally:
+            for task in self._orders:
+                task.cancel()
+
+    async def _stay(self, address: str, name: str, security: Any) -> None:
         reported = ""
-        while True:
+        while not _is_cancelled():
             try:
-                worker = link.Join(address, name, security, str(self.folder / "dask"), self)
+                worker = link.Join(address, name, security, str(self.folder / "dask"), self.take)
                 async with asyncio.timeout(ANSWER):
                     await worker
             except (*GONE, ValueError) as error:
@@ -80,7 +88,8 @@ class Machine:
                 continue
             try:
                 self.worker = worker
-                await self._hello(name)
+                await self._hello()
+                self.say(f"in the farm as {name}")
                 reported = ""
                 await worker.finished()
                 self.say("the connection is lost; trying again")
@@ -92,52 +101,65 @@ class Machine:
                     await worker.close(nanny=False, executor_wait=False)
             await asyncio.sleep(RETRY)
 
-    async def _hello(self, name: str) -> None:
-        """Say what this machine can make, and fetch what it lacks; raises FarmError."""
+    async def _hello(self) -> None:
+        """Say what this machine can make; raises FarmError."""
         assert self.worker is not None, "it is there"
-        while True:
-            names = {hash_: path.name for hash_, path in self.packs.items()}
-            answer = await self.worker.ask(
-                "hello",
-                {
-                    "address": self.worker.contact_address,
-                    "version": __version__,
-                    "packs": names,
-                    "backends": list(available()),
-                },
-            )
-            if problem := answer.get("error"):
-                raise FarmError("{problem}", problem=problem)
-            self.say(f"in the farm as {name}")
-            lacks = answer["lacks"]
-            if not lacks or not self.fetch:
-                for pack in lacks:
+        answer = await self.worker.ask(
+            "hello",
+            {
+                "address": self.worker.contact_address,
+                "version": __version__,
+                "packs": {hash_: path.name for hash_, path in self.packs.items()},
+                "backends": list(available()),
+            },
+        )
+        if problem := answer.get("error"):
+            raise FarmError("{problem}", problem=problem)
+
+    async def _supply(self, lacks: Collection[str]) -> None:
+        """Fetch packs that rows wait for, one after the other, or say that they are not here."""
+        async with self._fetching:
+            for pack in set(lacks) - self.packs.keys():
+                if self.fetch:
+                    await self._fetch(pack)
+                else:
                     self.say(
                         f"rows wait for the pack {pack[:12]}, which is not here: --fetch gets it"
                     )
-                return
-            for pack in lacks:
-                self.say(f"fetching the pack {pack[:12]}")
+
+    async def _fetch(self, pack: str) -> None:
+        """Get a pack; what has come of one that breaks off is kept for the next try."""
+        self.say(f"fetching the pack {pack[:12]}")
+        for _ in range(TRIES):
+            try:
                 self.packs[pack] = await fetch_pack(self.ask, pack, packs.home(), self.say)
+            except (NeodragonError, OSError) as error:
+                self.say(f"the pack {pack[:12]} did not come: {error}")
+                await asyncio.sleep(RETRY)
+                continue
+            self.say(f"the pack {pack[:12]} is here")
+            with suppress(*GONE):  # else it says so when it is back
+                if self.worker is not None:
+                    await self._hello()
+            return
 
     async def ask(self, ask: str, **values: Any) -> dict[str, Any]:
         """What the host answers, however long the connection is lost meanwhile."""
-        while True:
+        while not _is_cancelled():
             worker = self.worker
             if worker is not None:
-                with suppress(*GONE):
+                with suppress(*GONE, RuntimeError):  # the last one: it is being closed
                     async with asyncio.timeout(ANSWER):
                         return await worker.ask(ask, values)
             await asyncio.sleep(RETRY / 4)
+        raise asyncio.CancelledError
 
-    async def serve(self, order: Mapping[str, Any]) -> None:
-        """Make a row and bring it; goes on where the connection that brought the order is lost."""
-        token = order["token"]
-        task = self._orders.get(token)
-        if task is None:
-            task = self._orders[token] = asyncio.create_task(self._serve(order))
-            task.add_done_callback(lambda _: self._orders.pop(token, None))
-        await asyncio.shield(task)
+    def take(self, order: Mapping[str, Any]) -> None:
+        """Make a row and bring it, or see to packs; goes on where the connection is lost."""
+        serving = self._supply(order["lacks"]) if "lacks" in order else self._serve(order)
+        task = asyncio.create_task(serving)
+        self._orders.add(task)
+        task.add_done_callback(self._orders.discard)
 
     async def _serve(self, order: Mapping[str, Any]) -> None:
         token = order["token"]
@@ -148,6 +170,8 @@ class Machine:
                 state = await self._make(order)
             except NeodragonError as error:
                 state = State(error=error.message)
+            except OSError as error:
+                state = State(trouble=Message(UNABLE, {"reason": reason_of(error)}))
         if state.file is not None:
             await self._bring(token, state, state.file)
         elif state.error:
@@ -169,10 +193,7 @@ class Machine:
         await asyncio.to_thread(self.maker.begin, work, order["key"])
         reported = time.monotonic()
         stop: str | None = ""
-        while True:
-            state = await asyncio.to_thread(self.maker.look)
-            if state.is_over:
-                break
+        while not (state := await asyncio.to_thread(self.maker.look, TELL)).is_over:
             if time.monotonic() - reported > TELL and not stop:
                 reported = time.monotonic()
                 answer = await self.ask(
@@ -185,24 +206,13 @@ class Machine:
                 stop = answer.get("stop")
                 if stop != "":
                     await asyncio.to_thread(self.maker.stop)
-            await asyncio.sleep(LOOK)
         if stop and state.stopped:
             await self.ask("back", token=token, stop=stop, trouble="")
         return state
 
     async def _bring(self, token: str, state: State, file: Path) -> None:
-        """Send a file from where the host has it, then the receipt."""
-        size, have = file.stat().st_size, 0
-        with file.open("rb") as stream:
-            while True:
-                stream.seek(have)
-                data = stream.read(BLOCK)
-                if not data:
-                    break
-                answer = await self.ask("part", token=token, offset=have, data=data)
-                if answer.get("have") is None:
-                    return  # somebody else makes it; it is kept for another order of the same
-                have = answer["have"]
+        """Send a file from where the host has it, with its last part the receipt."""
+        size = file.stat().st_size
         receipt = {
             "size": size,
             "sha256": await asyncio.to_thread(sha256, file),
@@ -210,10 +220,26 @@ class Machine:
             "seconds": state.seconds,
             "notices": as_text(*state.notices),
         }
-        answer = await self.ask("done", token=token, receipt=receipt)
-        if answer.get("taken"):
+        answer: dict[str, Any] = {"have": 0}
+        with file.open("rb") as stream:
+            while (have := answer.get("have")) is not None:
+                stream.seek(have)
+                block = {"token": token, "offset": have, "data": stream.read(BLOCK)}
+                if have < size and not block["data"]:
+                    return  # it was cut off here
+                if have + BLOCK < size:
+                    answer = await self.ask("part", **block)
+                else:
+                    answer = await self.ask("done", **block, receipt=receipt)
+        if answer.get("taken"):  # else it is kept for another order of the same
             self.maker.clear(file)
             self.say(f"a row is made, {state.seconds:.1f} s")
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task is to end: of being cancelled Dask may make another error."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def enrol(invitation: Invitation, folder: Path, name: str | None = None) -> str:

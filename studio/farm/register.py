@@ -188,6 +188,10 @@ class Register(Database):
             )
         return machines
 
+    def aside(self) -> set[str]:
+        """Those that are given no rows."""
+        return {row["name"] for row in self._rows("SELECT name FROM machines WHERE aside != ''")}
+
     def came(self, name: str, packs: Mapping[str, str], backends: list[str]) -> None:
         """A machine is there, and says what it can make."""
         able = json.dumps({"packs": dict(packs), "backends": backends})
