@@ -3,7 +3,8 @@
 Rows that only wait (half a second, or no time) instead of an engine, so that many machines fit on
 one; all else is real: processes, TLS, the job table, files that are sent, checked and published.
 Prints JSON: rows an hour for 1, 2, 4, 8 machines against as many times one that does nothing else,
-seconds a row beyond the wait, seconds to queue 10,000 rows, and the host's memory with them.
+milliseconds a row beyond the wait, processor time a row of host and machine, seconds to queue
+10,000 rows, and the host's memory with them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Waiting:
         self._until = time.monotonic() + self.seconds
         self._key = key
 
-    def look(self) -> State:
+    def look(self, wait: float) -> State:
+        time.sleep(max(0.0, min(wait, self._until - time.monotonic())))
         if time.monotonic() < self._until:
             return State()
         metadata = {"software": "Neodragon Studio 0", "key": self._key, "kind": "frame"}
@@ -100,6 +102,7 @@ class Farm:
         self.table = stack.enter_context(LeasingTable(self.root / "jobs.sqlite"))
         self.register = stack.enter_context(Register(self.root / "farm.sqlite"))
         self.table.pause()
+        self.machines: list[subprocess.Popen] = []
         self.host = self._start(stack, "host")
         until(lambda: self.register.farm() is not None)
         port = self.register.farm().port
@@ -108,7 +111,8 @@ class Farm:
             name, key = self.register.enrol("machine"), new_key()
             signed = authority.sign(key.public_key(), name, "machine", timedelta(days=1))
             write(self.root / f"{name}.pem", pem_text(signed).encode() + pem_of(key))
-            self._start(stack, "machine", name, str(port), str(seconds))
+            one = self._start(stack, "machine", name, str(port), str(seconds))
+            self.machines.append(one)
         until(lambda: sum(one.online for one in self.register.machines()) == machines)
 
     def _start(self, stack: ExitStack, *role: str) -> subprocess.Popen:
@@ -124,6 +128,13 @@ class Farm:
         self.table.resume()
         until(lambda: self.table.count(["done"]) >= done)
         return time.perf_counter() - begun
+
+    def busy(self) -> tuple[float, float]:
+        """Seconds of a processor that the host and all machines have taken."""
+        host, *machines = (
+            sum(psutil.Process(one.pid).cpu_times()[:2]) for one in (self.host, *self.machines)
+        )
+        return host, sum(machines)
 
     @property
     def memory(self) -> float:
@@ -147,7 +158,12 @@ def scaling() -> list[dict[str, float]]:
             rows = ROWS * machines
             farm.table.add(entries(rows + 2 * machines))
             farm.run(2 * machines)  # the first ones load modules on both sides
+            before = farm.busy()
             seconds = farm.run(rows + 2 * machines)
+            host, machine = (
+                round((now - then) / rows * 1000, 1)
+                for now, then in zip(farm.busy(), before, strict=True)
+            )
             ideal = ROWS * WAIT
             found.append(
                 {
@@ -157,6 +173,8 @@ def scaling() -> list[dict[str, float]]:
                     "rows_an_hour": round(rows / seconds * 3600),
                     "of_linear": round(ideal / seconds, 3),
                     "beyond_the_wait_ms_a_row": round((seconds - ideal) / ROWS * 1000, 1),
+                    "host_processor_ms_a_row": host,
+                    "machine_processor_ms_a_row": machine,
                 }
             )
             print(found[-1], file=sys.stderr, flush=True)
