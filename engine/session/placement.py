@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -47,6 +49,7 @@ ON_CPU = (
     " the NPU's driver."
 )
 CONTEXT_LIMIT = 2**20  # bytes of the small file that names a context's binary
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,25 @@ def start(
     providers = ["CPUExecutionProvider"] if backend == "cpu" else None
     if backend != "cpu":
         add_qnn(chosen, backend, **{**chip, **options})
-    session = ort.InferenceSession(str(path), chosen, providers=providers)
+    with _plain_name(path) if graph.context is not None else nullcontext(str(path)) as name:
+        session = ort.InferenceSession(name, chosen, providers=providers)
     # Otherwise a failed run on the NPU silently rebuilds the session on the CPU.
     session.disable_fallback()
     return session
+
+
+@contextmanager
+def _plain_name(path: Path) -> Iterator[str]:
+    """A name that QNN can open a compiled graph by: on Windows it ends the process over others.
+
+    It opens the binary by a name in the system's encoding, which may lack letters of the folder; so
+    that is the current folder meanwhile, of the whole process, and no two are loaded at once.
+    """
+    if sys.platform != "win32" or str(path).isascii():
+        yield str(path)
+    else:
+        with _LOADING, chdir(path.parent):
+            yield path.name
 
 
 def _options(graph: Graph, threads: int | None) -> ort.SessionOptions:
