@@ -164,7 +164,7 @@ def start(
     providers = ["CPUExecutionProvider"] if backend == "cpu" else None
     if backend != "cpu":
         add_qnn(chosen, backend, **{**chip, **options})
-    with _plain_name(path) if graph.context is not None else nullcontext(str(path)) as name:
+    with _plain_name(path) if backend != "cpu" else nullcontext(str(path)) as name:
         session = ort.InferenceSession(name, chosen, providers=providers)
     # Otherwise a failed run on the NPU silently rebuilds the session on the CPU.
     session.disable_fallback()
@@ -173,7 +173,7 @@ def start(
 
 @contextmanager
 def _plain_name(path: Path) -> Iterator[str]:
-    """A name that QNN can open a compiled graph by: on Windows it ends the process over others.
+    """A name that QNN can open a compiled graph by; over others it ends the process on Windows.
 
     It opens the binary by a name in the system's encoding, which may lack letters of the folder; so
     that is the current folder meanwhile, of the whole process, and no two are loaded at once.
