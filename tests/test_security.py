@@ -159,6 +159,18 @@ def stranger() -> Iterator[tuple[str, list[dict[str, str]]]]:
         server.shutdown()
 
 
+def test_what_the_page_is_made_of_comes_compressed(studio: Studio, context: BrowserContext) -> None:
+    answers: list[Any] = []
+    context.on("response", lambda answer: answers.append(answer))
+    opened(context, studio.address)
+    ours = [each for each in answers if each.request.resource_type in ("document", "script")]
+    how = {each.url: each.headers.get("content-encoding") for each in ours if each.status == 200}
+    large = [kind for url, kind in how.items() if re.search(r"/(assets/index-[^/]*)?$", url)]
+    assert large == ["br"] * 2
+    kept = [each.headers for each in ours if "/assets/" in each.url]
+    assert all(headers["cache-control"] == "max-age=31536000" for headers in kept)
+
+
 def test_a_page_of_another_port_gets_reads_asks_and_frames_nothing(
     studio: Studio, context: BrowserContext, stranger: tuple[str, list[dict[str, str]]]
 ) -> None:

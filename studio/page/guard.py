@@ -47,6 +47,11 @@ PAGE = (
     " connect-src 'self'; worker-src 'self' blob:; manifest-src 'self'; base-uri 'self';"
     " form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 )
+# For pages inside of others and links to them: ours is neither.
+UNUSED = re.compile(
+    rb"<script>\s*\(\(\) => \{\s*const root = [^<]*iframeResizer[^<]*</script>"
+    rb'|<meta\s+(property|name)="(og|twitter):[^>]*>\s*'
+)
 INLINE = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
 
@@ -212,11 +217,12 @@ def _guarded(send: Any, inline: str, first: str, language: str) -> Any:
 
 
 def _spoken(body: bytes, language: str) -> bytes:
-    """Gradio's page without its manifest, with Gradio's own words in the page's language.
+    """Gradio's page without what is `UNUSED`, with Gradio's own words in the page's language.
 
     It takes them from what the browser prefers, so the page tells it another preference first.
     """
     code = gradio_language(language)
+    body = UNUSED.sub(b"", body)
     script = f'<script>Object.defineProperty(navigator, "language", {{value: "{code}"}})</script>'
     body = body.replace(b'<html\n\tlang="en"', f'<html\n\tlang="{code}"'.encode(), 1)
     return body.replace(b'<link rel="manifest" href="/manifest.json" />', script.encode(), 1)

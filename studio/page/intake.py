@@ -25,6 +25,7 @@ SHOWN = {
     **{".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"},
     **{".bmp": "image/bmp", ".tif": "image/tiff", ".tiff": "image/tiff", ".avif": "image/avif"},
 }
+PASSING = (b"etag", b"last-modified", b"accept-ranges")  # how a browser asks for a file again
 SAVED = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".heic", ".heif", ".ndpack")
 
 
@@ -48,6 +49,8 @@ class Intake:
             if kind is None:
                 return await _say(send, 404, self.say("guard.nothing"))
             send = _as(kind, send)
+        elif path.startswith("/assets/"):
+            send = _lasting(send)
         elif path.startswith("/gradio_api/upload") and scope["method"] == "POST":
             problem = self._too_much(scope)
             if problem:
@@ -112,6 +115,18 @@ def _as(kind: str, send: Any) -> Any:
             headers = [pair for pair in message["headers"] if pair[0] not in other]
             headers += [(b"content-type", kind.encode()), (b"content-disposition", disposition)]
             message = {**message, "headers": headers}
+        await send(message)
+
+    return sent
+
+
+def _lasting(send: Any) -> Any:
+    """`send` of a file whose name changes with its content: the browser keeps it, unasked."""
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 200:
+            headers = [pair for pair in message["headers"] if pair[0] not in PASSING]
+            message = {**message, "headers": [*headers, (b"cache-control", b"max-age=31536000")]}
         await send(message)
 
     return sent

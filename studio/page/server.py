@@ -53,8 +53,8 @@ ADMINISTRATORS = Message("only an administrator may use it")
 A_DAY = 86_400.0  # seconds
 SCRIPTS = ("page.js", "player.js", "queue.js", "history.js")
 KEPT = ("pictures", "lists")  # folders of the data that the page shows files of
-PARTS = re.compile(r"/(theme\.css|(assets|static)/.+)?")
-LEAST = 1000  # bytes that are worth compressing
+PARTS = re.compile(r"(/[0-9a-f]{32})?/(theme\.css|(assets|static)/.+|gradio_api/run/predict)?")
+LEAST = 300  # bytes that are worth compressing
 LOOK = 0.3  # seconds between looks at the window
 
 
@@ -257,7 +257,9 @@ def _gradio(
 
 
 def _script(*names: str) -> str:
-    return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
+    """The scripts as one, without indentation and comments."""
+    text = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
+    return re.sub(r"^\s*(//.*\n\s*)*", "", text, flags=re.MULTILINE)
 
 
 def bound(port: int | None, last: int | None = None) -> socket.socket:
@@ -334,7 +336,7 @@ class Compressed:
         from starlette.middleware.gzip import GZipMiddleware  # noqa: PLC0415
 
         self.app, self.gzip = app, GZipMiddleware(app, minimum_size=LEAST, compresslevel=6)
-        self.brotli = partial(BrotliResponder, app, 6, Mode.text, 22, 0, LEAST)
+        self.brotli = partial(BrotliResponder, app, 8, Mode.text, 22, 0, LEAST)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Compress where the browser takes it."""
