@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.pack import Pack
+from engine.pack import Pack, open_pack
 from studio.farm.checks import Checks
 from studio.farm.desk import Desk
 from studio.farm.local_worker import LocalWorker
+from studio.farm.orders import BLOCK
 from studio.farm.register import Register
 from studio.jobs.leases import LeasingTable
 from studio.jobs.render import record
@@ -141,6 +143,17 @@ def test_nonsense_is_answered_and_harms_nothing(place: Place) -> None:
     outside = place.ask("one", "file", pack=place.pack.pack_hash, name="../x", offset=0)
     assert "error" in outside, "only files that the manifest names"
     assert place.state == "waiting"
+
+
+def test_a_pack_in_a_zip_is_sent_from_any_offset(place: Place, tmp_path: Path) -> None:
+    file = max(place.pack.files, key=lambda file: file.size)
+    archive = shutil.make_archive(str(tmp_path / "pack"), "zip", place.pack.path)
+    with open_pack(archive) as zipped:
+        place.desk.packs = {zipped.pack_hash: zipped}.get
+        for offset in (0, 5, file.size - 3, file.size):
+            data = place.ask("one", "file", pack=zipped.pack_hash, name=file.name, offset=offset)
+            whole = (place.pack.path / file.name).read_bytes()
+            assert data == {"data": whole[offset : offset + BLOCK]}
 
 
 def test_a_workshop_makes_rows_in_a_queue_of_its_own(place: Place, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ machine's and the settings inside are the row's.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import Message, NeodragonError
-from engine.pack import Pack, PackFile
+from engine.pack import Pack
 from studio import __version__
 from studio.farm.checks import TOKEN, Checks
 from studio.farm.orders import BLOCK, append, sha256
@@ -51,6 +52,7 @@ class Desk:
         self.lease = lease
         self.packs, self.checks = packs, checks
         self.resting = resting
+        self._unpacking = threading.Lock()
         self._failed_rows: Counter[str] = Counter()  # of each machine, since it made one
         self._asks: dict[str, Callable[..., dict[str, Any]]] = {
             **{"begin": self._begin, "progress": self._progress, "part": self._part},
@@ -196,10 +198,14 @@ class Desk:
         return {"manifest": self._pack(pack).manifest()}
 
     def _file(self, machine: str, pack: str, name: str, offset: int) -> dict[str, Any]:
-        """A block of a pack's file from an offset."""
+        """A block of a pack's file from an offset; what is in a .zip is unpacked once."""
         opened = self._pack(pack)
         [file] = [file for file in opened.files if file.name == name]
-        return {"data": _block(opened, file, int(offset))}
+        with self._unpacking:
+            path = opened.verified(file)
+        with path.open("rb") as stream:
+            stream.seek(int(offset))
+            return {"data": stream.read(BLOCK)}
 
     def _pack(self, pack: str) -> Pack:
         opened = self.packs(pack)
@@ -215,23 +221,6 @@ class Desk:
         with job.work.image.open("rb") as stream:
             stream.seek(int(offset))
             return {"data": stream.read(BLOCK)}
-
-
-def _block(pack: Pack, file: PackFile, offset: int) -> bytes:
-    """Up to BLOCK bytes of a pack's file; of a folder's read where they are."""
-    path = pack.path / file.name
-    if pack.path.is_dir():
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(BLOCK)
-    data, before = b"", 0
-    for block in pack.blocks(file.name, file.size):
-        if before + len(block) > offset:
-            data += block[max(0, offset - before) :]
-        before += len(block)
-        if len(data) >= BLOCK:
-            break
-    return data[:BLOCK]
 
 
 def is_check(values: Mapping[str, Any]) -> bool:

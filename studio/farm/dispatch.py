@@ -22,6 +22,7 @@ from studio.jobs import results
 from studio.jobs.leases import LeasingTable
 from studio.jobs.spec import Job
 
+LOOK = 1.0  # seconds after which machines are looked at even if no row has changed
 DEPTH = 2  # rows a machine is given at once: one it makes, one that waits for it
 Orders = list[tuple[str, dict[str, Any]]]  # by machine
 
@@ -66,11 +67,16 @@ class Dispatcher:
         self.able: dict[str, tuple[set[str], set[str]]] = {}  # who is here: packs and backends
         self.resting: dict[str, float] = {}  # machines, and until when they make none
         self._alive = time.time()  # when the leases were looked at
+        self._seen: object = None
 
     def orders(self) -> Orders:
         """Lease rows to machines that have less than they may; what to send to whom."""
         orders: Orders = []
         with suppress(NeodragonError):  # a damaged row, which is set aside; a table that is busy
+            seen = self.table.version(), tuple(self.able), int(time.monotonic() / LOOK)
+            if seen == self._seen:
+                return orders
+            self._seen = seen
             self._expire()
             has = Counter(lease.machine for lease in self.table.leases())
             ready = self._ready()
@@ -106,7 +112,7 @@ class Dispatcher:
     def _expire(self) -> None:
         """End leases that nobody renewed, unless that is because this computer slept."""
         before, self._alive = self._alive, time.time()
-        if self._alive - before > self.lease / 4:
+        if self._alive - before > max(self.lease / 4, 3 * LOOK):
             self.table.extend(self.lease)
         else:
             self.table.expire(results.is_whole)

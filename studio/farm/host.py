@@ -39,6 +39,8 @@ from studio.system.sqlite import lock
 TICK = 0.05  # seconds between looks at the table
 LOOK = 1.0  # seconds between looks at what the user wants of the farm
 LEASE = 30.0  # seconds for which a row is a machine's without a word from it
+SHORT = ("begin", "progress")  # asked by machines that wait to go on
+RESULTS = ("part", "done")  # one after the other, as those would wait for many at once
 PORT = 27860  # when it is free and none is named
 PATIENCE = 10.0  # seconds a host has to open
 FAILED = 2
@@ -79,7 +81,8 @@ class FarmHost:
         resting = self.dispatcher.resting
         self.desk = Desk(table, register, clips, lease, packs.of, self.checks, resting)
         self._machines: dict[str, str] = {}  # name to Dask's address
-        self._pool = ThreadPoolExecutor(4)
+        self._pool = ThreadPoolExecutor(2)
+        self._files = ThreadPoolExecutor(1)
         self._judges = ThreadPoolExecutor(1)  # a comparison may make a row
         self._told: dict[str, set[str]] = {}  # name to packs it knows that it lacks
         self._wake = asyncio.Event()
@@ -112,6 +115,7 @@ class FarmHost:
         finally:
             await scheduler.close(reason="the farm ends")
             self._pool.shutdown(wait=True)
+            self._files.shutdown(wait=True)
             self._judges.shutdown(wait=True, cancel_futures=True)
             for lease in self.table.leases():  # of one that is killed they stay
                 self.table.hand_back(lease.token)
@@ -166,7 +170,9 @@ class FarmHost:
         loop = asyncio.get_running_loop()
         if ask == "hello":
             return await loop.run_in_executor(self._pool, lambda: self._hello(machine, **values))
-        pool = self._judges if ask == "done" and is_check(values) else self._pool
+        pool = self._pool if ask in SHORT else self._files if ask in RESULTS else None
+        if ask == "done" and is_check(values):
+            pool = self._judges
         answer = await loop.run_in_executor(pool, self.desk.answer, machine, ask, values)
         if ask in ("done", "failed", "back"):
             self._wake.set()
