@@ -278,6 +278,13 @@ def test_a_file_of_many_parts_comes_whole(tmp_path: Path, pack: Pack) -> None:
     in_farm(tmp_path, do)
 
 
+def test_a_machine_has_a_plain_name(host: FarmHost) -> None:
+    assert host.register.enrol("\x1b[31m<b>rouge") == "-31m-b-rouge"
+    assert host.register.enrol("") == "machine"
+    assert len(host.register.enrol("x" * 500)) == 60
+    assert host.register.enrol("invitation") == "invitation-2"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -199,7 +199,7 @@ class FarmHost:
             return {"error": problem}
 
         def sign() -> dict[str, Any]:
-            name = self.register.enrol(wish[:60] or "machine")
+            name = self.register.enrol(str(wish))
             try:
                 signed = self.authority.sign_request(request, name)
             except FarmError as error:

@@ -7,6 +7,7 @@ line share. It needs nothing but SQLite.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -134,7 +135,8 @@ class Register(Database):
             )
 
     def enrol(self, wish: str) -> str:
-        """A name for a new machine, like the one it wishes."""
+        """A name for a new machine, like the one it wishes, of letters that any terminal shows."""
+        wish = re.sub(r"[^A-Za-z0-9._-]+", "-", wish)[:60] or "machine"
         with self._transaction() as db:
             taken = {row["name"] for row in db.execute("SELECT name FROM machines")}
             taken.add("invitation")  # which `revoke` means otherwise
