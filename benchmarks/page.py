@@ -138,7 +138,8 @@ def steps(page: Page) -> dict[str, float]:
                 watch.disconnect();
                 done(performance.now() - began);
               });
-              watch.observe(document.getElementById("grid"), {subtree: true, childList: true});
+              const grid = document.getElementById("grid");
+              watch.observe(grid, {subtree: true, childList: true, attributes: true});
               document.body.dispatchEvent(new KeyboardEvent("keydown", {key: " ", bubbles: true}));
             })"""
         )
