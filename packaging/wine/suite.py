@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as Tree
 from collections import Counter
 from pathlib import Path
@@ -72,13 +73,15 @@ def one(box: boxes.Box, name: str) -> tuple[Counter[str], list[str], Counter[str
         r"--junitxml=Z:\w\report.xml",
         "--timeout=1800",  # an emulated NPU on Wine is slow
     ]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=PATIENCE)
-        said = (done.stdout + done.stderr).decode(errors="replace")
-    except subprocess.TimeoutExpired:
-        said = f"more than {PATIENCE} s"
-    finally:
-        box.kill()
+    with tempfile.TemporaryFile() as output:  # no pipe: a process that is left over keeps it open
+        try:
+            subprocess.run(command, stdout=output, stderr=output, timeout=PATIENCE)
+            output.seek(0)
+            said = output.read().decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            said = f"more than {PATIENCE} s"
+        finally:
+            box.kill()
     if not report.is_file():
         return Counter(failed=1), [f"{name}: {said[-1500:]}"], Counter()
     return read(report)
