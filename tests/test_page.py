@@ -362,6 +362,7 @@ def test_a_batch_goes_on_without_a_tab(
     page = browser.new_page()
     page.goto(address)
     page.set_default_timeout(PATIENCE)
+    page.locator("#ruler .ruler").wait_for()  # the draft is there
     page.get_by_role("tab", name="Batch").click()
     prompts = [f"a red ball, number {n}" for n in range(18)] + ["a blue star", "a green boat"]
     rows = "prompt,upscale,steps\n,no,\n" + "".join(f"'{p}',no,\"1,1,1\"\n" for p in prompts)

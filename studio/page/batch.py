@@ -72,6 +72,7 @@ class BatchView:
                     js_on_load=html.SEND,
                     elem_id="sheet",
                 )
+        self.kept = gr.Textbox(visible=False)
         self.changes = gr.HTML(js_on_load="neodragonHeard(element, trigger)", elem_classes="news")
         self._wire()
 
@@ -96,8 +97,10 @@ class BatchView:
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the tab show the batch it was left with."""
-        out = [self.text, self.file, self.batch, self.listed]
-        blocks.load(self._load, None, out, **QUICK)
+        out = [self.kept, self.file, self.batch, self.listed]
+        loaded = blocks.load(self._load, None, out, **QUICK)
+        both = [self.kept, self.text]  # what was typed before the answer came stays
+        loaded.then(None, both, self.text, js="(kept, typed) => typed || kept", **QUICK)
 
     def _load(self) -> tuple[Any, ...]:
         draft = self.desk.draft()
