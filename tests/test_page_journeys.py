@@ -117,10 +117,10 @@ def test_the_part_of_a_picture_is_dragged(page: Page, tmp_path: Path) -> None:
     colour = (
         "() => { const canvas = document.createElement('canvas'); const context ="
         " canvas.getContext('2d'); context.drawImage(document.querySelector('#chip img'), 0, 0);"
-        " const [red, , blue] = context.getImageData(5, 5, 1, 1).data;"
-        " return blue > 150 && red < 150; }"
+        " return [...context.getImageData(5, 5, 1, 1).data]; }"
     )
-    page.wait_for_function(colour)  # the picture is loaded a moment after its address is there
+    page.wait_for_function(f"({colour})()[2] > 150")  # loaded a moment after its address is there
+    assert page.evaluate(colour)[0] < 150
     moved = chip.get_attribute("src")
     frame.focus()
     for _ in range(60):
