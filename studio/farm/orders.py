@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import RequestError, reason_of
-from studio.jobs.spec import Job, Work
-from studio.system.files import open_regular
+from studio.jobs.spec import Job, Work, digest
 
 BLOCK = 2**20  # bytes sent at once
 
@@ -26,7 +24,7 @@ def order_of(job: Job, token: str, pack_hash: str, seconds: float) -> dict[str, 
     values = job.work.to_dict()
     picture = None
     if isinstance(job.work.image, Path):
-        picture = {"name": job.work.image.name, "sha256": _sha256_of_picture(job.work.image)}
+        picture = {"name": job.work.image.name, "sha256": digest(str(job.work.image))}
     del values["image"]
     return {
         "token": token,
@@ -41,18 +39,6 @@ def work_of(order: Mapping[str, Any], pack: Path, picture: Path | None) -> Work:
     """What an order asks for, on the machine; raises RequestError."""
     made_by = {"pack": str(pack), "image": None if picture is None else str(picture)}
     return Work.from_dict(order["work"] | made_by)
-
-
-def _sha256_of_picture(path: Path) -> str:
-    try:
-        with open_regular(path):
-            return sha256(path)
-    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
-        raise RequestError(
-            "The picture {path} cannot be read ({reason}); choose another file.",
-            path=path,
-            reason=reason_of(error),
-        ) from error
 
 
 def append(path: Path, offset: int, data: bytes) -> int:

@@ -18,6 +18,7 @@ from engine.config import OLD_NAMES, Request
 from engine.errors import Message, RequestError, reason_of
 from engine.pack import Pack
 from studio.media.sidecars import Kind
+from studio.system.files import open_regular
 
 State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled", "skipped"]
 Stop = Literal["", "skip", "cancel", "interrupt"]
@@ -173,7 +174,7 @@ def content_key(work: Work, pack: Pack) -> str:
         )
     values = settled(work, pack) | {
         "pack": pack.pack_hash,
-        "image": None if work.image is None else _digest(str(work.image)),
+        "image": None if work.image is None else digest(str(work.image)),
         "suffix": work.suffix or not pack.prompt.suffix,
     }
     if work.kind == "frame":
@@ -201,7 +202,8 @@ def settled(request: Request, pack: Pack) -> dict[str, Any]:
     return values | {"upscale": request.upscale and pack.has("upscaler")}
 
 
-def _digest(picture: str) -> str:
+def digest(picture: str) -> str:
+    """SHA-256 in hex of a picture's file; raises RequestError where it cannot be read."""
     try:
         stat = Path(picture).stat()
         return _digest_of(picture, stat.st_mtime_ns, stat.st_size)
@@ -215,7 +217,7 @@ def _digest(picture: str) -> str:
 
 @lru_cache(maxsize=256)
 def _digest_of(picture: str, _mtime: int, _size: int) -> str:
-    with Path(picture).open("rb") as stream:
+    with open_regular(Path(picture)) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -19,8 +19,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from engine.errors import NeodragonError, reason_of
 
@@ -225,7 +226,7 @@ def replace_whole(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BufferedReader:
     """A file open for reading; raises OSError for what is none, as a pipe that nobody writes to."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
