@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +20,13 @@ from studio.system.paths import default_pack
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in a shell's background has it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the processes of this run a folder for what they share (random_pack.py)."""
+    if not hasattr(config, "workerinput"):
+        os.environ["TESTS_SHARED_FOLDER"] = folder = tempfile.mkdtemp(prefix="neodragon-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,19 @@
-"""A pack of a small checkpoint with random weights, exported once for all tests that need one."""
+"""A pack of a small checkpoint with random weights, made once in a run and shared by its tests."""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import hashlib
 import json
+import os
 import shutil
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from filelock import FileLock
 from onnx import numpy_helper
 
 from engine.pack import MANIFEST
@@ -60,22 +61,43 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+SHARED = "TESTS_SHARED_FOLDER"  # of all processes of a run (conftest.py)
+
+
+def _once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first process to ask for it makes, not to be written to."""
+    folder = Path(os.environ[SHARED], name)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(unfinished := folder.with_name(f"{name}.part"))
+            unfinished.rename(folder)
+    return folder
+
+
+@functools.cache
+def checkpoint() -> Path:
+    """The checkpoint."""
+    return _once("checkpoint", lambda folder: save(folder, CONFIGS, SETTINGS))
+
+
 @functools.cache
 def exported() -> Path:
-    """The pack, not to be written to; its checkpoint is beside it."""
-    root = Path(tempfile.mkdtemp(prefix="neodragon-random-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    checkpoint = save(root / "checkpoint", CONFIGS, SETTINGS)
-    export_pack(checkpoint, root / "pack", emulate=False, report=lambda line: None)
-    return root / "pack"
+    """The pack."""
+
+    def make(folder: Path) -> None:
+        export_pack(checkpoint(), folder, emulate=False, report=lambda line: None)
+
+    return _once("pack", make)
 
 
 @functools.cache
 def strict() -> Path:
-    """The same with a safety checker that withholds everything; not to be written to."""
-    folder = Path(tempfile.mkdtemp(prefix="neodragon-strict-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    shutil.copytree(exported(), folder, dirs_exist_ok=True)
+    """The same with a safety checker that withholds everything."""
+    return _once("strict", _withholding)
+
+
+def _withholding(folder: Path) -> None:
+    shutil.copytree(exported(), folder)
     path = folder / "portable" / "safety_checker.onnx"
     model = onnx.load(path)
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -88,4 +110,3 @@ def strict() -> Path:
         entry = variant["graphs"]["safety_checker"]
         entry |= {"size": path.stat().st_size, "sha256": digest}
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    return folder

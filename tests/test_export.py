@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from onnx import numpy_helper
-from random_pack import CONFIGS, LAYERS, SETTINGS, exported
+from random_pack import CONFIGS, LAYERS, SETTINGS, checkpoint, exported
 from reference import official
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -44,7 +44,7 @@ from training.models.mmdit import PyramidMMDiT
 from training.random_checkpoint import save, save_tokenizers
 
 HALF = 65504.0  # the largest float16
-CHECKPOINT = exported().parent / "checkpoint"
+CHECKPOINT = checkpoint()
 
 
 def test_every_graph_matches_its_module() -> None:

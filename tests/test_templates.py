@@ -8,14 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import numpy_helper
+from random_pack import CONFIGS, checkpoint, exported
+from reference import official
 
 from builder.errors import BuildError
 from builder.layout import Layout
 from builder.plans import plans
 from builder.templates import Filled, Templates
 from studio.system.paths import ASSETS
-from tests.random_pack import CONFIGS, exported
-from tests.reference import official
 from training import templates as deriving
 from training.export.graphs import ALONE, traced
 from training.export.labels import Labelled, is_label
@@ -27,7 +27,7 @@ from training.random_checkpoint import save
 from training.templates import derive, differs, moved, twin
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = exported().parent / "checkpoint"
+CHECKPOINT = checkpoint()
 MINI, FULL = ASSETS / "templates" / "mini.zip", ASSETS / "full-size" / "templates.zip"
 MMDIT, INNER = "diffusion_transformer_320p", "transformer_part2"
 SOME = ("clip_l", "text_encoder", "video_encoder", "upscaler", "transformer")
