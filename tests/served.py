@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 from engine.pack import open_pack
 from studio.page import server
@@ -77,7 +77,21 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, address: str) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(PATIENCE)
+    _overhear(page)
     page.goto(address)
     page.locator("#ruler .ruler").wait_for()  # the draft is there
     yield page
     page.close()
+
+
+def _overhear(page: Page) -> None:
+    """Print what went wrong in the page, and what became of files; pytest shows it on failure."""
+    page.on("console", lambda line: print("console", line.type, line.text))
+    page.on("pageerror", lambda error: print("error", error))
+    page.on("requestfailed", lambda request: print("failed", request.url, request.failure))
+    page.on("response", _print_answer)
+
+
+def _print_answer(answer: Response) -> None:
+    if not answer.ok or "/upload" in answer.url:
+        print("answered", answer.status, answer.url)
