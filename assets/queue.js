@@ -45,6 +45,7 @@ window.neodragonNews = (element, trigger) => {
     source.onerror = ({target}) => { if (target.readyState === EventSource.CLOSED) setTimeout(listen, 3000); };
   };
   document.addEventListener("visibilitychange", listen);
+  addEventListener("look", look);
   setInterval(() => { if (document.hidden) look(); }, 5000);
   listen();
 };

@@ -104,7 +104,7 @@ class Create(Again):
 
     def staged(self, event: Any) -> None:
         """Let the stage be drawn anew after an event that may have put something else on it."""
-        event.then(self.desk.nudge, **QUICK)
+        event.then(None, js="() => { dispatchEvent(new Event('look')); }")
 
     def load(self, blocks: gr.Blocks) -> None:
         """Let the page begin as it was left; `loaded`, set last, says that the controls are so."""
