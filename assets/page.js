@@ -59,16 +59,6 @@ document.addEventListener("click", ({target}) => {
   if (name) document.querySelector(`#tabs [data-tab-id="${name}"]`)?.click();
 });
 
-// What is chosen in the library stays in sight.
-let chosen = "";
-setInterval(() => {
-  const tile = document.querySelector("#grid .shown");
-  const now = tile?.querySelector("img")?.src ?? "";
-  if (now === chosen || !tile?.offsetParent) return;
-  chosen = now;
-  tile.scrollIntoView({block: "nearest", inline: "nearest"});
-}, 150);
-
 // A clip that is being made plays as far as it is: each unit is a picture of its frames below each other.
 const units = new Map();
 const unit = (source) => {
@@ -80,6 +70,9 @@ const unit = (source) => {
   return units.get(source);
 };
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
+document.addEventListener("loadstart", ({target}) => {  // then a clip plays when it is asked to, once
+  if (calm.matches && target.matches?.("video")) target.autoplay = target.loop = false;
+}, true);
 const framesOf = ({dataset: {units: count, stride, folder}}) => {
   const frames = [];
   for (let k = 0; k < +count; k += 1) {

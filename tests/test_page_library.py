@@ -11,7 +11,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from engine.config import Fork
 from studio.jobs.spec import PENDING, RUNNING, Work
@@ -114,6 +114,62 @@ def test_every_key_of_many_counts(library: Page, shelf: list[Path]) -> None:
         expect(library.locator("#grid li")).to_have_count(left)
     assert all(path.exists() for path in shelf)
     assert not [url for url in asked if "/queue/" in url]  # its stream loses answers
+
+
+def test_a_step_is_taken_before_the_studio_answers(library: Page) -> None:
+    held: list[Route] = []
+    library.locator("header").click()
+    library.route("**/run/predict*", lambda route: held.append(route), times=2)
+    for _ in range(2):
+        library.keyboard.press(" ")
+    expect(library.locator("#grid li").nth(2)).to_have_class("shown")
+    film = library.locator("#grid li img").nth(2).get_attribute("data-film")
+    assert library.locator("#viewer .stage video").get_attribute("src") == film
+    while not held:
+        library.wait_for_timeout(50)
+    for route in held:
+        route.continue_()
+    cull = library.locator("#viewer .cull:not(.ahead)")
+    expect(cull).to_have_attribute("data-at", "2")
+    assert cull.locator("video").get_attribute("src") == film
+    assert Path(film or "").name in (cull.locator(".caption").text_content() or "")
+
+
+def test_what_is_asked_during_steps_is_of_the_clip_that_is_open(
+    library: Page, shelf: list[Path]
+) -> None:
+    library.locator("header").click()
+    names = [
+        Path(image.get_attribute("data-film") or "").name
+        for image in library.locator("#grid img").all()
+    ]
+    for key in ("p", " ", "p", "p"):  # faster than the page answers
+        library.keyboard.press(key)
+    expect(library.locator("#grid .kept")).to_have_count(3)
+    expect(library.locator("#viewer .cull:not(.ahead)")).to_have_attribute("data-at", "4")
+    kept = {path.name for path in shelf if marks(path).get("keep")}
+    assert kept == {names[0], names[2], names[3]}
+    for left in (2, 1, 0):
+        library.keyboard.press("z")
+        expect(library.locator("#grid .kept")).to_have_count(left)
+    library.keyboard.press("ArrowLeft")
+    library.click("#export")
+    expect(library.locator("#library-message .notice")).to_contain_text(Path(names[3]).stem)
+
+
+def test_reduced_motion_lets_clips_rest(library: Page) -> None:
+    library.emulate_media(reduced_motion="reduce")
+    library.reload()
+    library.locator("#ruler .ruler").wait_for()
+    library.get_by_role("tab", name="Library").click()
+    library.wait_for_function("document.querySelector('#viewer video')?.readyState > 1")
+    for _ in range(2):
+        library.wait_for_timeout(500)
+        assert library.evaluate("document.querySelector('#viewer video').paused")
+        library.keyboard.press(" ")
+    library.wait_for_function("document.querySelector('#viewer .cull:not(.ahead) video')")
+    library.locator("#viewer [data-play=toggle]").click()
+    library.wait_for_function("!document.querySelector('#viewer video').paused")
 
 
 def test_events_in_turn_see_what_the_last_left() -> None:

@@ -18,7 +18,7 @@ from studio.library.store import EXPORTS
 from studio.library.verify import verify
 from studio.page import html
 from studio.page.desk import Desk
-from studio.page.events import QUICK, Update
+from studio.page.events import IN_TURN, QUICK, Update
 from studio.system.files import fitted
 
 MARKS = "(...given) => [...given.slice(0, -1), neodragonMarks()]"
@@ -71,10 +71,15 @@ class Exporting:
         """Let the buttons act on what is picked; chosen: what `picked` is called with."""
         self.picked = picked
         settings = [self.format, self.crop, self.place, self.how, self.marks]
-        self.export.click(self._export, [*chosen, *settings], message, js=MARKS, **QUICK)
-        self.verify.click(self._verify, list(chosen), message, queue=True, api_visibility="private")
+        # First the steps to the clip that is open are heard of, in their turn.
+        self.export.click(lambda: None, **IN_TURN).then(
+            self._export, [*chosen, *settings], message, js=MARKS, **QUICK
+        )
+        self.verify.click(lambda: None, **IN_TURN).then(
+            self._verify, list(chosen), message, queue=True, api_visibility="private"
+        )
         self.preset.input(self._preset, self.preset, [self.format, self.crop, self.how], **QUICK)
-        self.crop.change(self._framed, [*chosen, self.crop], [self.frame, self.place], **QUICK)
+        self.crop.change(self._framed, [*chosen, self.crop], [self.frame, self.place], **IN_TURN)
         self.frame.click(_placed, None, self.place, **QUICK)
 
     def _preset(self, name: str) -> tuple[str, str, list[str]]:

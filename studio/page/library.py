@@ -26,7 +26,8 @@ from studio.page.exporting import Exporting
 from studio.system.reveal import reveal
 
 PAGE = 60  # items sent at a time
-ONES = ("open", "choose", "range", "all", "alone", "next", "previous")  # what they do to the view
+CULL = "neodragonCull(element, trigger)"
+ONES = ("open", "choose", "range", "all", "alone", "rest")  # what they do to the view
 
 
 class LibraryView:
@@ -37,16 +38,16 @@ class LibraryView:
         self.create, self.batch, self.tabs = create, batch, tabs
         self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
-        self.state = gr.State({"at": 0, "chosen": [], "undo": []})
+        self.state = gr.State({"at": 0, "chosen": [], "undo": [], "answer": 0})
         self._search_row()
         self.message = gr.HTML(elem_id="library-message")
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=3, min_width=320):
-                self.viewer = gr.HTML(js_on_load=html.SEND, elem_id="viewer")
+                self.viewer = gr.HTML(js_on_load=CULL, elem_id="viewer")
                 self.taking = Exporting(desk, self.say)
             with gr.Column(scale=2, min_width=220, elem_id="found"):
-                self.counts = gr.HTML(js_on_load=html.SEND, elem_id="counts")
-                self.grid = gr.HTML(js_on_load=html.SEND, elem_id="grid")
+                self.counts = gr.HTML(js_on_load=CULL, elem_id="counts")
+                self.grid = gr.HTML(js_on_load=CULL, elem_id="grid")
                 self.more = gr.Button(self.say("library.more"), size="sm", elem_id="library-more")
         self._wire()
 
@@ -146,7 +147,8 @@ class LibraryView:
                 limit=limit,
             )
             paths = [str(item.path) for item in items]
-            state = state | {"chosen": [p for p in state["chosen"] if p in paths]}
+            chosen = [path for path in state["chosen"] if path in paths]
+            state = state | {"chosen": chosen, "answer": state["answer"] + 1}
             state["at"] = at = min(state["at"], max(0, len(items) - 1))
             root = items[at].root if items else ""
             family = tree(self.library.search(root=root)) if root else []
@@ -157,8 +159,8 @@ class LibraryView:
             return nothing | {self.state: state, self.message: html.failure(self.say.error(error))}
         geometry, say = self.desk.pack.geometry, self.say
         return {
-            self.grid: shelf.grid(items, at, state["chosen"], say),
-            self.viewer: shelf.viewer(items, at, state["chosen"], family, geometry, say),
+            self.grid: shelf.grid(items, at, chosen, say),
+            self.viewer: shelf.viewer(items, at, chosen, family, geometry, say, state["answer"]),
             self.counts: (
                 f'<div class="counts"><p>{escape(counts)}</p>'
                 f"{html.button('all', 0, say('library.choose_all'))}</div>"
@@ -171,10 +173,14 @@ class LibraryView:
     # Marking
 
     def _act(self, values: Update, event: gr.EventData) -> Update:
-        """What was clicked in grid or viewer, or asked for by its key."""
+        """What was clicked in grid or viewer, or asked for by its key.
+
+        The page steps to another item by itself (library.js); at: the one that is open there.
+        """
         shown = values[self.shown]
         before = values[self.state]
-        state = {"at": before["at"], "chosen": [*before["chosen"]], "undo": [*before["undo"]]}
+        state = before | {"chosen": [*before["chosen"]], "undo": [*before["undo"]]}
+        state["at"] = min(max(0, int(event.at)), max(0, len(shown) - 1))
         message, verb = "", event.verb
         try:
             if verb == "open" and event.many:
@@ -184,16 +190,19 @@ class LibraryView:
             elif verb == "undo":
                 self._undo(state)
             elif verb in (*shelf.VERBS, "folder", "join"):
-                return self._send(verb, event, values)
+                return self._send(verb, event, values | {self.state: state}) | {self.state: state}
             else:
                 for path in self._picked(shown, state):
                     self._mark(path, verb, int(event.id), state)
                 if verb == "keep" and not state["chosen"]:
-                    state["at"] += 1
+                    state["at"] += 1  # as the page has done
         except NeodragonError as error:
             message = html.failure(self.say.error(error))
         limit = max(PAGE, len(shown))
-        return self._show(values, limit, state, scan=False, message=message)
+        update = self._show(values, limit, state, scan=False, message=message)
+        if verb == "rest" and update[self.shown] == shown:
+            del update[self.grid]
+        return update
 
     def _turn(self, verb: str, number: int, shown: list[str], state: dict[str, Any]) -> None:
         """Open another item or choose some."""
@@ -207,8 +216,6 @@ class LibraryView:
             chosen += [path for path in shown[low : high + 1] if path not in chosen]
         elif verb in ("all", "alone"):
             state["chosen"] = [*shown] if verb == "all" else []
-        elif verb in ("next", "previous"):
-            state["at"] = max(0, state["at"] + (1 if verb == "next" else -1))
 
     def _mark(self, path: Path, verb: str, number: int, state: dict[str, Any]) -> None:
         item = self.library.item(path)

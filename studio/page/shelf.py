@@ -43,8 +43,12 @@ def viewer(
     family: Sequence[Branch],
     geometry: Geometry,
     say: Speaker,
+    answer: int,
 ) -> str:
-    """The open item with what can be done to it, or those that are chosen side by side."""
+    """The open item with what can be done to it, or those that are chosen side by side.
+
+    answer: another number each time, so that the page sees that it was answered (library.js).
+    """
     if not items:
         return _button("undo", say("library.undo"), "z")  # the last one may just have been rejected
     picked = [item for item in items if str(item.path) in chosen]
@@ -66,7 +70,8 @@ def viewer(
     folder = html.button("folder", at, say("library.folder"))
     facts = f"{item.path.name} · {item.look_seed} · {item.motion_seed}"
     return (
-        f'<div class="cull"><div class="stage">{_player(item)}</div>{bar}'
+        f'<div class="cull" data-at="{at}" data-answer="{answer}">'
+        f'<div class="stage">{_player(item)}</div>{bar}'
         f'<div class="caption">{_marks(item, say)}<span class="together">{steps}{folder}</span>'
         f"<p>{escape(item.prompt)}</p><p>{escape(facts)}</p></div></div>"
         f"{_tree(family, items, item, say)}{_ahead(items[at + 1 : at + 2])}"
@@ -123,10 +128,13 @@ def _ahead(items: Sequence[Item]) -> str:
 
 
 def _thumbnail(item: Item) -> str:
-    """A small picture; a clip's plays while it is pointed at (page.js)."""
-    film = f' data-film="{html.address(item.path)}"' if item.kind == "clip" else ""
+    """A small picture; a clip plays while its is pointed at (page.js)."""
+    what = "film" if item.kind == "clip" else "picture"
     source = html.thumbnail(item.path, item.created)
-    return f'<img src="{source}" alt="{escape(item.prompt)}" loading="lazy"{film}>'
+    return (
+        f'<img src="{source}" alt="{escape(item.prompt)}" loading="lazy"'
+        f' data-{what}="{html.address(item.path)}">'
+    )
 
 
 def _player(item: Item) -> str:
