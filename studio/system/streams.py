@@ -32,7 +32,10 @@ def is_drawn_on(stream: TextIO) -> bool:
     import msvcrt  # noqa: PLC0415
 
     kernel = ctypes.WinDLL("kernel32")
-    console = ctypes.c_void_p(msvcrt.get_osfhandle(stream.fileno()))
+    try:
+        console = ctypes.c_void_p(msvcrt.get_osfhandle(stream.fileno()))
+    except OSError:  # a window that some program draws
+        return False
     mode = ctypes.c_ulong()
     if not kernel.GetConsoleMode(console, ctypes.byref(mode)):
         return False
