@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from farms import Engine, in_farm, leave, member, until
 
 pytest.importorskip("distributed")
 
+from distributed import metrics
+
 from engine.events import FirstFrame
 from engine.pack import Pack
 from engine.pipeline import generate
-from studio.farm import transfers
+from studio.farm import link, transfers
 from studio.farm.certificates import FarmError
 from studio.farm.host import FarmHost
 from studio.farm.machine import Machine
@@ -25,6 +28,13 @@ from studio.media.pictures import read_picture
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.mark.timeout(60)  # it hung
+def test_dasks_clock_on_windows_is_set_where_the_systems_is_fine() -> None:
+    link.prepare()
+    clock = metrics._WindowsTime(time.time, is_monotonic=False)
+    assert abs(clock.time() - time.time()) < 1
 
 
 def test_a_machine_that_makes_something_else_is_set_aside(tmp_path: Path, pack: Pack) -> None:

@@ -1,10 +1,11 @@
-"""The studio on Windows, tried on Wine: `python packaging/wine/check.py [--all] [--only STAGE]`.
+"""The studio on Windows, tried on Wine: `python packaging/wine/check.py [--all]`.
 
-Sets the box up (packaging/wine/box.py); then in it: a clip, made again on Linux and compared pixel
-by pixel; a part of the test suite; the installer with a small program (packaging/wine/life.py);
-what is for Arm. `--all` takes the whole suite, freezes the studio, lives its installation through
-and makes a clip on the emulated NPU. Prints each stage with its seconds. Exit code 0 where all is
-well or the box cannot be had, which is said; 1 where a stage failed.
+`--only STAGE` does one of its stages, `--test FILE ..` these tests. Sets the box up
+(packaging/wine/box.py); then in it: a clip, made again on Linux and compared pixel by pixel; a part
+of the test suite; the installer with a small program (packaging/wine/life.py); what is for Arm.
+`--all` takes the whole suite, freezes the studio, lives its installation through and makes a clip
+on the emulated NPU. Prints each stage with its seconds. Exit code 0 where all is well or the box
+cannot be had, which is said; 1 where a stage failed.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def stages(options: argparse.Namespace, box: boxes.Box) -> dict[str, Callable[[]
 
     found: dict[str, Callable[[], object]] = {
         "clip": lambda: rendered(box),
-        "tests": lambda: tested(box, None if options.all else QUICK),
+        "tests": lambda: tested(box, options.test or (None if options.all else QUICK)),
         "installer": installer,
         "arm64": lambda: arm64(box),
     }
@@ -137,7 +138,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--all", action="store_true", help="the whole suite, the emulated NPU")
     parser.add_argument("--only", metavar="STAGE", help="one stage, on what earlier ones left")
+    parser.add_argument("--test", metavar="FILE", nargs="+", help="of the tests these, as test_cli")
     options = parser.parse_args()
+    if options.test:
+        options.only = "tests"
     if os.geteuid() == 0 and NAMESPACE not in os.environ and shutil.which("unshare"):
         os.environ[NAMESPACE] = "1"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as Tree
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import box as boxes
@@ -39,7 +40,7 @@ ABSENT = {
 LACKS = re.compile(rf"No module named '({'|'.join(ABSENT)})\b")
 
 
-def tested(box: boxes.Box, names: tuple[str, ...] | None) -> str:
+def tested(box: boxes.Box, names: Sequence[str] | None) -> str:
     """Run test files by name, all when absent; a summary. AssertionError where a test failed."""
     files = sorted(path.stem for path in (boxes.ROOT / "tests").glob("test_*.py"))
     counts: Counter[str] = Counter()
