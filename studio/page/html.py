@@ -347,7 +347,7 @@ KEYS = (
     ("X", "keys.reject"),
     ("Ctrl + ☝", "keys.choose"),
     ("Shift + ☝", "keys.range"),
-    ("J", "library.join"),
+    ("J", "keys.join"),
     ("1 – 5", "keys.stars"),
     ("Z", "keys.undo"),
     ("?", "keys.sheet"),
