@@ -18,6 +18,7 @@ from studio.jobs.spec import PENDING, RUNNING, Work
 from studio.library.store import EXPORTS
 from studio.media import sidecars
 from studio.media.video import read_mp4
+from studio.page import library as library_page
 from studio.page.desk import Desk
 from studio.page.events import IN_TURN, InTurn
 
@@ -155,6 +156,21 @@ def test_what_is_asked_during_steps_is_of_the_clip_that_is_open(
     library.keyboard.press("ArrowLeft")
     library.click("#export")
     expect(library.locator("#library-message .notice")).to_contain_text(Path(names[3]).stem)
+
+
+def test_more_is_offered_where_there_is_more(
+    library: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = library.locator("#library-more")
+    expect(more).to_have_count(0)
+    monkeypatch.setattr(library_page, "PAGE", 3)
+    for sort, count in (("oldest first", 3), ("newest first", 3)):
+        library.click("#sort input")
+        library.get_by_role("option", name=sort).click()
+        expect(library.locator("#grid li")).to_have_count(count)
+    more.click()
+    expect(library.locator("#grid li")).to_have_count(5)
+    expect(more).to_have_count(0)
 
 
 def test_reduced_motion_lets_clips_rest(library: Page) -> None:

@@ -48,7 +48,9 @@ class LibraryView:
             with gr.Column(scale=2, min_width=220, elem_id="found"):
                 self.counts = gr.HTML(js_on_load=CULL, elem_id="counts")
                 self.grid = gr.HTML(js_on_load=CULL, elem_id="grid")
-                self.more = gr.Button(self.say("library.more"), size="sm", elem_id="library-more")
+                self.more = gr.Button(
+                    self.say("library.more"), size="sm", visible=False, elem_id="library-more"
+                )
         self._wire()
 
     def _search_row(self) -> None:
@@ -97,7 +99,8 @@ class LibraryView:
             self.stars,
             self.bin,
         ]
-        self.out = [self.grid, self.viewer, self.counts, self.shown, self.state, self.message]
+        self.out = [self.grid, self.viewer, self.counts, self.more, self.shown, self.state]
+        self.out.append(self.message)
         held: set[Any] = {*self.inputs, self.shown, self.state}
         self.more.click(self._further, held, self.out, **IN_TURN)
         elsewhere = [self.tabs, self.batch.text, *self.create.every]
@@ -168,6 +171,7 @@ class LibraryView:
             self.shown: paths,
             self.state: state,
             self.message: message,
+            self.more: gr.update(visible=len(items) == limit),
         }
 
     # Marking
