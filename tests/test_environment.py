@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from stderr import ours
 
 from studio.cli import console
 from studio.cli.console import Bar, Plain, print_json
@@ -24,7 +25,6 @@ from studio.system.settings import change
 
 PATIENCE = 150.0  # seconds
 CLI = [sys.executable, "-m", "studio.cli"]
-NO_GRAPHICS = "Failed to create DXGI factory.\n"  # ONNX Runtime on Wine, of no account
 # Where nobody can make anything, root neither.
 NOWHERE = "/proc/nowhere" if os.name == "posix" else r"Q:\nowhere"
 SOCKS, CLOSED = "socks5://127.0.0.1:9", "http://127.0.0.1:9"
@@ -106,7 +106,7 @@ def run(command: list[str], data: Path, **env: str) -> subprocess.CompletedProce
         errors="replace",
         timeout=PATIENCE,
     )
-    done.stderr = done.stderr.replace(NO_GRAPHICS, "")
+    done.stderr = ours(done.stderr)
     return done
 
 

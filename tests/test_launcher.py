@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from stderr import ours
 
 from studio import launcher
 from studio.system import instance
@@ -40,8 +41,9 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        yield process
-        if process.poll() is None:
+        try:
+            yield process
+        finally:
             process.kill()
 
 
@@ -115,7 +117,7 @@ def test_a_port_that_is_taken_is_one_sentence(data: Path, monkeypatch: pytest.Mo
         with started("--port", port) as second:
             out, said = second.communicate(timeout=PATIENCE)
         assert second.returncode == 2
-        assert "choose another with --port" in said and said.count("\n") == 1
+        assert "choose another with --port" in said and ours(said).count("\n") == 1
         end(first, address)
         first.wait(PATIENCE)
 

@@ -326,7 +326,10 @@ def started(env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        yield process, process.stdout.readline().split(" at ")[1].split(" ")[0]
+        try:
+            yield process, process.stdout.readline().split(" at ")[1].split(" ")[0]
+        finally:
+            process.kill()
 
 
 def test_an_app_that_was_killed_goes_on_where_it_was(browser: Browser, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from PIL import Image
 from random_pack import strict
+from stderr import ours
 
 from engine import session
 from engine.events import UnitFrames
@@ -389,7 +390,8 @@ def test_a_second_worker_is_refused(place: Place) -> None:
     with place.table.lease():
         run = place.drain()
     assert run.returncode == worker.FAILED
-    assert run.stderr.startswith("worker: Another worker has ") and run.stderr.count("\n") == 1
+    said = ours(run.stderr)
+    assert said.startswith("worker: Another worker has ") and said.count("\n") == 1
     assert not place.table.jobs(PENDING)
 
 
