@@ -11,7 +11,12 @@ const stand = (now, step = true) => {
   sessionStorage.setItem("prompts", JSON.stringify(stood));
   for (const button of document.querySelectorAll("[data-history]")) button.disabled = !stood[button.dataset.history].length;
 };
+const lookAtPrompt = () => {  // for what the page itself put there
+  const now = promptBox()?.value;
+  if (now !== undefined && now !== text) stand(now, text !== undefined);
+};
 const turn = (from, to) => {
+  lookAtPrompt();
   if (!stood[from].length) return;
   const now = stood[from].pop();
   stood[to].push(text);
@@ -32,7 +37,4 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   turns[key === "y" || event.shiftKey ? "redo" : "undo"]();
 });
-setInterval(() => {  // what the page itself put there
-  const now = promptBox()?.value;
-  if (now !== undefined && now !== text) stand(now, text !== undefined);
-}, 200);
+setInterval(lookAtPrompt, 200);

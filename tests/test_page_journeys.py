@@ -203,6 +203,7 @@ def test_colours_apply_at_once(browser: Browser, address: str, scheme: str) -> N
     page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
     page.set_default_timeout(PATIENCE)
     page.goto(address)
+    page.locator("#ruler .ruler").wait_for()  # what was saved is there
     page.get_by_role("tab", name="Settings").click()
     for choice, is_dark in (("dark", True), ("light", False), ("system", scheme == "dark")):
         page.check(f"#set-theme input[value={choice}]")
