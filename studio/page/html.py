@@ -170,7 +170,8 @@ def progress(job: Job | None, seconds: float | None, say: Speaker) -> str:
     left = "" if seconds is None else say("doing.left", seconds=max(1, round(seconds)))
     return (
         f'<div class="progress" role="progressbar" aria-valuenow="{percent}"'
-        f' aria-label="{escape(stage)}"><div style="width: {percent}%"></div></div>'
+        f' aria-label="{escape(stage or job.work.prompt)}">'
+        f'<div style="width: {percent}%"></div></div>'
         f'<p class="doing">{escape(stage)}<span>{percent} % {escape(left)}</span></p>'
         + "".join(f'<p class="aside">{escape(say.message(notice))}</p>' for notice in job.notices)
     )
