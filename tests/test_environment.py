@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -167,15 +168,17 @@ def test_modules_that_lie_about_are_not_run(data: Path) -> None:
     assert served(data, PYTHONPATH=str(data.parent))[0] == 200
 
 
-@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999999999999999999", "1", "x", "8.5"])
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999999999999999999", "low", "x", "8.5"])
 def test_any_port_is_served_or_a_sentence(data: Path, port: str) -> None:
     if port == "0":
         code, address = served(data, "--port", port)
         assert code == 200 and not address.startswith("http://127.0.0.1:0")
         return
-    if port == "1" and may_serve(1):
-        assert served(data, "--port", port)[0] == 200
-        return
+    if port == "low":
+        port = str(random.randrange(1, 1024))  # another clone's tests may have any one
+        if may_serve(int(port)):
+            assert served(data, "--port", port)[0] == 200
+            return
     done = ran(data, "ui", "--no-browser", "--port", port)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("nds: ")
