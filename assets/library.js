@@ -2,6 +2,7 @@
 // answers, `stepped` is the open tile, whatever an older answer says.
 const STEPS = 120;  // ms without one before the studio is told
 let stepped, untold, ahead, sought;
+let count = 0;  // of what the studio was told, since requests may overtake one another
 const tiles = () => [...document.querySelectorAll("#grid .strip > li")];
 const tellSteps = () => {
   clearTimeout(untold?.timer);
@@ -53,7 +54,8 @@ const answered = () => {
 window.neodragonCull = (element, trigger) => {
   const tell = (verb, id, many, at) => {
     const {frame, in: from, out} = element.querySelector(".player")?.dataset ?? {};
-    trigger("click", {verb, id, many, at, frame: +(frame ?? 0), start: +(from ?? 0), end: +(out ?? -1)});
+    count += 1;
+    trigger("click", {verb, id, many, at, count, frame: +(frame ?? 0), start: +(from ?? 0), end: +(out ?? -1)});
   };
   const step = (to) => {
     if (!tiles()[to]) return;

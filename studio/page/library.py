@@ -38,7 +38,7 @@ class LibraryView:
         self.create, self.batch, self.tabs = create, batch, tabs
         self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
-        self.state = gr.State({"at": 0, "chosen": [], "undo": [], "answer": 0})
+        self.state = gr.State({"at": 0, "chosen": [], "undo": [], "answer": 0, "count": 0})
         self._search_row()
         self.message = gr.HTML(elem_id="library-message")
         with gr.Row(elem_classes="columns"):
@@ -183,7 +183,13 @@ class LibraryView:
         """
         shown = values[self.shown]
         before = values[self.state]
-        state = before | {"chosen": [*before["chosen"]], "undo": [*before["undo"]]}
+        if event.verb == "rest" and event.count < before["count"]:  # a later one overtook it
+            return {self.state: before}
+        state = before | {
+            "count": event.count,
+            "chosen": [*before["chosen"]],
+            "undo": [*before["undo"]],
+        }
         state["at"] = min(max(0, int(event.at)), max(0, len(shown) - 1))
         message, verb = "", event.verb
         try:
