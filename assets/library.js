@@ -1,9 +1,13 @@
-// Culling: a step opens the next clip at once. The studio is told where the steps end, before anything else is done; until it
-// answers, `stepped` is the open tile, whatever an older answer says.
+// Culling: a step opens the next clip at once. The studio is told where the steps end, before anything else is done. What it is
+// told has a number, which its answer shows; until the last one is answered, `stepped` is open: the address of a tile's file.
 const STEPS = 120;  // ms without one before the studio is told
 let stepped, untold, ahead, sought;
-let count = 0;  // of what the studio was told, since requests may overtake one another
+let count = 0;  // of what the studio was told
 const tiles = () => [...document.querySelectorAll("#grid .strip > li")];
+const addressOf = (tile) => {
+  const {film, picture} = tile?.querySelector("img").dataset ?? {};
+  return film ?? picture ?? "";
+};
 const tellSteps = () => {
   clearTimeout(untold?.timer);
   untold?.tell();
@@ -14,52 +18,60 @@ document.addEventListener("click", ({target}) => {
 }, true);
 const scrollToOpen = () => {
   const tile = document.querySelector("#grid .shown");
-  const now = tile?.querySelector("img").src;
+  const now = addressOf(tile);
   if (now === sought || !tile?.offsetParent) return;
   sought = now;
   tile.scrollIntoView({block: "nearest", inline: "nearest"});
 };
-const openAhead = (number) => {
-  const all = tiles();
-  const cull = document.querySelector("#viewer .cull");
-  if (!all[number] || !cull) return;
+const select = (address) => {
+  const tile = tiles().find((one) => addressOf(one) === address);
+  if (!tile) return undefined;
   document.querySelector("#grid .shown")?.classList.remove("shown");
-  all[number].classList.add("shown");
+  tile.classList.add("shown");
+  return tile;
+};
+const openAhead = () => {
+  const tile = select(stepped);
   scrollToOpen();
-  if (+cull.dataset.at === number) return;
-  const {film, picture} = all[number].querySelector("img").dataset;
-  const stage = cull.querySelector(film ? ".stage video" : ".stage img");
-  if (!stage) return;  // a picture after a clip: it comes with the answer
-  stage.src = film ?? picture;
-  ahead = stage;
-  cull.dataset.at = number;
+  const cull = document.querySelector("#viewer .cull");
+  if (!tile || !cull || cull.dataset.open === stepped) return;
+  const image = tile.querySelector("img");
+  ahead = document.createElement(image.dataset.film ? "video" : "img");
+  Object.assign(ahead, {src: stepped, muted: true, autoplay: true, loop: true, playsInline: true});
+  ahead.alt = ahead.ariaLabel = image.alt;
+  cull.querySelector(".stage").replaceChildren(ahead);
+  cull.dataset.open = stepped;
   cull.classList.add("ahead");
   for (const name of ["in", "out", "speed"]) delete cull.querySelector(".player")?.dataset[name];
-  const next = all[number + 1]?.querySelector("img").dataset.film;
+  const next = tile.nextElementSibling?.querySelector("img").dataset.film;
   const waiting = document.querySelector("#viewer video[hidden]");
   if (next && waiting) waiting.src = next;
 };
 const answered = () => {
   const cull = document.querySelector("#viewer .cull:not(.ahead)");
-  if (cull && !untold && +cull.dataset.at === stepped) stepped = undefined;
-  if (stepped !== undefined) return openAhead(stepped);
-  const video = cull?.querySelector(".stage video");
-  if (ahead?.matches("video") && !ahead.isConnected && video?.src === ahead.src) {  // it plays on
-    video.replaceWith(ahead);
-    if (!calm.matches) ahead.play();
+  if (cull && !untold && +cull.dataset.count === count) stepped = undefined;
+  if (stepped !== undefined) return openAhead();
+  if (cull) {
+    select(cull.dataset.open);
+    const video = cull.querySelector(".stage video");
+    if (ahead?.matches("video") && !ahead.isConnected && video?.src === ahead.src) {  // it plays on
+      video.replaceWith(ahead);
+      if (!calm.matches) ahead.play();
+    }
+    ahead = undefined;
   }
-  if (cull) ahead = undefined;
   scrollToOpen();
 };
 window.neodragonCull = (element, trigger) => {
-  const tell = (verb, id, many, at) => {
+  const tell = (verb, id, many, open) => {
     const {frame, in: from, out} = element.querySelector(".player")?.dataset ?? {};
     count += 1;
-    trigger("click", {verb, id, many, at, count, frame: +(frame ?? 0), start: +(from ?? 0), end: +(out ?? -1)});
+    trigger("click", {verb, id, many, open, count, frame: +(frame ?? 0), start: +(from ?? 0), end: +(out ?? -1)});
   };
-  const step = (to) => {
-    if (!tiles()[to]) return;
-    openAhead(stepped = to);
+  const step = (tile) => {
+    if (!tile) return;
+    stepped = addressOf(tile);
+    openAhead();
     clearTimeout(untold?.timer);
     untold = {tell: () => tell("rest", 0, "", stepped), timer: setTimeout(tellSteps, STEPS)};
   };
@@ -70,17 +82,19 @@ window.neodragonCull = (element, trigger) => {
     const verb = target.dataset.do;
     const id = +target.dataset.id;
     const many = event.shiftKey ? "range" : event.ctrlKey || event.metaKey ? "choose" : "";
-    const all = tiles();
-    const now = stepped ?? Math.max(0, all.findIndex((tile) => tile.matches(".shown")));
+    const tile = document.querySelector("#grid .shown");
+    const next = tile?.nextElementSibling;
     const some = Boolean(document.querySelector("#grid .chosen"));
-    const to = {next: now + 1, previous: now - 1, open: many || some ? undefined : id}[verb];
-    if (to !== undefined) return step(to);
+    if (verb === "next") return step(next);
+    if (verb === "previous") return step(tile?.previousElementSibling);
+    if (verb === "open" && !many && !some) return step(tiles()[id]);
     tellSteps();
     stepped = undefined;
-    tell(verb, id, many, now);
-    if (verb !== "keep" || some) return;
-    all[now]?.classList.add("kept");
-    step(now + 1);
+    tell(verb, id, many, addressOf(tile));
+    if (some || !next || !["keep", "reject", "back"].includes(verb)) return;
+    if (verb === "keep") tile.classList.add("kept");
+    stepped = addressOf(next);  // where the studio goes on, too
+    openAhead();
   });
   new MutationObserver(answered).observe(element, {childList: true, subtree: true});
 };

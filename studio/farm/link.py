@@ -64,10 +64,11 @@ def prepare() -> None:
     """Set Dask up, whatever the user's own configuration of it says."""
     dask.config.set(SETTINGS)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    metrics._WindowsTime.resync = _set_clock
+    if hasattr(metrics, "_WindowsTime"):  # Dask's own, for Python before 3.13
+        metrics._WindowsTime.resync = _set_clock
 
 
-def _set_clock(clock: metrics._WindowsTime) -> None:
+def _set_clock(clock: Any) -> None:
     """Tie Dask's clock on Windows to the system's: once, to 16 ms.
 
     Dask itself reads the system's clock until it stands still for ten readings. A clock that is

@@ -71,7 +71,7 @@ class Exporting:
         """Let the buttons act on what is picked; chosen: what `picked` is called with."""
         self.picked = picked
         settings = [self.format, self.crop, self.place, self.how, self.marks]
-        # First the steps to the clip that is open are heard of, in their turn.
+        # An event in turn first, behind the steps: so the clip that is open is the one meant.
         self.export.click(lambda: None, **IN_TURN).then(
             self._export, [*chosen, *settings], message, js=MARKS, **QUICK
         )

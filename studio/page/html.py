@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from engine.config import Geometry
 from engine.errors import Message
@@ -40,6 +40,11 @@ STRIP = {"running": ["skip"], "done": ["again"]}
 def address(path: Path) -> str:
     """Where the page's server has a file."""
     return f"gradio_api/file={quote(path.as_posix())}"
+
+
+def path_of(address: str) -> Path:
+    """The file that `address` stands for."""
+    return Path(unquote(address.partition("=")[2]))
 
 
 def download(path: Path, label: str) -> str:

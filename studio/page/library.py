@@ -38,7 +38,7 @@ class LibraryView:
         self.create, self.batch, self.tabs = create, batch, tabs
         self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
-        self.state = gr.State({"at": 0, "chosen": [], "undo": [], "answer": 0, "count": 0})
+        self.state = gr.State({"at": 0, "chosen": [], "undo": [], "count": 0})
         self._search_row()
         self.message = gr.HTML(elem_id="library-message")
         with gr.Row(elem_classes="columns"):
@@ -151,7 +151,7 @@ class LibraryView:
             )
             paths = [str(item.path) for item in items]
             chosen = [path for path in state["chosen"] if path in paths]
-            state = state | {"chosen": chosen, "answer": state["answer"] + 1}
+            state = state | {"chosen": chosen}
             state["at"] = at = min(state["at"], max(0, len(items) - 1))
             root = items[at].root if items else ""
             family = tree(self.library.search(root=root)) if root else []
@@ -163,7 +163,7 @@ class LibraryView:
         geometry, say = self.desk.pack.geometry, self.say
         return {
             self.grid: shelf.grid(items, at, chosen, say),
-            self.viewer: shelf.viewer(items, at, chosen, family, geometry, say, state["answer"]),
+            self.viewer: shelf.viewer(items, at, chosen, family, geometry, say, state["count"]),
             self.counts: (
                 f'<div class="counts"><p>{escape(counts)}</p>'
                 f"{html.button('all', 0, say('library.choose_all'))}</div>"
@@ -179,19 +179,24 @@ class LibraryView:
     def _act(self, values: Update, event: gr.EventData) -> Update:
         """What was clicked in grid or viewer, or asked for by its key.
 
-        The page steps to another item by itself (library.js); at: the one that is open there.
+        The page steps to another item by itself (library.js). `event.open` is the address of the
+        one that is open there; `event.count` numbers what the page tells.
         """
         shown = values[self.shown]
         before = values[self.state]
         if event.verb == "rest" and event.count < before["count"]:  # a later one overtook it
             return {self.state: before}
         state = before | {
-            "count": event.count,
+            "count": max(before["count"], event.count),
             "chosen": [*before["chosen"]],
             "undo": [*before["undo"]],
         }
-        state["at"] = min(max(0, int(event.at)), max(0, len(shown) - 1))
         message, verb = "", event.verb
+        opened = str(html.path_of(event.open))
+        if opened in shown:
+            state["at"] = shown.index(opened)
+        elif event.open and not state["chosen"] and verb not in (*ONES, "undo"):
+            verb = "rest"  # it has just left the list: nothing else is meant
         try:
             if verb == "open" and event.many:
                 verb = event.many

@@ -43,11 +43,11 @@ def viewer(
     family: Sequence[Branch],
     geometry: Geometry,
     say: Speaker,
-    answer: int,
+    count: int,
 ) -> str:
     """The open item with what can be done to it, or those that are chosen side by side.
 
-    answer: another number each time, so that the page sees that it was answered (library.js).
+    count: the number of what the page told and this answers (library.js).
     """
     if not items:
         return _button("undo", say("library.undo"), "z")  # the last one may just have been rejected
@@ -56,9 +56,9 @@ def viewer(
         cells = "".join(f'<div class="cell">{_player(item)}</div>' for item in picked[:MOST])
         columns = 2 if len(picked) < 5 else 3
         wall = f'<div class="stage wall sync" style="--columns: {columns}">{cells}</div>'
-        count = escape(say("library.chosen", count=len(picked)))
+        chips = escape(say("library.chosen", count=len(picked)))
         return (
-            f'{wall}<div class="caption"><ul><li>{count}</li></ul>{_marks(picked[0], say)}'
+            f'{wall}<div class="caption"><ul><li>{chips}</li></ul>{_marks(picked[0], say)}'
             f"{_button('join', say('library.join'), 'j')}"
             f"{html.button('film', 0, say('player.film'))}"
             f"{_button('alone', say('library.alone'), 'Escape')}</div>"
@@ -70,7 +70,7 @@ def viewer(
     folder = html.button("folder", at, say("library.folder"))
     facts = f"{item.path.name} · {item.look_seed} · {item.motion_seed}"
     return (
-        f'<div class="cull" data-at="{at}" data-answer="{answer}">'
+        f'<div class="cull" data-open="{html.address(item.path)}" data-count="{count}">'
         f'<div class="stage">{_player(item)}</div>{bar}'
         f'<div class="caption">{_marks(item, say)}<span class="together">{steps}{folder}</span>'
         f"<p>{escape(item.prompt)}</p><p>{escape(facts)}</p></div></div>"
@@ -128,7 +128,7 @@ def _ahead(items: Sequence[Item]) -> str:
 
 
 def _thumbnail(item: Item) -> str:
-    """A small picture; a clip plays while its is pointed at (page.js)."""
+    """A small picture; a clip plays while it is pointed at (page.js)."""
     what = "film" if item.kind == "clip" else "picture"
     source = html.thumbnail(item.path, item.created)
     return (
