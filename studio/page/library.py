@@ -180,14 +180,12 @@ class LibraryView:
         """What was clicked in grid or viewer, or asked for by its key.
 
         The page steps to another item by itself (library.js). `event.open` is the address of the
-        one that is open there; `event.count` numbers what the page tells.
+        one that is open there; `event.count` numbers what the page tells, for `InTurn`.
         """
         shown = values[self.shown]
         before = values[self.state]
-        if event.verb == "rest" and event.count < before["count"]:  # a later one overtook it
-            return {self.state: before}
         state = before | {
-            "count": max(before["count"], event.count),
+            "count": event.count,
             "chosen": [*before["chosen"]],
             "undo": [*before["undo"]],
         }
