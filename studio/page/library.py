@@ -38,7 +38,7 @@ class LibraryView:
         self.create, self.batch, self.tabs = create, batch, tabs
         self.library = Library(desk.table.path, desk.clips)
         self.shown = gr.State([])
-        self.state = gr.State({"at": 0, "chosen": [], "undo": [], "count": 0})
+        self.state = gr.State({"at": 0, "chosen": [], "undo": [], "count": 0, "asked": None})
         self._search_row()
         self.message = gr.HTML(elem_id="library-message")
         with gr.Row(elem_classes="columns"):
@@ -115,7 +115,7 @@ class LibraryView:
     def open(self, tab: gr.Tab) -> None:
         """Search whenever the tab is opened or something else is asked for, one after the other."""
         latest = IN_TURN | {"trigger_mode": "always_last"}
-        held: set[Any] = {*self.inputs, self.state}
+        held: set[Any] = {*self.inputs, self.shown, self.state}
         gr.on(
             [tab.select, *(p.change for p in self.inputs)], self._search, held, self.out, **latest
         )
@@ -124,7 +124,15 @@ class LibraryView:
     # Finding
 
     def _search(self, values: Update) -> Update:
-        return self._show(values, PAGE, values[self.state] | {"at": 0}, scan=True)
+        """Search; the open clip stays open if the same is asked for and nothing new came first."""
+        before, shown = values[self.state], values[self.shown]
+        asked = [values[part] for part in self.inputs]
+        update = self._show(values, PAGE, before | {"at": 0, "asked": asked}, scan=True)
+        paths, opened = update[self.shown], shown[before["at"] : before["at"] + 1]
+        if before["asked"] != asked or paths[:1] != shown[:1] or not {*opened} <= {*paths[1:]}:
+            return update
+        state = update[self.state] | {"at": paths.index(*opened)}
+        return self._show(values, PAGE, state, scan=False)
 
     def _further(self, values: Update) -> Update:
         return self._show(values, len(values[self.shown]) + PAGE, values[self.state], scan=True)
