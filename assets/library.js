@@ -1,7 +1,7 @@
 // Culling: a step opens the next clip at once. The studio is told where the steps end, before anything else is done. What it is
 // told has a number, which its answer shows; until the last one is answered, `stepped` is open: the address of a tile's file.
 const STEPS = 120;  // ms without one before the studio is told
-let stepped, untold, ahead, sought;
+let stepped, untold, sought;
 let count = 0;  // of what the studio was told
 const tiles = () => [...document.querySelectorAll("#grid .strip > li")];
 const addressOf = (tile) => {
@@ -36,13 +36,13 @@ const openAhead = () => {
   const cull = document.querySelector("#viewer .cull");
   if (!tile || !cull || cull.dataset.open === stepped) return;
   const image = tile.querySelector("img");
-  ahead = document.createElement(image.dataset.film ? "video" : "img");
+  const ahead = document.createElement(image.dataset.film ? "video" : "img");
   Object.assign(ahead, {src: stepped, muted: true, autoplay: true, loop: true, playsInline: true});
   ahead.alt = ahead.ariaLabel = image.alt;
   cull.querySelector(".stage").replaceChildren(ahead);
   cull.dataset.open = stepped;
   cull.classList.add("ahead");
-  for (const name of ["in", "out", "speed"]) delete cull.querySelector(".player")?.dataset[name];
+  marks.delete(ahead.src);
   const next = tile.nextElementSibling?.querySelector("img").dataset.film;
   const waiting = document.querySelector("#viewer video[hidden]");
   if (next && waiting) waiting.src = next;
@@ -51,22 +51,15 @@ const answered = () => {
   const cull = document.querySelector("#viewer .cull:not(.ahead)");
   if (cull && !untold && +cull.dataset.count === count) stepped = undefined;
   if (stepped !== undefined) return openAhead();
-  if (cull) {
-    select(cull.dataset.open);
-    const video = cull.querySelector(".stage video");
-    if (ahead?.matches("video") && !ahead.isConnected && video?.src === ahead.src) {  // it plays on
-      video.replaceWith(ahead);
-      if (!calm.matches) ahead.play();
-    }
-    ahead = undefined;
-  }
+  if (cull) select(cull.dataset.open);
   scrollToOpen();
 };
 window.neodragonCull = (element, trigger) => {
   const tell = (verb, id, many, open) => {
-    const {frame, in: from, out} = element.querySelector(".player")?.dataset ?? {};
+    const bar = element.querySelector(".player");
+    const {in: start = 0, out: end = -1} = bar && clipOf(bar) ? marksOf(bar) : {};
     count += 1;
-    trigger("click", {verb, id, many, open, count, frame: +(frame ?? 0), start: +(from ?? 0), end: +(out ?? -1)});
+    trigger("click", {verb, id, many, open, count, frame: +(bar?.dataset.frame ?? 0), start, end});
   };
   const step = (tile) => {
     if (!tile) return;

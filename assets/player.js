@@ -1,8 +1,14 @@
 // The bar under a clip: K plays or pauses, J and L go back and on (again: faster), comma and full stop step by a frame,
-// I and O mark in and out, between which it plays. The bar's data-frame, data-in and data-out tell the verbs.
+// I and O mark in and out, between which it plays. What the studio draws anew keeps its marks: they are of the clip's address.
 const clipOf = (bar) => bar.parentElement.querySelector(".stage > video");
 const barOf = () => [...document.querySelectorAll(".player")].find((bar) => bar.offsetParent && clipOf(bar));
 const frameOf = (bar) => Math.min(bar.dataset.frames - 1, Math.floor(clipOf(bar).currentTime * bar.dataset.fps + 0.01));
+const marks = new Map();  // address to {in, out, speed}
+const marksOf = (bar) => {
+  const {src} = clipOf(bar);
+  if (!marks.has(src)) marks.set(src, {});
+  return marks.get(src);
+};
 const seek = (bar, frame) => {
   const at = Math.min(bar.dataset.frames - 1, Math.max(0, frame));
   clipOf(bar).pause();
@@ -10,27 +16,27 @@ const seek = (bar, frame) => {
   clipOf(bar).currentTime = (at + 0.5) / bar.dataset.fps;
 };
 const shuttle = (bar, by) => {  // J and L: 1, 2, 4 times as fast, K stops
-  const now = +(bar.dataset.speed ?? 0);
+  const now = marksOf(bar).speed ?? 0;
   const speed = by * now > 0 ? Math.max(-4, Math.min(4, now * 2)) : by;
   const video = clipOf(bar);
-  bar.dataset.speed = speed;
+  marksOf(bar).speed = speed;
   if (speed < 0) return video.pause();
   video.playbackRate = speed;
   video.play();
 };
 const toggle = (bar) => {
   const video = clipOf(bar);
-  const playing = !video.paused || bar.dataset.speed < 0;
-  delete bar.dataset.speed;
+  const playing = !video.paused || marksOf(bar).speed < 0;
+  delete marksOf(bar).speed;
   video.playbackRate = 1;
   if (playing) video.pause(); else video.play();
 };
 const edge = (bar, side) => {
   const frame = frameOf(bar);
-  if (+bar.dataset[side] === frame && side in bar.dataset) delete bar.dataset[side];
-  else bar.dataset[side] = frame;
-  const other = side === "in" ? "out" : "in";
-  if (+bar.dataset.in >= +bar.dataset.out) delete bar.dataset[other];
+  const here = marksOf(bar);
+  if (here[side] === frame) delete here[side];
+  else here[side] = frame;
+  if (here.in >= here.out) delete here[side === "in" ? "out" : "in"];
 };
 const plays = {
   back: (bar) => seek(bar, frameOf(bar) - 1), on: (bar) => seek(bar, frameOf(bar) + 1), toggle,
@@ -60,16 +66,14 @@ const watchPlayer = (now) => {
   if (!bar) return;
   const video = clipOf(bar);
   const {dataset} = bar;
+  const {in: from, out: to, speed} = marksOf(bar);
   let frame = frameOf(bar);
-  if (dataset.speed < 0 && now - lookedAt >= 1000 / dataset.fps / -dataset.speed) {
-    const {speed} = dataset;
-    const low = +(dataset.in ?? 0);
-    seek(bar, frame > low ? frame - 1 : +(dataset.out ?? dataset.frames - 1));
-    dataset.speed = speed;
+  if (speed < 0 && now - lookedAt >= 1000 / dataset.fps / -speed) {
+    seek(bar, frame > (from ?? 0) ? frame - 1 : to ?? dataset.frames - 1);
     lookedAt = now;
   }
-  if (!video.paused && (frame > (dataset.out ?? Infinity) || frame < (dataset.in ?? 0))) {
-    video.currentTime = (+(dataset.in ?? 0) + 0.5) / dataset.fps;
+  if (!video.paused && (frame > (to ?? Infinity) || frame < (from ?? 0))) {
+    video.currentTime = ((from ?? 0) + 0.5) / dataset.fps;
   }
   frame = frameOf(bar);
   const slider = bar.querySelector("input");
@@ -79,18 +83,19 @@ const watchPlayer = (now) => {
   const output = bar.querySelector("output");
   if (output.textContent !== shown) output.textContent = shown;
   const share = (at) => `${100 * at / (dataset.frames - 1)}%`;
-  bar.style.setProperty("--in", share(dataset.in ?? 0));
-  bar.style.setProperty("--out", share(dataset.out ?? dataset.frames - 1));
-  for (const side of ["in", "out"]) bar.querySelector(`[data-play=${side}]`).setAttribute("aria-pressed", side in dataset);
-  const sign = video.paused && !(dataset.speed < 0) ? "▶" : "❚❚";
+  bar.style.setProperty("--in", share(from ?? 0));
+  bar.style.setProperty("--out", share(to ?? dataset.frames - 1));
+  for (const side of ["in", "out"]) bar.querySelector(`[data-play=${side}]`).setAttribute("aria-pressed", side in marksOf(bar));
+  const sign = video.paused && !(speed < 0) ? "▶" : "❚❚";
   const play = bar.querySelector("[data-play=toggle]");
   if (play.textContent !== sign) play.textContent = sign;
 };
 requestAnimationFrame(watchPlayer);
 // In and out of the clip that is open, for an export.
 window.neodragonMarks = () => {
-  const {in: from, out} = barOf()?.dataset ?? {};
-  return JSON.stringify({...(from && {in: from}), ...(out && {out})});
+  const bar = barOf();
+  const {in: from, out} = bar ? marksOf(bar) : {};
+  return JSON.stringify({in: from, out});
 };
 // Shots of a film one after another.
 document.addEventListener("click", ({target}) => {

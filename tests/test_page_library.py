@@ -177,6 +177,34 @@ def test_what_is_asked_during_steps_is_of_the_clip_that_is_open(
     expect(library.locator("#grid li")).to_have_count(5)
 
 
+def test_what_is_drawn_anew_plays_on_with_its_marks(library: Page) -> None:
+    held: list[Route] = []
+    library.route("**/run/predict*", lambda route: held.append(route), times=1)
+    library.locator("#grid .film").nth(1).click()  # the studio answers late
+    library.wait_for_function("document.querySelector('#viewer video')?.readyState > 1")
+    bar = library.locator("#viewer .player")
+    for side, number in (("in", 10), ("out", 29)):
+        bar.locator("input").fill(str(number))
+        library.wait_for_function(
+            "n => document.querySelector('#viewer .player').dataset.frame == n", arg=number
+        )
+        bar.locator(f"[data-play={side}]").click()
+    deadline = time.monotonic() + DEADLINE
+    while not held and time.monotonic() < deadline:
+        library.wait_for_timeout(50)
+    held[0].continue_()
+    library.locator("#viewer .cull:not(.ahead)").wait_for()
+    library.locator("#viewer [data-do=star]").nth(2).click()
+    expect(library.locator("#grid .shown span", has_text="★★★")).to_have_count(1)
+    assert library.evaluate("neodragonMarks()") == '{"in":10,"out":29}'
+    assert library.evaluate("document.querySelector('#viewer video').paused")
+    expect(bar.locator("output")).to_have_text("29 / 48")
+    library.get_by_role("tab", name="Library").click()  # searches anew
+    library.locator("#viewer [data-do=star]").nth(2).click()
+    expect(library.locator("#grid .shown span", has_text="★")).to_have_count(0)
+    expect(library.locator("#grid li").nth(1)).to_have_class("shown")
+
+
 def test_more_is_offered_where_there_is_more(
     library: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +250,30 @@ def test_events_in_turn_see_what_the_last_left() -> None:
 
     with ThreadPoolExecutor() as threads:  # in this one Chromium's loop runs
         assert threads.submit(asyncio.run, at_once()).result() == 5
+
+
+def test_an_event_that_overtook_another_waits_for_it() -> None:
+    order: list[int] = []
+
+    def note(event: gr.EventData) -> None:
+        order.append(event.count)
+
+    async def at_once() -> None:
+        with InTurn() as blocks:
+            gr.HTML().click(note, None, None, **IN_TURN)
+        session = SessionState(blocks)
+        await asyncio.gather(
+            *(
+                blocks.process_api(
+                    0, [], state=session, event_data=gr.EventData(None, {"count": count})
+                )
+                for count in (3, 1, 2, 5)  # the fourth was lost
+            )
+        )
+
+    with ThreadPoolExecutor() as threads:
+        threads.submit(asyncio.run, at_once()).result()
+    assert order == [1, 2, 3, 5]
 
 
 def test_collections_and_order(library: Page, shelf: list[Path]) -> None:

@@ -1,7 +1,7 @@
 """The bar under a clip: play, step through its frames, mark in and out, continue from a frame.
 
-It is driven by `assets/player.js`, which writes the frame that is shown, and in and out where they
-are set, into the bar's `data-frame`, `data-in` and `data-out`; a click on a verb carries them.
+It is driven by `assets/player.js`, which writes the frame that is shown into the bar's `data-frame`
+and keeps in and out for the clip's address; a click on a verb carries them.
 """
 
 from __future__ import annotations
