@@ -56,10 +56,8 @@ const answered = () => {
 };
 window.neodragonCull = (element, trigger) => {
   const tell = (verb, id, many, open) => {
-    const bar = element.querySelector(".player");
-    const {in: start = 0, out: end = -1} = bar && clipOf(bar) ? marksOf(bar) : {};
     count += 1;
-    trigger("click", {verb, id, many, open, count, frame: +(bar?.dataset.frame ?? 0), start, end});
+    trigger("click", {verb, id, many, open, count, ...neodragonFrames(element.querySelector(".player"))});
   };
   const step = (tile) => {
     if (!tile) return;

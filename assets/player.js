@@ -91,6 +91,11 @@ const watchPlayer = (now) => {
   if (play.textContent !== sign) play.textContent = sign;
 };
 requestAnimationFrame(watchPlayer);
+// Frame, in and out of a bar, for the verbs; there may be none.
+window.neodragonFrames = (bar) => {
+  const {in: start = 0, out: end = -1} = bar && clipOf(bar) ? marksOf(bar) : {};
+  return {frame: +(bar?.dataset.frame ?? 0), start, end};
+};
 // In and out of the clip that is open, for an export.
 window.neodragonMarks = () => {
   const bar = barOf();

@@ -23,10 +23,9 @@ SEND = """element.addEventListener('click', event => {
   const target = event.target.closest('[data-do]');
   if (!target) return;
   event.preventDefault();
-  const {frame, in: from, out} = target.closest('.player')?.dataset ?? {};
-  const marks = {frame: +(frame ?? 0), start: +(from ?? 0), end: +(out ?? -1)};
+  const frames = neodragonFrames(target.closest('.player'));
   const many = event.shiftKey ? 'range' : event.ctrlKey || event.metaKey ? 'choose' : '';
-  trigger('click', {verb: target.dataset.do, id: +target.dataset.id, many, ...marks});
+  trigger('click', {verb: target.dataset.do, id: +target.dataset.id, many, ...frames});
 });"""
 
 
