@@ -46,7 +46,10 @@ def measured(name: str) -> dict[str, Any]:
     """What a benchmark prints, and the machine as it found it."""
     found = machine()
     done = subprocess.run(
-        [sys.executable, "-m", *BENCHMARKS[name]], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", *BENCHMARKS[name]],
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         sys.exit(f"{name} ended with {done.returncode}")

@@ -45,7 +45,7 @@ def measured(given: argparse.Namespace) -> dict[str, dict[str, float]]:
                     [sys.executable, "-m", *command, *shared],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    text=True,
+                    encoding="utf-8",
                 )
             )
             for name, command in SIDES.items()

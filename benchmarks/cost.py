@@ -129,7 +129,7 @@ def stored(told: dict[str, Any]) -> dict[str, float]:
 
 def rows(sizes: dict[str, float] | None = None) -> list[Row]:
     """Every graph of a hybrid clip, in the order of use; sizes: as `stored` gives them."""
-    sizes = stored(json.loads(MEASURED.read_text())) if sizes is None else sizes
+    sizes = stored(json.loads(MEASURED.read_text("utf-8"))) if sizes is None else sizes
     sizes = sizes | {f"transformer_{LAST_STAGE}_first": sizes.get("transformer", 0.0)}
     stages = range(GEOMETRY.stages)
     steps = [graphs.paper_transformer(graphs.image_tokens(UNITS, stage)) for stage in stages]

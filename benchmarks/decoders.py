@@ -31,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     vae = CausalVideoVAE.from_pretrained(options.checkpoint / "causal_video_vae").float()
     native = NativeDecoder(**MINI["native_decoder"]).float()
-    settings = json.loads((options.checkpoint / "neodragon.json").read_text())["geometry"]
+    settings = json.loads((options.checkpoint / "neodragon.json").read_text("utf-8"))["geometry"]
     size = (settings["height"] // 8, settings["width"] // 8)
     latents = torch.randn(1, 12, 7, *size, generator=torch.Generator().manual_seed(0))
     forms: dict[str, tuple[Any, Any]] = {

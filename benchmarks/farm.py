@@ -137,7 +137,7 @@ class Farm:
 
     def gap(self) -> float:
         """Mean seconds between two rows of a machine, but for the first ones."""
-        files = [path.read_text().split()[2:] for path in self.root.glob(f"*/{GAPS}")]
+        files = [path.read_text("utf-8").split()[2:] for path in self.root.glob(f"*/{GAPS}")]
         return statistics.mean(float(gap) for gaps in files for gap in gaps)
 
     def busy(self) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def peak_mb() -> float | None:
     """Most memory this process has held in MB; None where the system does not say (Linux does)."""
     if not STATUS.exists():
         return None
-    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in STATUS.read_text("utf-8").splitlines())
     return round(int(lines["VmHWM"].split()[0]) / 1024, 1)
 
 

@@ -152,7 +152,10 @@ def in_part(work: Path) -> dict[str, Found]:
 
 def noted(file: Path) -> dict[str, Found]:
     """What the export wrote down of each graph, by component and graph."""
-    return {key: next(iter(marks.values())) for key, marks in json.loads(file.read_text()).items()}
+    return {
+        key: next(iter(marks.values()))
+        for key, marks in json.loads(file.read_text("utf-8")).items()
+    }
 
 
 def size(entry: Found) -> int:
@@ -235,12 +238,12 @@ def main() -> None:
     parser.add_argument("--read", action="store_true", help="do not run the export")
     options = parser.parse_args()
     if options.table:
-        print(table(json.loads(options.table.read_text())))
+        print(table(json.loads(options.table.read_text("utf-8"))))
         return
     pack = options.work / "pack"
     told: Found = {"seconds": 0, "peak_gb": 0.0}
     if options.output.exists():
-        told |= json.loads(options.output.read_text())
+        told |= json.loads(options.output.read_text("utf-8"))
     if not options.read:
         options.work.mkdir(parents=True, exist_ok=True)
         more = "--clips", str(options.clips), "--patience", "inf"

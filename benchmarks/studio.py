@@ -150,7 +150,9 @@ def memory(home: Path, clips: int = 200) -> dict[str, Any]:
     environment = os.environ | {"NEODRAGON_DATA": str(home / "data"), "HOME": str(home)}
     environment |= {"XDG_CONFIG_HOME": str(home), "XDG_DATA_HOME": str(home)}
     command = [sys.executable, "-m", "studio.cli.main", "ui", "--no-browser"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as app:
         assert app.stdout is not None
         address = app.stdout.readline().split(" at ")[1].split(" ")[0]
         shown = []
@@ -188,7 +190,7 @@ def prompt_list(rows: int) -> dict[str, Any]:
         lines[20 * n + 7] = broken[n % len(broken)]
     with tempfile.TemporaryDirectory() as folder, open_pack(default_pack()) as pack:
         path = Path(folder, "list.csv")
-        path.write_text("prompt,look_seed\n" + "\n".join(lines))
+        path.write_text("prompt,look_seed\n" + "\n".join(lines), encoding="utf-8")
         started = time.monotonic()
         listed = batch.read(path, pack, "cpu")
         seconds = time.monotonic() - started

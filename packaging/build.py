@@ -134,7 +134,7 @@ def main() -> None:
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             sums.write(f"{digest}  {file.name}\n")
-    print((out / "SHA256SUMS").read_text())
+    print((out / "SHA256SUMS").read_text("utf-8"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ ODD = "Мой диск é 🐉 studio"
 
 def run(command: list[str], env: dict[str, str]) -> dict[str, Any]:
     """What a session says of itself."""
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=900)
     if done.returncode:
         return {"failed": (done.stderr or done.stdout).strip().splitlines()[-1:]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -57,10 +57,10 @@ def nearly_full(nds: str, folder: Path) -> dict[str, Any]:
         listed = disk / "list.txt"
         listed.write_text("a red ball\n")
         batch = [nds, "batch", str(listed), "--out", str(disk / "clips"), "--backend", "cpu"]
-        done = subprocess.run(batch, env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(batch, env=env, capture_output=True, encoding="utf-8", timeout=300)
         said = done.stdout + done.stderr
         clip = [nds, "render", "a red ball", "-o", str(disk / "clip.mp4"), "--backend", "cpu"]
-        alone = subprocess.run(clip, env=env, capture_output=True, text=True, timeout=300)
+        alone = subprocess.run(clip, env=env, capture_output=True, encoding="utf-8", timeout=300)
         return {
             "queue_code": done.returncode,
             "queue_says": next((line for line in said.splitlines() if "waiting" in line), ""),
@@ -72,7 +72,7 @@ def long_path(nds: str, folder: Path) -> dict[str, Any]:
     """A clip in a folder whose path has more than 300 characters."""
     path = folder.joinpath(*["a folder with a long name"] * 12, "clip.mp4")
     command = [nds, "render", "a red ball", "-o", str(path), "--backend", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
     return {"characters": len(str(path)), "made": done.returncode == 0 and path.is_file()}
 
 
@@ -88,7 +88,9 @@ def farm(nds: str, folder: Path) -> dict[str, Any]:
 
         def started(data: Path, *words: str) -> None:
             command = [nds, "farm", *words]
-            process = subprocess.Popen(command, env=env(data), stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, env=env(data), stdout=subprocess.PIPE, encoding="utf-8"
+            )
             stack.callback(process.wait)
             stack.callback(process.kill)
             assert process.stdout is not None
@@ -100,7 +102,9 @@ def farm(nds: str, folder: Path) -> dict[str, Any]:
         subprocess.run(invite, env=env(host), check=True, stdout=subprocess.DEVNULL, timeout=60)
         started(machine, "join", str(invitation))
         batch = [nds, "batch", str(listed), "--farm", "--out", str(folder / "made")]
-        done = subprocess.run(batch, env=env(host), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            batch, env=env(host), capture_output=True, encoding="utf-8", timeout=300
+        )
     return {"code": done.returncode, "clips": len(list((folder / "made").glob("*.mp4")))}
 
 
@@ -110,7 +114,7 @@ def starts(nds: str, folder: Path) -> dict[str, Any]:
     for turn in range(6):
         if turn == 0:
             subprocess.run(["sync"], check=True)
-            Path("/proc/sys/vm/drop_caches").write_text("3")
+            Path("/proc/sys/vm/drop_caches").write_text("3", encoding="utf-8")
         env = os.environ | {"NEODRAGON_DATA": str(folder / f"start{turn}")}
         command = [sys.executable, SESSION, "--start-only", nds]
         seconds.append(run(command, env).get("usable_seconds", float("nan")))

@@ -32,7 +32,7 @@ def resolve(source: Path, platform: str, *options: str) -> str:
     command += ["--python-platform", platform, "--python-version", PYTHON]
     command += ["--only-binary", ":all:", "--generate-hashes", "--no-header", "--no-annotate"]
     command += ["--no-emit-index-url", "--no-emit-find-links", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
     if done.returncode and re.search(NO_REGISTRY, done.stderr):
         print(f"{platform}: not resolved, the registry cannot be reached", file=sys.stderr)
         sys.exit(3)
@@ -53,7 +53,9 @@ def main() -> None:
         lock = LOCKS / f"{target}.txt"
         if options.check:
             again = resolve(lock, platform, "--no-deps")
-            wanted = {line.split()[0] for line in lock.read_text().splitlines() if "==" in line}
+            wanted = {
+                line.split()[0] for line in lock.read_text("utf-8").splitlines() if "==" in line
+            }
             got = {line.split()[0] for line in again.splitlines() if "==" in line}
             if got != wanted:
                 sys.exit(f"{lock.name} should resolve to itself, but see {sorted(got ^ wanted)}.")
@@ -62,7 +64,7 @@ def main() -> None:
             if options.upgrade:
                 wishes.append("--upgrade")
             resolve(ROOT / "pyproject.toml", platform, *wishes)
-        count = sum("==" in line for line in lock.read_text().splitlines())
+        count = sum("==" in line for line in lock.read_text("utf-8").splitlines())
         print(f"{target}: {count} packages, wheels alone")
 
 

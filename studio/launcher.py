@@ -123,7 +123,7 @@ def _redirect() -> None:
         paths.private_file(folder / "studio.log")
         log = (folder / "studio.log").open("w", encoding="utf-8", errors="replace", buffering=1)
     except OSError:
-        log = Path(os.devnull).open("w")
+        log = Path(os.devnull).open("w", encoding="utf-8")
     sys.stdout = sys.stdout or log
     sys.stderr = sys.stderr or log
 

@@ -59,7 +59,7 @@ class Network:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 cwd=data,
                 start_new_session=True,
             )
@@ -97,7 +97,7 @@ class Network:
         self._run("ip", "netns", "exec", f"{self._tag}s", *command)
 
     def _run(self, *command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+        subprocess.run(command, check=True, capture_output=True, encoding="utf-8", timeout=30)
 
 
 def address(host: int) -> str:

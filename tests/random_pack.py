@@ -105,7 +105,7 @@ def _withholding(folder: Path) -> None:
     limits.CopyFrom(numpy_helper.from_array(arrays[limits.name] - 4, limits.name))
     onnx.save(model, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     for variant in manifest["components"]["safety_checker"]["variants"].values():
         entry = variant["graphs"]["safety_checker"]
         entry |= {"size": path.stat().st_size, "sha256": digest}

@@ -31,7 +31,7 @@ def load(name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 def official(name: str) -> dict[str, Any]:
     """`official_configs` or `official_state_dicts`."""
-    result: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    result: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     return result
 
 

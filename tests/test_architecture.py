@@ -297,7 +297,10 @@ def test_a_start_loads_nothing_it_does_not_use(arguments: list[str]) -> None:
         f"print(len(sys.modules), *sorted({HEAVY} & set(sys.modules)), file=sys.stderr)\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     count, *loaded = run.stderr.splitlines()[-1].split()
     assert not loaded
@@ -310,7 +313,9 @@ def test_the_page_loads_no_farm() -> None:
         "import sys, studio.page.server\n"
         "print(sorted({'dask', 'distributed', 'tornado'} & set(sys.modules)))\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True
+    )
     assert run.stdout.strip() == "[]"
 
 
@@ -319,5 +324,7 @@ def test_rendering_loads_no_page() -> None:
         "import sys, engine.pipeline, studio.jobs.render, studio.media.video\n"
         "print(sorted({'gradio', 'moviepy', 'pandas', 'torch'} & set(sys.modules)))\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True
+    )
     assert run.stdout.strip() == "[]"

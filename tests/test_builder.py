@@ -178,7 +178,7 @@ def test_an_index_that_is_damaged_is_one_sentence(tmp_path: Path, index: str) ->
 )
 def test_a_setting_that_is_missing_is_named(tmp_path: Path, folder: str, lacks: str) -> None:
     root = Path(shutil.copytree(MINI, tmp_path / "weights", copy_function=os.link))
-    settings = json.loads((root / folder / "config.json").read_text())
+    settings = json.loads((root / folder / "config.json").read_text("utf-8"))
     del settings[lacks]
     (root / folder / "config.json").unlink()
     (root / folder / "config.json").write_text(json.dumps(settings))
@@ -190,7 +190,7 @@ def test_a_setting_that_is_missing_is_named(tmp_path: Path, folder: str, lacks: 
 def test_clips_pad_token_wherever_it_is_said(tmp_path: Path, way: str) -> None:
     root = Path(shutil.copytree(MINI, tmp_path / "weights", copy_function=os.link))
     folder = root / "tokenizer_2"
-    told = json.loads((folder / "tokenizer_config.json").read_text())
+    told = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     wanted = Layout(root).pad_id("tokenizer_2")
     end = Layout(root).tokenizer("tokenizer_2").token_to_id("<|endoftext|>")
     token = told.pop("pad_token")
@@ -265,7 +265,7 @@ def test_weights_that_do_not_fit_are_one_sentence_before_anything_is_written(
     elif change == "gone":
         file.unlink()
     elif change == "config":
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text("utf-8"))
         config["num_attention_heads"] *= 2
         config["attention_head_dim"] //= 2
         (folder / "config.json").write_text(json.dumps(config))
@@ -334,7 +334,7 @@ for target in ("portable", "cpu"):
           [], lambda told: None).run()
 """
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=600, cwd=ROOT
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=600, cwd=ROOT
     )
     assert run.returncode == 0, run.stderr
     assert clip(tmp_path / "cpu").shape == clip(tmp_path / "portable").shape
@@ -394,7 +394,7 @@ def test_views_are_told_and_taken(view: Any) -> None:
 
 def test_templates_of_another_model_are_not_taken(tmp_path: Path) -> None:
     root = Path(shutil.copytree(MINI, tmp_path / "weights"))
-    settings = json.loads((root / "neodragon.json").read_text())
+    settings = json.loads((root / "neodragon.json").read_text("utf-8"))
     settings["geometry"]["height"] = 256
     (root / "neodragon.json").write_text(json.dumps(settings))
     with pytest.raises(BuildError, match="The geometry of .* is not that of the published model"):

@@ -171,7 +171,7 @@ def test_a_damaged_pack_is_not_sound(
 def test_a_mistake_is_one_sentence(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("text.png").write_text("no picture")
+    Path("text.png").write_text("no picture", encoding="utf-8")
     try:
         code = main(arguments)
     except SystemExit as exit_:  # argparse

@@ -43,7 +43,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(rows: str) -> bytes:
-    Path("list.csv").write_text(HEADER + rows)
+    Path("list.csv").write_text(HEADER + rows, encoding="utf-8")
     return Path("list.csv").read_bytes()
 
 
@@ -73,7 +73,7 @@ def started() -> Iterator[subprocess.Popen[str]]:
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     ) as process:
         try:
@@ -151,21 +151,21 @@ def test_a_list_becomes_files(elsewhere: Path, capsys: Said) -> None:
 
 
 def test_a_dry_run_makes_nothing(elsewhere: Path, capsys: Said) -> None:
-    Path("list.txt").write_text("a {red|blue} ball\n# a comment\na house\n")
+    Path("list.txt").write_text("a {red|blue} ball\n# a comment\na house\n", encoding="utf-8")
     arguments = ["batch", "list.txt", "--dry-run"]
     assert main([*arguments, "--look-seeds", "1..3", "--repeats", "2"]) == 0
     assert capsys.readouterr().out.startswith("2 rows = 18 clips, ")
     assert main([*arguments, "--motion-seeds", "7", "--look-seeds", "1..3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["clips"], told["jobs"], told["filled"]) == (9, [], None)
-    Path("list.txt").write_text("a {red|blue ball\na house\n")
+    Path("list.txt").write_text("a {red|blue ball\na house\n", encoding="utf-8")
     assert main(arguments) == 1
     assert re.match("line 1: The prompt .*braces in pairs", capsys.readouterr().err)
     assert not jobs() and {path.name for path in elsewhere.iterdir()} == {"data", "list.txt"}
 
 
 def test_a_dry_run_shows_how_rows_were_understood(capsys: Said) -> None:
-    Path("list.txt").write_text("a ball, count=2\na star\na house\na boat\n")
+    Path("list.txt").write_text("a ball, count=2\na star\na house\na boat\n", encoding="utf-8")
     assert main(["batch", "list.txt", "--dry-run", "--motion-seeds", "7,8"]) == 0
     first, *sample, rest = capsys.readouterr().out.splitlines()
     assert first == "4 rows = 10 clips, time unknown, size unknown"
@@ -184,7 +184,7 @@ def test_a_dry_run_names_the_encoding(capsys: Said) -> None:
 
 
 def test_what_looks_like_syntax_is_told_aside(capsys: Said) -> None:
-    Path("list.txt").write_text("a (red:1.2) ball\n")
+    Path("list.txt").write_text("a (red:1.2) ball\n", encoding="utf-8")
     assert main(["batch", "list.txt", "--dry-run"]) == 0
     out, aside = capsys.readouterr()
     assert aside.startswith("note: Line 1: 'a (red:1.2) ball' looks like a weight")
@@ -242,7 +242,7 @@ def test_a_list_draws_the_same_seeds_again(pack: Pack) -> None:
     """A list that is changed keeps what its other rows drew."""
 
     def seeds(words: str, name: str = "list.csv") -> list[list[tuple[int, int]]]:
-        Path(name).write_text(words)
+        Path(name).write_text(words, encoding="utf-8")
         rows = batch.read(Path(name), pack, "cpu").rows
         return [[(e.work.look_seed, e.work.motion_seed) for e in row.entries] for row in rows]
 
@@ -285,8 +285,10 @@ def test_a_mistake_is_one_sentence(
 
 def test_a_failing_row_ends_nothing(capsys: Said) -> None:
     """A picture that is none, and then a folder that is gone."""
-    Path("no.png").write_text("no picture")
-    Path("list.csv").write_text(f"{HEADER.strip()},picture\na,,,,,no.png\nb,,,,frame,\n")
+    Path("no.png").write_text("no picture", encoding="utf-8")
+    Path("list.csv").write_text(
+        f"{HEADER.strip()},picture\na,,,,,no.png\nb,,,,frame,\n", encoding="utf-8"
+    )
     assert run() == 1
     assert [job.state for job in jobs()] == ["failed", "done"]
     assert "line 2: failed. " in capsys.readouterr().out

@@ -168,7 +168,7 @@ def test_another_terminal_stops_what_runs(
 
     command = [sys.executable, "-m", "studio.cli.main", "queue", "resume"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
     ) as process:
         try:
             until(first, lambda job: job.fraction > 0.25)

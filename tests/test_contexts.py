@@ -90,7 +90,7 @@ def test_the_stages_share_their_weights(pack: Pack) -> None:
 
 
 def test_layers_that_do_not_bear_8_bits_keep_16(compiled: Path) -> None:
-    record = json.loads((compiled.with_name("portable") / "compiled.json").read_text())
+    record = json.loads((compiled.with_name("portable") / "compiled.json").read_text("utf-8"))
     made = {key: next(iter(entry.values())) for key, entry in record.items()}
     decoder, upscaler = made["video_decoder/video_decoder"], made["upscaler/upscaler"]
     assert decoder["tried"]["w8a16"] < FLOORS["video_decoder"] <= decoder["tried"]["mixed"]
@@ -112,7 +112,7 @@ def test_what_takes_too_long_in_emulation_is_measured_on_the_cpu(
         patience=0,
         report=lines.append,
     )
-    record = json.loads((source / "compiled.json").read_text())
+    record = json.loads((source / "compiled.json").read_text("utf-8"))
     made = {key: next(iter(entry.values())) for key, entry in record.items()}
     one = made["transformer/transformer_0"]
     assert not one["emulated"] and one["precision"] == "w8a16"
@@ -215,7 +215,7 @@ def test_another_binary_than_the_manifests_is_not_read(pack: Pack, tmp_path: Pat
 
 
 def test_a_manifest_must_say_what_a_context_is_for(compiled: Path, tmp_path: Path) -> None:
-    manifest = json.loads((compiled / MANIFEST).read_text())
+    manifest = json.loads((compiled / MANIFEST).read_text("utf-8"))
     about = manifest["components"]["upscaler"]["variants"]["context"]["context"]
     for key, value in (("htp_arch", "73"), ("sdk", "new"), ("shared", 1)):
         wrong = json.loads(json.dumps(manifest))

@@ -42,7 +42,9 @@ def test_importing_the_engine_loads_nothing() -> None:
         "from engine import Request, generate, open_pack\n"
         "print(json.dumps([before, sorted(heavy & set(sys.modules))]))\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True
+    )
     before, after = json.loads(run.stdout)
     assert before == [] and "onnxruntime" in after
 

@@ -212,7 +212,7 @@ def test_a_folder_that_was_removed_is_a_sentence(tmp_path: Path, command: str) -
     script = f"cd {tmp_path}/gone && rmdir ../gone && exec {sys.executable} -m studio.cli {command}"
     environ = os.environ | {"NEODRAGON_DATA": str(tmp_path / "data")}
     done = subprocess.run(
-        ["sh", "-c", script], env=environ, capture_output=True, text=True, timeout=PATIENCE
+        ["sh", "-c", script], env=environ, capture_output=True, encoding="utf-8", timeout=PATIENCE
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "nds: The current folder was removed; go to another one.\n"

@@ -67,7 +67,7 @@ def scan(hosts: Network, from_: int, to: int) -> str:
 
 
 def write_list(path: Path, rows: int) -> None:
-    with path.open("w", newline="") as stream:
+    with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["prompt", "kind", "look_seed"])
         writer.writerows([f"a star of colour {row}", "frame", row] for row in range(rows))

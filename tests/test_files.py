@@ -163,10 +163,10 @@ def test_a_move_replaces_nothing(tmp_path: Path, way: str) -> None:
         make()
         with pytest.raises(FileExistsError):
             move(new, old)
-        assert new.read_text() == "new"
+        assert new.read_text("utf-8") == "new"
         old.rmdir() if old.is_dir() else old.unlink()
     move(new, old)
-    assert old.read_text() == "new" and not new.exists()
+    assert old.read_text("utf-8") == "new" and not new.exists()
     with pytest.raises(FileNotFoundError):
         move(old, tmp_path / "absent" / "x")
     with pytest.raises(FileNotFoundError):
@@ -195,7 +195,7 @@ def test_many_writers_of_one_name_each_get_their_own(tmp_path: Path, way: str) -
         thread.join()
     wanted = {"clip.mp4", *(f"clip-{number}.mp4" for number in range(2, 17))}
     assert names(tmp_path) == wanted
-    assert {(tmp_path / name).read_text() for name in wanted} == {str(n) for n in range(16)}
+    assert {(tmp_path / name).read_text("utf-8") for name in wanted} == {str(n) for n in range(16)}
 
 
 PUBLISHER = """
@@ -250,8 +250,8 @@ def test_a_sidecar_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     made = stream_mp4(clip, frames(), (64, 64), 24, RECORD, accept=sidecars.is_free)
     sidecars.write(made, RECORD, new=True)
     assert made.name == "clip-3.mp4"
-    assert clip.with_suffix(".json").read_text() == theirs
-    assert (tmp_path / "clip-2.mp4").read_text() == "a clip of somebody else"
+    assert clip.with_suffix(".json").read_text("utf-8") == theirs
+    assert (tmp_path / "clip-2.mp4").read_text("utf-8") == "a clip of somebody else"
     assert names(tmp_path) == {"clip.json", "clip-2.mp4", "clip-3.mp4", "clip-3.json"}
 
 
@@ -259,9 +259,9 @@ def test_a_new_sidecar_replaces_none(tmp_path: Path) -> None:
     clip = write_mp4(tmp_path / "clip.mp4", FRAMES, 24, RECORD)
     for name in ("clip.json", "clip.mp4.json"):
         (tmp_path / name).write_text(json.dumps(RECORD | {"marks": {"note": name}}))
-    before = {(tmp_path / name).read_text() for name in ("clip.json", "clip.mp4.json")}
+    before = {(tmp_path / name).read_text("utf-8") for name in ("clip.json", "clip.mp4.json")}
     sidecars.write(clip, RECORD, new=True)
-    contents = {path.read_text() for path in tmp_path.iterdir() if path.suffix != ".mp4"}
+    contents = {path.read_text("utf-8") for path in tmp_path.iterdir() if path.suffix != ".mp4"}
     assert before < contents and len(contents) == 3
 
 
@@ -427,7 +427,7 @@ def test_a_file_that_may_not_grow_is_called_that(tmp_path: Path) -> None:
         [sys.executable, "-c", LIMITED, tmp_path / "clip.mp4"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert "File too large" in run.stdout and run.stdout.count("\n") == 1
@@ -452,7 +452,7 @@ def test_a_folder_that_loses_its_rights_is_one_sentence() -> None:
             [sys.executable, "-c", script, folder],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         )
         assert "takes no new file (Permission denied)" in run.stdout

@@ -39,7 +39,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "studio.launcher", "ui", "--no-browser", *arguments]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as process:
         try:
             yield process
@@ -66,7 +66,7 @@ def test_two_starts_are_one_studio(data: Path) -> None:
         with started() as second:
             assert address_of(second) == address
             assert second.wait(PATIENCE) == 0
-        told = json.loads((data / "studio.json").read_text())
+        told = json.loads((data / "studio.json").read_text("utf-8"))
         assert told == {"process": first.pid, "address": address}
         assert os.name != "posix" or (data / "studio.json").stat().st_mode & 0o077 == 0
         deadline = time.monotonic() + PATIENCE

@@ -232,13 +232,13 @@ def test_somebody_elses_json_is_left_alone(library: Library, folder: Path) -> No
     frame = make(folder / "a.png", recorded("a frame"), created=None, kind="frame")
     library.mark(path, stars=3)
     assert library.scan() == 2
-    assert theirs.read_text() == '{"software": "Another Studio", "kind": "clip"}'
+    assert theirs.read_text("utf-8") == '{"software": "Another Studio", "kind": "clip"}'
     assert {item.path: item.stars for item in library.search()} == {path: 3, frame: 0}
     damaged = folder / "a.mp4.json"
     damaged.write_text("{trunc")
     assert library.item(path).stars == 0
     library.mark(path, stars=1)
-    assert (folder / "a.mp4.json.damaged").read_text() == "{trunc"
+    assert (folder / "a.mp4.json.damaged").read_text("utf-8") == "{trunc"
     assert library.item(path).stars == 1
 
 
@@ -293,7 +293,7 @@ def test_the_bin_overwrites_nothing(library: Library, folder: Path) -> None:
     back = library.bring_back(found["a.mp4"].path)
     assert back.path == folder / "a-2.mp4" and back.look_seed == 0
     assert restore(folder / "a.mp4").request.look_seed == 9
-    assert (folder / BIN / "b.json").read_text() == "mine"
+    assert (folder / BIN / "b.json").read_text("utf-8") == "mine"
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")

@@ -44,7 +44,7 @@ async def use(address: str, token: str) -> dict[str, Any]:
 def test_a_client_asks_for_a_frame(mini_pack: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "studio.cli.main", "ui", "--mcp", "--no-browser"]
     env = os.environ | {"NEODRAGON_DATA": str(tmp_path), "NEODRAGON_PACK": str(mini_pack)}
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         try:
             line = next(line for line in process.stdout if line.startswith("MCP: "))

@@ -191,7 +191,7 @@ def test_t5_states_are_the_published_ones(tmp_path: Path) -> None:
     again = T5EncoderWithProjection.from_pretrained(tmp_path).eval()
     assert again.config.out_dim == model.config.out_dim
     assert_close(again(arrays["ids"], arrays["mask"]), arrays["y"], 1e-4)
-    saved = json.loads((tmp_path / "config.json").read_text())
+    saved = json.loads((tmp_path / "config.json").read_text("utf-8"))
     assert {"project_in_dim", "out_dim"} <= saved.keys()  # which the published class reads
     saved["project_out_dim"] = saved.pop("out_dim")  # as ours was called
     (tmp_path / "config.json").write_text(json.dumps(saved))
@@ -199,7 +199,7 @@ def test_t5_states_are_the_published_ones(tmp_path: Path) -> None:
 
 
 def test_the_minis_t5_is_what_the_published_class_reads() -> None:
-    config = json.loads((MINI / "text_encoder_3" / "config.json").read_text())
+    config = json.loads((MINI / "text_encoder_3" / "config.json").read_text("utf-8"))
     with safe_open(MINI / "text_encoder_3" / "model.safetensors", "pt") as tensors:
         shape = tensors.get_slice("final_projection.0.weight").get_shape()
     assert [config["out_dim"], config["project_in_dim"]] == shape

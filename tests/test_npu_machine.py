@@ -309,7 +309,9 @@ time.sleep(600)
 @pytest.fixture
 def other_process() -> Iterator[subprocess.Popen[str]]:
     """A process that has the NPU."""
-    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, encoding="utf-8"
+    ) as run:
         try:
             assert run.stdout and run.stdout.readline() == "held\n"
             yield run
@@ -345,7 +347,7 @@ def test_a_clip_owns_the_npu_while_it_is_made(
     running = generate(pack, Request("a red ball", 1, 2), "npu", 1)
     next(running)
     asking = [sys.executable, "-c", "from engine.session import owner; owner.acquire(0)"]
-    refused = subprocess.run(asking, capture_output=True, text=True)
+    refused = subprocess.run(asking, capture_output=True, encoding="utf-8")
     assert refused.returncode and "NpuBusyError" in refused.stderr
     running.close()
     assert owner._count == 0
@@ -482,7 +484,7 @@ def test_qnn_is_run_from_a_folder_of_plain_letters(
             str(mini_pack),
         ],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     assert ran.returncode == 0, ran.stderr

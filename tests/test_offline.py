@@ -44,7 +44,10 @@ def test_every_process_talks_to_this_machine_alone(tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     env |= {"NEODRAGON_DATA": str(tmp_path / "data")}
     done = subprocess.run(
-        [*recorded, "-o", str(calls), *SESSION, *STUDIO], env=env, capture_output=True, text=True
+        [*recorded, "-o", str(calls), *SESSION, *STUDIO],
+        env=env,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["clips"] == 6
@@ -61,7 +64,7 @@ def test_all_of_it_works_without_a_network(tmp_path: Path) -> None:
     env = os.environ | {"NEODRAGON_DATA": str(tmp_path / "data")}
     browser = ["-b"] if shutil.which("chromium") or shutil.which("google-chrome") else []
     done = subprocess.run(
-        in_namespace(*SESSION, *browser, *STUDIO), env=env, capture_output=True, text=True
+        in_namespace(*SESSION, *browser, *STUDIO), env=env, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["clips"] == 6

@@ -49,7 +49,7 @@ def pack(tmp_path: Path) -> Path:
 
 def rewrite(pack: Path, change: Callable[[Manifest], object]) -> None:
     """Replace the manifest by a changed one."""
-    manifest = json.loads((pack / MANIFEST).read_text())
+    manifest = json.loads((pack / MANIFEST).read_text("utf-8"))
     change(manifest)
     (pack / MANIFEST).unlink()
     (pack / MANIFEST).write_text(json.dumps(manifest))

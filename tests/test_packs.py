@@ -96,7 +96,7 @@ def test_a_folder_with_the_name_of_a_part_is_kept(mini_pack: Path, home: Path) -
     pack = Path(shutil.copytree(mini_pack, home.parent / "pack"))
     (pack / "x" / ".y.part").mkdir(parents=True)
     (pack / "portable/upscaler.onnx").rename(pack / "x/.y.part/upscaler.onnx")
-    text = (pack / MANIFEST).read_text().replace("portable/upscaler.", "x/.y.part/upscaler.")
+    text = (pack / MANIFEST).read_text("utf-8").replace("portable/upscaler.", "x/.y.part/upscaler.")
     (pack / MANIFEST).write_text(text)
     target = packs.install(pack, home)
     (target / "tokenizers/t5.json").unlink()
@@ -110,7 +110,7 @@ def test_installed_by_many_at_once_it_is_there_once(archive: Path, home: Path) -
     code = "import sys; from studio.cli.main import main; sys.exit(main(sys.argv[1:]))"
     ask = [sys.executable, "-c", code, "pack", "install", str(archive), "--json"]
     started = [
-        subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         for _ in range(4)
     ]
     try:

@@ -322,7 +322,7 @@ def started(env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
         [sys.executable, "-m", "studio.cli.main", "ui", "--no-browser"],
         env=env,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     ) as process:
         assert process.stdout is not None

@@ -361,6 +361,6 @@ def test_a_clip_is_shown_in_its_folder(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     library.locator("#viewer [data-do=folder]").click()
     deadline = time.monotonic() + DEADLINE
-    while not (told.is_file() and told.read_text()) and time.monotonic() < deadline:
+    while not (told.is_file() and told.read_text("utf-8")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert told.read_text().strip() == str(shelf[0].parent)
+    assert told.read_text("utf-8").strip() == str(shelf[0].parent)

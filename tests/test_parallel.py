@@ -29,11 +29,11 @@ def torchrun(folder: Path, kind: str, steps: int) -> dict[str, Any]:
         cwd=HERE.parent,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "tiny" / "cost.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((folder / "tiny" / "cost.json").read_text("utf-8"))  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_do_what_one_does(kind: str, one: Path, tmp_path: Path) -> None:
     torchrun(tmp_path, kind, STEPS // 2)
     cost = torchrun(tmp_path, kind, STEPS)  # resumed, so the state was whole
-    alone = json.loads((one / "tiny" / "cost.json").read_text())
+    alone = json.loads((one / "tiny" / "cost.json").read_text("utf-8"))
     assert cost["processes"] == 2 and cost["samples"] == alone["samples"] == 16
     states = [
         torch.load(folder / "tiny" / "state.pt", weights_only=True) for folder in (one, tmp_path)
@@ -61,7 +61,7 @@ def test_two_processes_do_what_one_does(kind: str, one: Path, tmp_path: Path) ->
 def test_losses_are_the_same(one: Path, tmp_path: Path) -> None:
     """The mean loss of each update, over both processes, is that of the one."""
     cost = torchrun(tmp_path, "ddp", STEPS)
-    alone = json.loads((one / "tiny" / "cost.json").read_text())
+    alone = json.loads((one / "tiny" / "cost.json").read_text("utf-8"))
     assert cost["loss"] == pytest.approx(alone["loss"], rel=1e-4)
 
 

@@ -367,7 +367,7 @@ def test_postscript_starts_no_program(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert "PostScript" in run.stdout and "no: " in run.stdout
@@ -409,7 +409,7 @@ def peak(path: Path) -> tuple[str, str, int]:
         [sys.executable, "-W", "error", "-c", PEAK, path],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert not run.stderr

@@ -44,7 +44,7 @@ def on(supply: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *command],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=PATIENCE,
     )
 
@@ -115,6 +115,6 @@ def test_one_word_when_the_queue_is_done(
         assert [job.state for job in table.jobs()] == ["done", "done"]
     assert said.exists() == notify
     if notify:
-        assert said.read_text().splitlines() == [
+        assert said.read_text("utf-8").splitlines() == [
             "--app-name Neodragon Studio Neodragon Studio The queue is done: 2 jobs."
         ]

@@ -116,7 +116,7 @@ def test_the_published_layout_becomes_a_clip(pieces: Path, tmp_path: Path) -> No
     export_pack(checkpoint, tmp_path / "pack", emulate=False, report=lambda line: None)
     with open_pack(tmp_path / "pack") as pack:
         assert [file.name for file in pack.licences] == ["licences/LICENSE", "licences/Notice.txt"]
-        assert (tmp_path / "pack" / "licences" / "LICENSE").read_text() == "Use it well."
+        assert (tmp_path / "pack" / "licences" / "LICENSE").read_text("utf-8") == "Use it well."
         assert (pack.geometry.height, pack.geometry.width, pack.geometry.frames) == (320, 512, 49)
         assert pack.prompt.negative == NEGATIVE and pack.tokenizers["t5"].length == 128
         request = Request("a red kite drifts slowly", 1, 2, upscale=False)

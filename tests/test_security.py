@@ -79,7 +79,6 @@ def running(data: Path, *arguments: str, **env: str) -> Iterator[Studio]:
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
-        text=True,
         encoding="utf-8",
         env=os.environ | {"NEODRAGON_DATA": str(data)} | env,
     )
@@ -442,10 +441,10 @@ def test_what_starts_the_browser_shows_no_token(tmp_path: Path) -> None:
         )
         assert again.returncode == 0
         deadline = time.monotonic() + PATIENCE
-        while not seen.exists() or len(seen.read_text().split()) < 2:
+        while not seen.exists() or len(seen.read_text("utf-8").split()) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        shown = seen.read_text().split()
+        shown = seen.read_text("utf-8").split()
         assert studio.token != token  # a ticket as well
         assert len({*shown, studio.address, told}) == 4
         for address in shown:

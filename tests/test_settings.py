@@ -69,7 +69,7 @@ def test_both_damaged_gives_the_studios_own(path: Path) -> None:
         file.write_text("{")
     read, sentence = load(path)
     assert read == Settings() and "The standard settings are used." in str(sentence)
-    assert (path.parent / "settings.damaged.json").read_text() == "{"
+    assert (path.parent / "settings.damaged.json").read_text("utf-8") == "{"
     assert load(path) == (Settings(), None)
 
 
@@ -97,7 +97,7 @@ def test_a_wrong_value_costs_only_itself(path: Path, wrong: dict[str, Any]) -> N
         change(path, **wrong)
     assert not path.exists()
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"suffix": False, "x": 1} | wrong))
+    path.write_text(json.dumps({"suffix": False, "x": 1} | wrong), encoding="utf-8")
     read, sentence = load(path)
     assert read == Settings(suffix=False, rest={"x": 1})
     assert str(sentence).startswith(f"settings.json: The setting {name} cannot be ")
@@ -133,7 +133,9 @@ def test_a_file_that_cannot_be_written_keeps_the_old_ones(path: Path) -> None:
         "except SettingsError as error:\n"
         "    print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, encoding="utf-8"
+    )
     assert run.stdout.startswith("The settings cannot be saved in ")
     assert load(path) == (MINE, None)
     assert not list(path.parent.glob(".*"))

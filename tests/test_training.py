@@ -53,7 +53,7 @@ def test_training_resumes_and_records_its_cost(tmp_path: Path) -> None:
             options(tmp_path, steps, hours),
         )
         with torch.no_grad():
-            return json.loads((tmp_path / "line" / "cost.json").read_text()), float(
+            return json.loads((tmp_path / "line" / "cost.json").read_text("utf-8")), float(
                 (model(torch.zeros(1, 4)) - 1).abs()
             )
 
@@ -62,7 +62,7 @@ def test_training_resumes_and_records_its_cost(tmp_path: Path) -> None:
     second, error = run(300)
     assert second["steps"] == 300 and second["samples"] == 600
     assert error < 0.2
-    assert json.loads((tmp_path / "line" / "options.json").read_text())["seed"] == "0"
+    assert json.loads((tmp_path / "line" / "options.json").read_text("utf-8"))["seed"] == "0"
     third, _ = run(300)  # nothing left to do
     assert third["steps"] == second["steps"]
 
@@ -78,7 +78,7 @@ def test_begun_updates_are_not_made_again(tmp_path: Path) -> None:
     settings.begun, settings.spent = 8, 60.0
     train("line", model, step, settings)
     assert updates == [16, 17, 18, 19]  # two losses an update, numbered on
-    cost = json.loads((tmp_path / "line" / "cost.json").read_text())
+    cost = json.loads((tmp_path / "line" / "cost.json").read_text("utf-8"))
     assert cost["steps"] == 10 and cost["seconds"] >= 60
 
 
@@ -110,7 +110,7 @@ def test_the_recipe_goes_on_from_a_milestone(tmp_path: Path) -> None:
         timeout=120,
         check=False,
     )
-    stages = {line.split()[2]: line for line in asked.read_text().splitlines()}
+    stages = {line.split()[2]: line for line in asked.read_text("utf-8").splitlines()}
     assert stages["training.recipes.image_vae"].endswith("--warm --begun 3900 --spent 60")
     assert "--begun" not in stages["training.recipes.video_vae"]
     assert not {"training.recipes.text", "training.data.tokenizers"} & {*stages}

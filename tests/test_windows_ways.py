@@ -151,7 +151,7 @@ def studio(data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     if sys.platform == "win32":
         ctypes.WinDLL("kernel32").AllocConsole()  # Ctrl+Break reaches the processes of a console
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, encoding="utf-8", creationflags=flags
+        command, stdout=subprocess.PIPE, encoding="utf-8", creationflags=flags
     ) as process:
         try:
             assert process.stdout is not None

@@ -17,7 +17,9 @@ import check  # noqa: E402
 def test_where_it_cannot_be_had_that_is_said_and_no_failure(tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     command = [sys.executable, str(WINE / "check.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Windows not run: ") and done.stdout.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -100,6 +102,6 @@ def test_a_stage_says_what_became_of_it(
 
 def test_nothing_of_microsofts_is_in_the_repository() -> None:
     root = WINE.parents[1]
-    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, encoding="utf-8")
     suffixes = {Path(name).suffix.lower() for name in listed.stdout.splitlines()}
     assert listed.stdout and not suffixes & {".dll", ".exe", ".pyd", ".msi", ".cab"}

@@ -94,7 +94,7 @@ class Place:
     def drain(self, *more: str) -> subprocess.CompletedProcess[str]:
         """Run a worker until it has nothing to take."""
         return subprocess.run(
-            self.command("--drain", *more), capture_output=True, text=True, timeout=PATIENCE
+            self.command("--drain", *more), capture_output=True, encoding="utf-8", timeout=PATIENCE
         )
 
     @contextmanager
@@ -335,7 +335,7 @@ def test_what_appears_under_the_name_of_a_clip_is_kept(
     worker.Worker(place.table, place.clips, place.cache, 1).run(drain=True)
     job = place.table.job(job_id)
     assert job.state == "done" and job.result == there[0].with_stem(f"{there[0].stem}-3")
-    assert there[0].read_text() == "mine" and "stars" in there[1].read_text()
+    assert there[0].read_text("utf-8") == "mine" and "stars" in there[1].read_text("utf-8")
     beside = json.loads(job.result.with_suffix(".json").read_text("utf-8"))
     assert beside["file"] == job.result.name and "marks" not in beside
     assert len(list(place.clips.iterdir())) == 4
@@ -363,7 +363,9 @@ def test_a_folder_without_rights_pauses_the_queue(place: Place) -> None:
             "sys.exit(main(sys.argv[1:]))\n"
         )
         command = [sys.executable, "-c", script, "--jobs", str(data / "jobs.sqlite"), "--drain"]
-        run = subprocess.run([*command, *folders], capture_output=True, text=True, timeout=PATIENCE)
+        run = subprocess.run(
+            [*command, *folders], capture_output=True, encoding="utf-8", timeout=PATIENCE
+        )
         assert run.returncode == 0, run.stderr
         with JobTable(data / "jobs.sqlite") as table:
             assert [job.state for job in table.jobs()] == ["interrupted"]
@@ -432,7 +434,7 @@ def test_what_the_engine_says_of_a_load_is_on_the_row_and_in_the_file(
     sentence = "The graph clip_l failed on the NPU (Error code: 1100); it is loaded again."
     assert (job.state, [str(notice) for notice in job.notices]) == ("done", [sentence])
     assert job.result is not None
-    assert json.loads(job.result.with_suffix(".json").read_text())["notices"] == [sentence]
+    assert json.loads(job.result.with_suffix(".json").read_text("utf-8"))["notices"] == [sentence]
     assert sidecars.inside(job.result)["notices"] == [sentence]
     assert sentence in html.caption(job, Speaker("en"))
 

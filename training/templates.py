@@ -281,7 +281,7 @@ def write(root: Path, path: Path, blocks: Sequence[int], report: Report = print)
     work = path.with_name(path.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     ties_file = work / "ties.json"
-    ties = json.loads(ties_file.read_text()) if ties_file.exists() else {}
+    ties = json.loads(ties_file.read_text("utf-8")) if ties_file.exists() else {}
     homes: dict[str, None] = {}
     for count in blocks:
         source = Labelled(root, count, work)
@@ -299,7 +299,7 @@ def write(root: Path, path: Path, blocks: Sequence[int], report: Report = print)
                 gc.collect()
             else:
                 content = (work / f"{one}.onnx").read_bytes()
-                known = Recipe.of(json.loads((work / f"{one}.json").read_text()))
+                known = Recipe.of(json.loads((work / f"{one}.json").read_text("utf-8")))
                 recipe = moved(source, known, count * (plan.part - 1))
             (work / home).parent.mkdir(exist_ok=True)
             (work / f"{home}.onnx").write_bytes(content)

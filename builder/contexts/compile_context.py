@@ -54,7 +54,8 @@ def peak_bytes() -> int:
     """The most memory this process has had so far, in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    status = Path("/proc/self/status").read_text()  # getrusage counts the parent's memory, too
+    # getrusage counts the parent's memory, too
+    status = Path("/proc/self/status").read_text("utf-8")
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
     return int(peak) * 1024
 

@@ -55,7 +55,6 @@ def _compiler(job: str) -> str:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         encoding="utf-8",
     ) as child:
         try:

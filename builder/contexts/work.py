@@ -85,7 +85,7 @@ class Work:
     def calls(self) -> dict[tuple[str, str], Calls]:
         """Observed when the first graph needs them, or by a run that was cut off."""
         file, mark = self.home / "calls.json", [*self.prompts, self.pack.pack_hash, _code()]
-        record = json.loads(file.read_text()) if file.exists() else {}
+        record = json.loads(file.read_text("utf-8")) if file.exists() else {}
         if record.get("mark") == mark:
             return {
                 (c, g): Calls(Path(f), list(map(Path, i)), s) for c, g, f, i, s in record["calls"]
@@ -132,7 +132,7 @@ class Work:
     @cached_property
     def record(self) -> dict[str, Any]:
         """Entries of the manifest by component, graph and what they depend on."""
-        return json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
+        return json.loads(self.record_file.read_text("utf-8")) if self.record_file.exists() else {}
 
     def variants(self, component: str, graphs: Mapping[str, Graph]) -> dict[str, Any]:
         """The compiled variants of a component for the manifest."""

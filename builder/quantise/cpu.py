@@ -45,7 +45,7 @@ def quantise_pack(source: Path, target: Path, report: Report) -> None:
     manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
     record_file = target / "quantised.json"
     target.mkdir(parents=True, exist_ok=True)
-    record = json.loads(record_file.read_text()) if record_file.exists() else {}
+    record = json.loads(record_file.read_text("utf-8")) if record_file.exists() else {}
     for name, component in manifest["components"].items():
         fixed = component["variants"].pop("htp", {"graphs": {}})["graphs"]
         graphs = component["variants"]["portable"]["graphs"]

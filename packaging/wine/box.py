@@ -115,7 +115,7 @@ class Box:
         mark = self.marks / name
         text = "\n".join([inspect.getsource(step), SUITE, MOUNTS, USER, PATHS, *made_of])
         digest = hashlib.sha256(text.encode()).hexdigest()
-        if mark.is_file() and mark.read_text() == digest:
+        if mark.is_file() and mark.read_text("utf-8") == digest:
             return
         mark.unlink(missing_ok=True)
         started = time.monotonic()
@@ -139,7 +139,7 @@ def cache() -> Path:
 def mirror() -> str:
     """The Debian mirror that this machine's apt uses."""
     listed = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-    found = subprocess.run(listed, capture_output=True, text=True).stdout.split()
+    found = subprocess.run(listed, capture_output=True, encoding="utf-8").stdout.split()
     for address in found:
         if address.rstrip("/").endswith("/debian"):
             return address
@@ -162,7 +162,7 @@ def debian(box: Box) -> None:
     shutil.rmtree(box.folder, ignore_errors=True)
     box.folder.mkdir(parents=True)
     command = ["debootstrap", "--variant=minbase", SUITE, str(box.folder), address]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise NotHere(f"debootstrap did not end well: {done.stdout.strip().splitlines()[-1:]}")
     (box.folder / "etc/dpkg/dpkg.cfg.d/fast").write_text("force-unsafe-io\n")
@@ -190,7 +190,7 @@ def fetched(requirement: str, digest: str, *options: str) -> Path:
     listed.write_text(f"{requirement} --hash=sha256:{digest}\n")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *options]
     command += ["--require-hashes", "-r", str(listed), "-d", str(downloads)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise failure(f"{requirement} cannot be downloaded", done.stderr)
     for file in downloads.iterdir():
@@ -220,7 +220,7 @@ def install(target: Path, *options: str, machine: str = "x86_64") -> None:
     command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--only-binary", ":all:"]
     command += ["--python-platform", f"{machine}-pc-windows-msvc", "--python-version", "3.12"]
     done = subprocess.run(
-        [*command, "--target", str(target), *options], capture_output=True, text=True
+        [*command, "--target", str(target), *options], capture_output=True, encoding="utf-8"
     )
     if done.returncode:
         raise failure("Windows' wheels cannot be installed", done.stderr)
@@ -278,8 +278,8 @@ def make() -> Box:
         box.once(debian)
         box.once(wine)
         box.once(python, PYTHON_HASH)
-        box.once(wheels, PYTHON_HASH, LOCK.read_text())
-        box.once(test_wheels, LOCK.read_text(), TESTS.read_text())
+        box.once(wheels, PYTHON_HASH, LOCK.read_text("utf-8"))
+        box.once(test_wheels, LOCK.read_text("utf-8"), TESTS.read_text("utf-8"))
         box.once(prefix, UCRT_HASH)
     return box
 

@@ -117,7 +117,7 @@ class Life:
         """Where the open studio is: its page and its token."""
         told = self.data / "studio.json"
         until(told.is_file, "the studio says where it is")
-        page, _, token = json.loads(told.read_text())["address"].partition("?token=")
+        page, _, token = json.loads(told.read_text("utf-8"))["address"].partition("?token=")
         return page, token
 
     def answers(self) -> bool:

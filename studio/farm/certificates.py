@@ -171,7 +171,7 @@ class Authority:
             address=address,
             port=port,
             ends=certificate.not_valid_after_utc.timestamp(),
-            authority=self.certificate_file.read_text(),
+            authority=self.certificate_file.read_text("utf-8"),
             certificate=pem_text(certificate),
             key=pem_of(key).decode(),
         )

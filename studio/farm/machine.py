@@ -289,7 +289,7 @@ def join(
     Raises FarmError.
     """
     try:
-        known = json.loads((folder / "joined.json").read_text())
+        known = json.loads((folder / "joined.json").read_text("utf-8"))
         address, name = str(known["address"]), str(known["name"])
         context = client_context(folder / "authority.pem", folder / "machine.pem")
     except (OSError, ValueError, KeyError, TypeError) as error:

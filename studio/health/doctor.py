@@ -198,7 +198,8 @@ def _ffmpeg() -> Line:
         done = subprocess.run(
             [ffmpeg(), "-hide_banner", "-encoders"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=30,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )

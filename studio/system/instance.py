@@ -47,7 +47,7 @@ class Instance:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with suppress(OSError, ValueError, TypeError, KeyError):
-                return str(json.loads(self.file.read_text())["address"])
+                return str(json.loads(self.file.read_text("utf-8"))["address"])
             time.sleep(POLL)
         raise InstanceError(
             "Neodragon Studio is open already, and its address is unknown; end it in the task "
@@ -100,9 +100,9 @@ def end(data: Path) -> bool:
                 return was_open
         was_open = True
         with suppress(OSError, ValueError, TypeError, KeyError):
-            address, _, token = json.loads((data / "studio.json").read_text())["address"].partition(
-                "?token="
-            )
+            address, _, token = json.loads((data / "studio.json").read_text("utf-8"))[
+                "address"
+            ].partition("?token=")
             ask = urllib.request.Request(f"{address}quit", b"", {"X-Token": token})
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not by a proxy
             opener.open(ask, timeout=PATIENCE).close()

@@ -119,7 +119,7 @@ def main() -> None:
     def finish() -> None:
         model.student.half().save_pretrained(options.checkpoint / "ssd_1b_unet")
         settings = options.checkpoint / "neodragon.json"
-        values = json.loads(settings.read_text())
+        values = json.loads(settings.read_text("utf-8"))
         values["first_frame"] |= {
             "sampler": "lcm",
             "timesteps": list(TIMESTEPS),

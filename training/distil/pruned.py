@@ -62,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.checkpoint / "diffusion_transformer_320p"
-    targets = teacher_blocks(json.loads((folder / KEEP).read_text()), options.map)
+    targets = teacher_blocks(json.loads((folder / KEEP).read_text("utf-8")), options.map)
     config = Configuration.read(options.config)
     clips = open_clips(options, config)
     conditions = Conditions(options.checkpoint, options.device, config)

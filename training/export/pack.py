@@ -234,7 +234,9 @@ def export_pack(
     """
     source = Source(root, multistep, blocks)
     noted = root / RECORD
-    run = _Export(source, pack, report, json.loads(noted.read_text()) if noted.exists() else {})
+    run = _Export(
+        source, pack, report, json.loads(noted.read_text("utf-8")) if noted.exists() else {}
+    )
     tokenizers_of_pack = write_tokenizers(source, pack)
     _check_room(source, pack, compiled=remember)
     shown = list(plans.plans(source))

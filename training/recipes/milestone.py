@@ -18,10 +18,12 @@ PROGRESS = "progress.json"
 
 def keep(run: Path, checkpoint: Path, kept: Path) -> dict[str, dict[str, object]]:
     """Copy `checkpoint` over `kept`; returns each stage's cost (`training.recipes.loop`)."""
-    costs = {p.parent.name: json.loads(p.read_text()) for p in sorted(run.glob("*/cost.json"))}
+    costs = {
+        p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted(run.glob("*/cost.json"))
+    }
     shutil.copytree(checkpoint, kept, dirs_exist_ok=True)
     file = kept / PROGRESS
-    progress = (json.loads(file.read_text()) if file.exists() else {}) | costs
+    progress = (json.loads(file.read_text("utf-8")) if file.exists() else {}) | costs
     file.write_text(json.dumps(progress, indent=1) + "\n", encoding="utf-8")
     return progress
 
