@@ -62,6 +62,29 @@ def test_a_step_that_was_cut_off_is_done_again(tmp_path: Path) -> None:
     assert len(tries) == 3
 
 
+def test_what_follows_a_step_is_done_again_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(boxes, "needs", lambda: None)
+    names = ["debian", "wine", "python", "wheels", "test_wheels", "prefix"]
+    for name in names:
+
+        def step(box: boxes.Box, name: str = name) -> None:
+            done.append(name)
+
+        step.__name__ = name
+        monkeypatch.setattr(boxes, name, step)
+    box = boxes.make()
+    assert done == names
+    (box.marks / "wine").write_text("as it was once", encoding="utf-8")
+    boxes.make()
+    assert done == [*names, *names[1:]]
+    boxes.make()
+    assert len(done) == 11
+
+
 @pytest.mark.parametrize(
     ("said", "kind"),
     [

@@ -109,20 +109,24 @@ class Box:
         with suppress(RuntimeError, subprocess.TimeoutExpired):
             self.run("wineserver", "-k", timeout=60)
 
-    def once(self, step: Callable[[Box], None], *made_of: str) -> None:
-        """Do `step` unless it was done to its end, as it is written, with the same `made_of`."""
+    def once(self, step: Callable[[Box], None], *made_of: str, anew: bool = False) -> bool:
+        """Do `step` unless it was done to its end, as it is written, with the same `made_of`.
+
+        anew: do it in any case. Returns whether it was done now.
+        """
         name = step.__name__
         mark = self.marks / name
         text = "\n".join([inspect.getsource(step), SUITE, MOUNTS, USER, PATHS, *made_of])
         digest = hashlib.sha256(text.encode()).hexdigest()
-        if mark.is_file() and mark.read_text("utf-8") == digest:
-            return
+        if not anew and mark.is_file() and mark.read_text("utf-8") == digest:
+            return False
         mark.unlink(missing_ok=True)
         started = time.monotonic()
         step(self)
         self.marks.mkdir(parents=True, exist_ok=True)
         mark.write_text(digest)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        return True
 
 
 def own(folder: Path) -> None:
@@ -275,12 +279,16 @@ def make() -> Box:
     box = Box(cache() / SUITE)
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        box.once(debian)
-        box.once(wine)
-        box.once(python, PYTHON_HASH)
-        box.once(wheels, PYTHON_HASH, LOCK.read_text("utf-8"))
-        box.once(test_wheels, LOCK.read_text("utf-8"), TESTS.read_text("utf-8"))
-        box.once(prefix, UCRT_HASH)
+        anew = False  # what was made in a folder that a step makes anew is gone
+        for step, *made_of in (
+            (debian,),
+            (wine,),
+            (python, PYTHON_HASH),
+            (wheels, PYTHON_HASH, LOCK.read_text("utf-8")),
+            (test_wheels, LOCK.read_text("utf-8"), TESTS.read_text("utf-8")),
+            (prefix, UCRT_HASH),
+        ):
+            anew = box.once(step, *made_of, anew=anew) or anew
     return box
 
 
