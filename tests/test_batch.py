@@ -391,6 +391,9 @@ CELL = st.text(max_size=30) | st.sampled_from(["a {b|c}", "__x__", "1..3", '"', 
     st.sampled_from([None, *FORMATS]),
 )
 @example('prompt,look_seed\n0,"\n"', None)
+@example('{"prompt":"a ball\\u2028in the sun"}', None)
+@example('{"prompt":"a ball\u2028in the sun"}', "jsonl")
+@example('{"prompt":"a ball"}\n{"prompt":"\u2029"}', None)
 def test_any_list_is_read_or_refused(
     mini: Pack, nothing: JobTable, source: str | bytes, format: Format | None
 ) -> None:

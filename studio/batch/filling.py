@@ -70,15 +70,20 @@ def filled(prompts: PromptList, table: JobTable) -> str:
         if record.cells is None and prompts.format == "json":
             lines.append(record.raw)
         elif record.cells is None or prompts.format == "text":
-            lines += [record.raw, NOTE + json.dumps(progress, ensure_ascii=False)]
+            lines += [record.raw, NOTE + _json_line(progress)]
         elif prompts.format in ("json", "jsonl"):
-            lines.append(json.dumps(cells, ensure_ascii=False))
+            lines.append(_json_line(cells))
         else:
             row = [str(cells.get(name, "")) for name in header]
             lines.append(table_line([*row, *record.extra], prompts.delimiter))
     if prompts.format == "json":
         return "[\n" + ",\n".join(lines) + "\n]\n"
     return "\n".join(lines) + "\n"
+
+
+def _json_line(cells: Cells) -> str:
+    text = json.dumps(cells, ensure_ascii=False)
+    return text.replace("\u2028", r"\u2028").replace("\u2029", r"\u2029")  # they end a line
 
 
 @contextmanager

@@ -26,10 +26,14 @@ JSON_START = re.compile(r"""\s*(?:\[\s*(?:[\[{"'\]]|$)|\{\s*(?:["'“}]|$))""")
 CHOICE = re.compile(r"\s*\{[^{}]*\|")  # `{"red"|"blue"} ball` only begins like JSON
 
 
-def lines_of(source: str | bytes) -> list[str]:
+ENDS = r"\r\n|[\n\r\u2028\u2029]"
+JSON_ENDS = r"\r\n|[\n\r]"  # the other two may stand in a string
+
+
+def lines_of(source: str | bytes, ends: str = ENDS) -> list[str]:
     """The lines of a text without their ends; raises BatchError for bytes that are no text."""
     text = source if isinstance(source, str) else decode(source).content
-    return re.split(r"\r\n|[\n\r\u2028\u2029]", text.removeprefix("\ufeff"))
+    return re.split(ends, text.removeprefix("\ufeff"))
 
 
 def guess(text: str, named: Format | None = None) -> Format:
@@ -77,10 +81,12 @@ def records_of(text: str, format: Format) -> Records:
     """The records of a list in a format; raises BatchError."""
     if format == "json":
         return Records(format, list(array_of(text)))
+    if format == "jsonl":
+        return Records(format, list(objects_of(lines_of(text, JSON_ENDS))))
     lines = lines_of(text)
     if format in ("csv", "tsv"):
         return table_of(lines, format)
-    return Records(format, list((_text if format == "text" else objects_of)(lines)))
+    return Records(format, list(_text(lines)))
 
 
 def _text(lines: Sequence[str]) -> Iterator[Record]:
