@@ -14,12 +14,18 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from engine.pack import Pack, open_pack
 from studio.system.paths import default_pack
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in a shell's background has it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A run can be repeated; `--hypothesis-profile default` looks further.
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
