@@ -199,10 +199,25 @@ def test_what_is_drawn_anew_plays_on_with_its_marks(library: Page) -> None:
     assert library.evaluate("neodragonMarks()") == '{"in":10,"out":29}'
     assert library.evaluate("document.querySelector('#viewer video').paused")
     expect(bar.locator("output")).to_have_text("29 / 48")
+    library.get_by_role("tab", name="Settings").click()
     library.get_by_role("tab", name="Library").click()  # searches anew
     library.locator("#viewer [data-do=star]").nth(2).click()
     expect(library.locator("#grid .shown span", has_text="★")).to_have_count(0)
     expect(library.locator("#grid li").nth(1)).to_have_class("shown")
+
+
+def test_an_empty_library_is_searched_again(library: Page) -> None:
+    failed: list[str] = []
+    library.on("response", lambda it: failed.append(it.url) if it.status >= 400 else None)
+    library.fill("#words input, #words textarea", "nothing of the kind")
+    expect(library.locator("#grid li")).to_have_count(0)
+    library.get_by_role("tab", name="Settings").click()
+    with library.expect_response("**/run/predict*"):
+        library.get_by_role("tab", name="Library").click()
+    library.wait_for_timeout(1000)  # its search is answered
+    library.fill("#words input, #words textarea", "")
+    expect(library.locator("#grid li")).to_have_count(5)
+    assert not failed
 
 
 def test_more_is_offered_where_there_is_more(

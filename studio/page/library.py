@@ -128,10 +128,10 @@ class LibraryView:
         before, shown = values[self.state], values[self.shown]
         asked = [values[part] for part in self.inputs]
         update = self._show(values, PAGE, before | {"at": 0, "asked": asked}, scan=True)
-        paths, opened = update[self.shown], shown[before["at"] : before["at"] + 1]
-        if before["asked"] != asked or paths[:1] != shown[:1] or not {*opened} <= {*paths[1:]}:
+        paths, opened = update[self.shown], next(iter(shown[before["at"] :]), None)
+        if before["asked"] != asked or paths[:1] != shown[:1] or opened not in paths[1:]:
             return update
-        state = update[self.state] | {"at": paths.index(*opened)}
+        state = update[self.state] | {"at": paths.index(opened)}
         return self._show(values, PAGE, state, scan=False)
 
     def _further(self, values: Update) -> Update:
