@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,12 @@ def _sincos(coordinates: NDArray[np.float64], width: int) -> NDArray[np.float64]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
+@lru_cache(maxsize=64)
 def _axis(full: int, size: int, config: TransformerConfig) -> NDArray[np.float64]:
     """One axis of the position crop of `full` cells, resized to `size`: [size, width / 2].
 
     The crop is the centre of the table; resizing is bilinear at cell centres, which is linear per
-    axis because each half of the table depends on one axis only.
+    axis because each half of the table depends on one axis only. Every unit asks for the same few.
     """
     base = config.sample_size // config.patch_size
     first = (config.pos_embed_max_size - full) // 2

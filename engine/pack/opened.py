@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Pack:
     examples: tuple[str, ...]
     _source: Source = field(repr=False)
     _verified: set[PackFile] = field(default_factory=set, repr=False)
+    _checked: set[PackFile] = field(default_factory=set, repr=False)
 
     @property
     def files(self) -> tuple[PackFile, ...]:
@@ -131,6 +132,14 @@ class Pack:
                     got=got[:12],
                 )
             self._verified.add(file)
+        return path
+
+    def once(self, file: PackFile, check: Callable[[Path], None]) -> Path:
+        """Where to read `file`, verified; `check` looks at it the first time and may raise."""
+        path = self.verified(file)
+        if file not in self._checked:
+            check(path)
+            self._checked.add(file)
         return path
 
     def blocks(self, name: str, size: int) -> Iterator[bytes]:

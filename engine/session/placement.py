@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
@@ -88,9 +89,10 @@ def open_session(
     """
     for file in graph.data:
         pack.verified(file)
-    path = pack.verified(graph.file)
     if graph.context is None:
-        _check_onnx(graph, path)
+        path = pack.once(graph.file, partial(_check_onnx, graph))
+    else:
+        path = pack.verified(graph.file)
     return load_graph(
         graph, path, backend, threads, last=last, options=options, optimised=optimised
     )
