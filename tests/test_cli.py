@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from engine import pipeline
 from engine.pack import Pack
 from studio.cli.main import main
+from studio.jobs.supervisor import Keeper
+from studio.jobs.table import JobTable
 from studio.media import pictures
 from studio.media.video import read_metadata
 from studio.system import paths
@@ -26,8 +31,11 @@ SEEDS = ["--look-seed", "3", "--motion-seed", "4294967295"]
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every command runs in an empty folder."""
+def elsewhere(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Every command runs in an empty folder, with data of its own."""
+    monkeypatch.setenv(paths.DATA_VARIABLE, str(tmp_path_factory.mktemp("data")))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -96,6 +104,45 @@ def test_first_frame_alone_is_that_of_the_clip(
     larger = np.asarray(Image.fromarray(first).resize((width, height)), float)
     error = larger - clip_first
     assert np.sqrt((error**2).mean()) < 40
+
+
+@pytest.mark.parametrize("state", ["idle", "paused", "gone"])
+def test_the_open_studio_draws_a_first_frame(
+    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """By its worker, where that has nothing else to do; the same picture as without."""
+    drawn_here: list[str] = []
+    generate = pipeline.generate
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        drawn_here.append(state)
+        return generate(*arguments, **options)
+
+    command = ["frame", PROMPT, "--look-seed", "3", "--pack", str(pack.path), "--backend", "cpu"]
+    assert main([*command, "-o", "alone.png"]) == 0
+    monkeypatch.setattr(pipeline, "generate", watched)
+    clips = tmp_path / "clips"
+    with JobTable(paths.jobs_file()) as table:
+        with Keeper(table, clips, tmp_path / "cache") as keeper:
+            keeper.look()
+            deadline = time.monotonic() + 120
+            while not table.has_worker():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            if state == "paused":
+                table.pause()
+            if state != "gone":
+                assert main([*command, "-o", "asked.png"]) == 0
+        if state == "gone":
+            assert main([*command, "-o", "asked.png"]) == 0
+        assert table.jobs() == [], "nothing of it stays"
+    assert drawn_here == ([] if state == "idle" else [state])
+    assert not list(clips.glob("*"))
+    pictures = [Image.open(name) for name in ("alone.png", "asked.png")]
+    assert len({picture.tobytes() for picture in pictures}) == 1
+    assert len({picture.info["Comment"] for picture in pictures}) == 1
+    asked = json.loads(Path("asked.json").read_text(encoding="utf-8"))
+    assert (asked["look_seed"], asked["kind"]) == (3, "frame")
 
 
 def test_a_picture_begins_the_clip(pack: Pack, capsys: pytest.CaptureFixture[str]) -> None:

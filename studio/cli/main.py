@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from engine.pack import Pack
     from engine.session import Backend
     from studio.jobs.render import Meter
+    from studio.jobs.spec import Work
     from studio.media.sidecars import Kind
 
 STOPPED = 130  # what a shell says of Ctrl+C
@@ -203,7 +204,7 @@ def _render(arguments: argparse.Namespace) -> None:
     pixels = render.with_pixels(request)
     output = prepare(arguments.output, ".mp4")
     with opened(arguments) as (pack, backend):
-        metadata = _metadata(pack, request, backend, "clip")
+        metadata = _metadata(pack, _work(pack, request, backend, "clip"))
         if not arguments.json:
             print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
@@ -235,6 +236,7 @@ def _render(arguments: argparse.Namespace) -> None:
 def _frame(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     from engine.events import FirstFrame
+    from studio.cli import open_studio
     from studio.jobs import render
     from studio.media import sidecars
     from studio.media.pictures import write_png
@@ -243,14 +245,22 @@ def _frame(arguments: argparse.Namespace) -> None:
     request = _request(arguments)
     output = prepare(arguments.output, ".png")
     with opened(arguments) as (pack, backend):
-        metadata = _metadata(pack, request, backend, "frame")
+        work = _work(pack, request, backend, "frame")
+        metadata = _metadata(pack, work)
         if not arguments.json:
             print(f"look seed {request.look_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
         times = {"start": time.perf_counter() - started}
-        watched = _watched(pack, request, backend, render.Meter("first_frame"), times)
-        with _noted(metadata), closing(watched) as events:
-            image = next(event.image for event in events if isinstance(event, FirstFrame))
+        drawn = open_studio.draw(work, metadata["key"])
+        if drawn is not None:
+            job, image = drawn
+            times |= job.stages
+            for notice in job.notices:
+                print(notice, file=sys.stderr)
+        else:
+            watched = _watched(pack, request, backend, render.Meter("first_frame"), times)
+            with _noted(metadata), closing(watched) as events:
+                image = next(event.image for event in events if isinstance(event, FirstFrame))
         path = write_png(
             *(output, image, metadata),
             overwrite=arguments.overwrite,
@@ -276,14 +286,20 @@ def _noted(metadata: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _metadata(pack: Pack, request: Request, backend: Backend, kind: Kind) -> dict[str, Any]:
-    """What goes into the file, as the worker puts it there."""
-    from studio.jobs.render import record
-    from studio.jobs.spec import Work, content_key
+def _work(pack: Pack, request: Request, backend: Backend, kind: Kind) -> Work:
+    """The same as a job."""
+    from studio.jobs.spec import Work
 
     made_by = {"pack": str(pack.path), "backend": backend, "kind": kind}
-    work = Work.from_dict(request.to_dict() | made_by)
-    return record(pack, request, backend) | {"key": content_key(work, pack), "kind": kind}
+    return Work.from_dict(request.to_dict() | made_by)
+
+
+def _metadata(pack: Pack, work: Work) -> dict[str, Any]:
+    """What goes into the file, as the worker puts it there."""
+    from studio.jobs.render import record
+    from studio.jobs.spec import content_key
+
+    return record(pack, work, work.backend) | {"key": content_key(work, pack), "kind": work.kind}
 
 
 def _made(

@@ -137,6 +137,14 @@ class JobTable(Presence):
             self._require(db, ids, PENDING, "removed")
             db.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in ids])
 
+    def forget(self, job_id: int) -> None:
+        """Take a job out of the table that is not running; its file stays."""
+        with self._transaction() as db:
+            self._require(
+                db, [job_id], [state for state in STATES if state != "running"], "removed"
+            )
+            db.execute("DELETE FROM jobs WHERE id = ?", [job_id])
+
     def move(self, ids: Sequence[int], before: int | None = None) -> None:
         """Put waiting jobs, in this order, before the waiting job `before`, None for the end."""
         with self._transaction() as db:
