@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Response, expect, sync_playwright
 
 from engine.pack import open_pack
 from studio.page import server
@@ -95,3 +95,11 @@ def _overhear(page: Page) -> None:
 def _print_answer(answer: Response) -> None:
     if not answer.ok or "/upload" in answer.url:
         print("answered", answer.status, answer.url)
+
+
+def mark(bar: Locator, start: int, end: int) -> None:
+    """Set the marks in and out of a player by its bar."""
+    for side, number in (("in", start), ("out", end)):
+        bar.locator("input").fill(str(number))
+        expect(bar).to_have_attribute("data-frame", str(number))
+        bar.locator(f"[data-play={side}]").click()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Error, Page, expect
+from served import mark
 
 from studio.jobs.spec import PENDING, RUNNING, Work
 from studio.library.store import EXPORTS
@@ -52,12 +53,7 @@ def test_a_clip_goes_from_the_stage_to_the_film(page: Page, desk: Desk, made: li
     page.locator("#strip .film").first.click()
     page.wait_for_function("document.querySelector('.stage > video')?.readyState > 1")
     bar = page.locator("#stage .player:not([inert])")
-    for side, number in (("in", 5), ("out", 20)):
-        bar.locator("input").fill(str(number))
-        page.wait_for_function(
-            "n => document.querySelector('#stage .player').dataset.frame == n", arg=number
-        )
-        bar.locator(f"[data-play={side}]").click()
+    mark(bar, 5, 20)
     page.locator("#stage [data-do=film]").click()
     expect(page.locator("#message .notice")).to_contain_text("1 shot")
     (shot,) = kept(desk)

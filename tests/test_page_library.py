@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
 from playwright.sync_api import Page, Route, expect
+from served import mark
 
 from engine.config import Fork
 from studio.jobs.spec import PENDING, RUNNING, Work
@@ -183,12 +184,7 @@ def test_what_is_drawn_anew_plays_on_with_its_marks(library: Page) -> None:
     library.locator("#grid .film").nth(1).click()  # the studio answers late
     library.wait_for_function("document.querySelector('#viewer video')?.readyState > 1")
     bar = library.locator("#viewer .player")
-    for side, number in (("in", 10), ("out", 29)):
-        bar.locator("input").fill(str(number))
-        library.wait_for_function(
-            "n => document.querySelector('#viewer .player').dataset.frame == n", arg=number
-        )
-        bar.locator(f"[data-play={side}]").click()
+    mark(bar, 10, 29)
     deadline = time.monotonic() + DEADLINE
     while not held and time.monotonic() < deadline:
         library.wait_for_timeout(50)
@@ -319,12 +315,7 @@ def test_a_part_of_a_clip_is_exported(library: Page, desk: Desk) -> None:
     bar = library.locator("#viewer .player")
     bar.wait_for()
     library.wait_for_function("document.querySelector('#viewer video').readyState > 1")
-    for side, number in (("in", 10), ("out", 29)):
-        bar.locator("input").fill(str(number))
-        library.wait_for_function(
-            "n => document.querySelector('#viewer .player').dataset.frame == n", arg=number
-        )
-        bar.locator(f"[data-play={side}]").click()
+    mark(bar, 10, 29)
     library.locator("#cut").get_by_role("button").first.click()
     library.check("#preset input[value=square]")
     frame = library.locator("#part .frame")
