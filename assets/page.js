@@ -55,9 +55,19 @@ const relabel = () => {
 if (labels.length) new MutationObserver(relabel).observe(document.documentElement, {subtree: true, childList: true});
 
 document.addEventListener("click", ({target}) => {
-  const name = target.closest?.("[data-tab]")?.dataset.tab;
-  if (name) document.querySelector(`#tabs [data-tab-id="${name}"]`)?.click();
+  const {tab, card} = target.closest?.("[data-tab]")?.dataset ?? {};
+  if (tab) document.querySelector(`#tabs [data-tab-id="${tab}"]`)?.click();
+  if (card) unfold(card, 100);
 });
+
+// Opens a card of a tab that is about to be shown.
+const unfold = (card, tries) => {
+  const head = document.querySelector(`#${card} > .label-wrap`);
+  if (!head?.offsetParent) return tries && setTimeout(unfold, 50, card, tries - 1);
+  if (!head.classList.contains("open")) head.click();
+  head.focus();
+  head.scrollIntoView();
+};
 
 // A clip that is being made plays as far as it is: each unit is a picture of its frames below each other.
 const units = new Map();

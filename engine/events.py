@@ -63,7 +63,7 @@ class UnitFrames:
 
 @dataclass(frozen=True)
 class Finished:
-    """The clip is complete: seconds of work, how many inside graphs, how many loading them.
+    """The clip is complete: seconds of work, of them inside graphs, and loading and freeing them.
 
     Where two graphs run at once, or a graph beside other work, such a second counts once.
     """

@@ -74,7 +74,8 @@ def empty(say: Speaker, examples: Sequence[str] = ()) -> str:
         f"<p>{escape(say('stage.empty'))}</p>{tries}"
         f"<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> {escape(say('stage.enter'))}</p>"
         f'<p class="card"><b>{escape(say("full.title"))}</b>'
-        f'<button class="verb" data-tab="models">{escape(say("stage.full"))}</button></p>'
+        '<button class="verb" data-tab="models" data-card="full-size">'
+        f"{escape(say('stage.full'))}</button></p>"
         "</div></div>"
     )
 
