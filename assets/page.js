@@ -60,13 +60,16 @@ document.addEventListener("click", ({target}) => {
   if (card) unfold(card, 100);
 });
 
-// Opens a card of a tab that is about to be shown.
+// Opens a card of a tab that is about to be shown, which may not hear the first click.
 const unfold = (card, tries) => {
   const head = document.querySelector(`#${card} > .label-wrap`);
-  if (!head?.offsetParent) return tries && setTimeout(unfold, 50, card, tries - 1);
-  if (!head.classList.contains("open")) head.click();
-  head.focus();
-  head.scrollIntoView();
+  if (head?.offsetParent && head.classList.contains("open")) {
+    head.focus();
+    head.scrollIntoView();
+  } else if (tries) {
+    if (head?.offsetParent) head.click();
+    setTimeout(unfold, 200, card, tries - 1);
+  }
 };
 
 // A clip that is being made plays as far as it is: each unit is a picture of its frames below each other.

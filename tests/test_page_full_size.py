@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
 from engine.pack import open_pack
+from studio.model import build
 from studio.system import packs, paths, settings
 
 pytest_plugins = ["served"]
@@ -42,11 +44,16 @@ def test_a_pack_is_built_and_used(page: Page, weights: Path) -> None:
     page.locator("#full-agree input").check()
     page.locator("#full-build").click()
     page.locator("#full-built progress").wait_for()
-    page.reload()  # the build goes on without it
+    status = build.status()
+    assert status is not None
+    psutil.Process(status.pid).kill()
+    page.reload()
     page.get_by_role("tab", name="Models").click()
     page.locator("#full-size > .label-wrap").click()
     expect(page.locator("#full-agree input")).to_be_checked()
     shown = page.locator("#full-built")
+    expect(shown).to_contain_text("was interrupted")
+    page.locator("#full-build").click()
     expect(shown).to_contain_text("neodragon-portable is built")
     shown.locator("summary").click()
     expect(shown.locator("pre")).to_contain_text("transformer/transformer: ")

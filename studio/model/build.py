@@ -32,6 +32,7 @@ TEMPLATES = (FULL_SIZE, ASSETS / "templates" / "mini.zip")
 PROMPTS = ASSETS / "examples.txt"
 CLIPS = 2  # to see the range of every activation
 LINES = 200  # of the log that are kept
+_started: list[subprocess.Popen[bytes]] = []  # by this process, and not yet ended
 PROGRESS = ("step", "graph", "done", "total", "left")  # of a build, copied into its status
 
 
@@ -75,7 +76,9 @@ class Status:
         if not self.pid:
             return False
         try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.begun) < 2)
+            process = psutil.Process(self.pid)
+            is_it = abs(process.create_time() - self.begun) < 2
+            return bool(is_it and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
@@ -90,6 +93,7 @@ def status() -> Status | None:
 
     One whose process is gone without a word was interrupted.
     """
+    _started[:] = [child for child in _started if child.poll() is None]
     try:
         values = json.loads(status_file().read_text(encoding="utf-8"))
         build = Status(**values | {"lines": tuple(values["lines"])})
@@ -216,6 +220,7 @@ def start(weights: Path, target: str, pack: Path | None = None, multistep: bool 
             start_new_session=True,
             creationflags=sum(getattr(subprocess, name, 0) for name in quiet),
         )
+    _started.append(child)
     begun = psutil.Process(child.pid).create_time()
     lines = before.lines if before is not None and before.pack == str(folder.absolute()) else ()
     note(

@@ -131,6 +131,11 @@ class FullSizeCard:
             **QUICK,
         )
 
+    def open(self, tab: gr.Tab) -> None:
+        """Show what an unfinished build is of and for, the licence, and whether it was accepted."""
+        shown = [self.weights, self.target, self.terms, self.agree]
+        tab.select(self._unfinished, [self.weights, self.target], shown, **QUICK)
+
     # The weights
 
     def _download(self, folder: str) -> str:
@@ -162,6 +167,12 @@ class FullSizeCard:
         text = self.say("full.fetching", done=done, total=total, file=one.file)
         bar = f'<progress max="{max(1, one.total)}" value="{one.done}"></progress>'
         return f'{bar}<p class="aside" aria-live="polite">{escape(text)}</p>'
+
+    def _unfinished(self, folder: str, target: str) -> tuple[str, str, str, bool]:
+        status = build.status()
+        if status is not None and status.state in ("paused", "interrupted", "failed"):
+            folder, target = status.weights, status.target
+        return folder, target, *self._terms(folder)
 
     # The licence
 

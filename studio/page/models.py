@@ -47,7 +47,7 @@ class ModelsView:
                 )
                 self.start = gr.Button(say("models.start"), elem_id="install")
                 self.progress = gr.HTML(elem_id="install-progress")
-                FullSizeCard(desk, say, self.changes)
+                self.full_size = FullSizeCard(desk, say, self.changes)
             with gr.Column(min_width=320):
                 gr.HTML(f"<h2>{say('models.device')}</h2>")
                 self.examine = gr.Button(say("models.examine"), elem_id="examine")
@@ -59,7 +59,8 @@ class ModelsView:
         both = [self.list, self.message]
         self.start.click(self._install, [self.source, self.dropped], both, **QUICK)
         self.list.click(self._act, None, both, **QUICK)
-        self.changes.click(self._look, self.progress, [self.progress, self.list], **QUICK)
+        shown = [self.progress, self.list]
+        self.changes.click(self._look, shown, shown, **QUICK)
         ended = [self.progress, self.message]
         self.source.change(self._mended, None, ended, **QUICK | {"trigger_mode": "always_last"})
         self.dropped.change(self._mended, None, ended, **QUICK)
@@ -68,6 +69,7 @@ class ModelsView:
     def open(self, tab: gr.Tab) -> None:
         """List the packs whenever the tab is opened."""
         tab.select(self._listed, None, self.list, **QUICK)
+        self.full_size.open(tab)
 
     def _known(self) -> list[packs.Installed]:
         return [packs.look(paths.default_pack()), *packs.installed(self.home)]
@@ -144,25 +146,31 @@ class ModelsView:
         one = self.desk.installation
         return one and (one.running, 100 * one.done // max(1, one.total), one.problem)
 
-    def _look(self, shown: str | None) -> tuple[object, object]:
+    def _look(self, progress: str | None, listed: str | None) -> tuple[object, object]:
+        """What has changed of the install and of the packs, which a build adds to."""
+        now = self._installing(), self._listed()
+        return tuple(  # type: ignore[return-value]
+            gr.skip() if new == (old or "") else new
+            for new, old in zip(now, (progress, listed), strict=True)
+        )
+
+    def _installing(self) -> str:
         """How far the install is, or how it ended."""
         installation = self.desk.installation
         if installation is None:
-            return ("", self._listed()) if shown else (gr.skip(), gr.skip())
+            return ""
         if installation.running:
             done, total = (round(n / MEGABYTE) for n in (installation.done, installation.total))
             text = self.say("models.copying", done=done, total=total)
-            now = (
+            return (
                 f'<progress max="{max(1, total)}" value="{done}"></progress>'
                 f'<p class="aside" aria-live="polite">{escape(text)}</p>'
             )
-        elif installation.problem:
-            now = html.failure(self.say.message(installation.problem))
-        else:
-            assert installation.target is not None
-            name = packs.look(installation.target).name
-            now = html.notice(self.say("models.installed", name=name))
-        return (gr.skip(), gr.skip()) if now == shown else (now, self._listed())
+        if installation.problem:
+            return html.failure(self.say.message(installation.problem))
+        assert installation.target is not None
+        name = packs.look(installation.target).name
+        return html.notice(self.say("models.installed", name=name))
 
     # The device
 
