@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -465,9 +466,9 @@ def test_qnn_is_run_from_a_folder_of_plain_letters(
     mini_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider, htp = library.libraries()
-    strange, plain = tmp_path / "Jürgen 龙", tmp_path / "plain"
-    strange.mkdir()
-    plain.mkdir()
+    strange = tmp_path / "Jürgen 龙"
+    strange.mkdir()  # and a user's name may have such letters too
+    plain = Path(tempfile.mkdtemp(dir=tmp_path if str(tmp_path).isascii() else tmp_path.anchor))
     package = Path(provider).parent
     for folder in (package, package.with_name(package.name + ".libs")):
         (strange / folder.name).symlink_to(folder)
@@ -485,6 +486,7 @@ def test_qnn_is_run_from_a_folder_of_plain_letters(
         ],
         capture_output=True,
         encoding="utf-8",
+        errors="backslashreplace",
         timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
@@ -501,7 +503,8 @@ def test_qnn_is_run_from_a_folder_of_plain_letters(
 
 
 def test_a_plain_folder_is_used_as_it_is(tmp_path: Path) -> None:
-    assert library.plain_folder(tmp_path) == tmp_path
+    plain = Path(tmp_path.anchor, "plain")
+    assert library.plain_folder(plain) == plain
 
 
 def test_python_3_11_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_the_job_table_loads(table: JobTable) -> None:
     assert [str(notice)[-12:] for notice in jobs[5].notices] == ["'a {brace}'."]
     assert str(table.queue().reason).startswith("The studio was closed while jobs")
     assert jobs[0].result is not None and jobs[0].size == 23951 and jobs[0].stages.keys() > {"clip"}
-    assert as_json(jobs[3])["image"] == "/tmp/fix020/mine.png"
+    assert as_json(jobs[3])["image"] == str(Path("/tmp/fix020/mine.png"))
 
 
 def test_the_job_table_goes_on(table: JobTable) -> None:

@@ -178,8 +178,10 @@ def test_a_killed_process_leaves_no_prompt_behind(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", script, str(tmp_path / "clip.mp4")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"going\n"
-        process.kill()
+        try:
+            assert process.stdout is not None and process.stdout.readline().strip() == b"going"
+        finally:
+            process.kill()
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or b"secret fox" not in path.read_bytes(), path
 

@@ -23,6 +23,7 @@ LINUX = {
     "test_farm": "three hosts in network namespaces",
     "test_offline": "strace and network namespaces",
     "test_packaging": "makensis and the locks are Linux' work",
+    "test_wine": "the box is made on Linux",
 }
 # Modules that the box's Python lacks, and why; what imports one is skipped for that reason.
 TRAINING = "PyTorch is for training, which is for Linux"
@@ -35,6 +36,7 @@ ABSENT = {
         ("playwright", "axe_playwright_python"),
         "a browser on Linux drives the studio on Windows in the life of an installation",
     ),
+    "pywintypes": "pip sets pywin32 up, and the box only unpacks wheels",
     **dict.fromkeys(("pefile", "uv", "PyInstaller", "resvg_py"), "packages are made on Linux"),
 }
 LACKS = re.compile(rf"No module named '({'|'.join(ABSENT)})\b")
