@@ -67,7 +67,7 @@ def build(walk: Walk, target: str) -> None:
     page = walk.page
     page.locator("#ruler .ruler").wait_for()
     start = page.locator(".stage [data-card=full-size]")
-    walk.click(start if start.count() else page.get_by_role("tab", name="Models"))
+    walk.click(start if start.is_visible() else page.get_by_role("tab", name="Models"))
     if not page.locator("#full-build").is_visible():
         walk.click(page.locator("#full-size > button"))
     expect(page.locator("#full-licence summary")).to_have_count(1)
@@ -92,6 +92,7 @@ def built(walk: Walk, target: str) -> None:
     newest = packs.filter(has=page.locator("[data-do=use]")).last
     walk.click(newest.locator("[data-do=use]"))
     page.locator("#models-message .notice").wait_for()
+    page.close()
 
 
 def clip(walk: Walk, prompt: str) -> None:
@@ -102,6 +103,7 @@ def clip(walk: Walk, prompt: str) -> None:
     walk.click(page.locator("#animate"))
     page.locator(".stage > video").wait_for(timeout=PATIENCE * 1000)
     walk.shot()
+    page.close()
 
 
 def main() -> None:

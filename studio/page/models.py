@@ -79,6 +79,8 @@ class ModelsView:
         rows = []
         for number, one in enumerate(self._known()):
             text = f"{one.name} {one.version}, {one.size / MEGABYTE:.0f} MB"
+            if one.path.parent == self.home and one.path.name != one.name:
+                text += f" ({one.path.name})"
             if one.problem:
                 text = self.say.message(one.problem)
             if one.absent:
