@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from studio.cli import library as cli_library
 from studio.cli import model as cli_model
 from studio.cli import pack as cli_pack
 from studio.cli import queue as cli_queue
+from studio.cli import result
 from studio.cli import settings as cli_settings
 from studio.cli.console import (
     Bar,
@@ -34,9 +34,7 @@ from studio.cli.console import (
     complain,
     engine_arguments,
     opened,
-    print_json,
     seed,
-    shown,
 )
 from studio.system import environment, streams
 
@@ -46,8 +44,6 @@ if TYPE_CHECKING:
     from engine.pack import Pack
     from engine.session import Backend
     from studio.jobs.render import Meter
-    from studio.jobs.spec import Work
-    from studio.media.sidecars import Kind
 
 STOPPED = 130  # what a shell says of Ctrl+C
 UNREAD = 141  # and of a pipe that nobody reads any more
@@ -204,7 +200,7 @@ def _render(arguments: argparse.Namespace) -> None:
     pixels = render.with_pixels(request)
     output = prepare(arguments.output, ".mp4")
     with opened(arguments) as (pack, backend):
-        metadata = _metadata(pack, _work(pack, request, backend, "clip"))
+        metadata = result.metadata(pack, result.work(pack, request, backend, "clip"))
         if not arguments.json:
             print(f"look seed {request.look_seed}, motion seed {request.motion_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
@@ -227,7 +223,7 @@ def _render(arguments: argparse.Namespace) -> None:
                 accept=sidecars.is_free,
             )
         times["mp4"] = time.perf_counter() - drawn
-    _made(
+    result.made(
         *(arguments, path, f"{pack.geometry.frames} frames, {width} x {height}"),
         *(metadata, times, time.perf_counter() - started),
     )
@@ -245,8 +241,8 @@ def _frame(arguments: argparse.Namespace) -> None:
     request = _request(arguments)
     output = prepare(arguments.output, ".png")
     with opened(arguments) as (pack, backend):
-        work = _work(pack, request, backend, "frame")
-        metadata = _metadata(pack, work)
+        work = result.work(pack, request, backend, "frame")
+        metadata = result.metadata(pack, work)
         if not arguments.json:
             print(f"look seed {request.look_seed}", end="")
             print(f" ({pack.name} {pack.version}, {backend})", flush=True)
@@ -267,7 +263,7 @@ def _frame(arguments: argparse.Namespace) -> None:
             accept=sidecars.is_free,
         )
     height, width = image.shape[:2]
-    _made(
+    result.made(
         *(arguments, path, f"{width} x {height}"),
         *(metadata, times, time.perf_counter() - started),
     )
@@ -284,56 +280,6 @@ def _noted(metadata: dict[str, Any]) -> Iterator[None]:
 
     with notices_to(noted):
         yield
-
-
-def _work(pack: Pack, request: Request, backend: Backend, kind: Kind) -> Work:
-    """The same as a job."""
-    from studio.jobs.spec import Work
-
-    made_by = {"pack": str(pack.path), "backend": backend, "kind": kind}
-    return Work.from_dict(request.to_dict() | made_by)
-
-
-def _metadata(pack: Pack, work: Work) -> dict[str, Any]:
-    """What goes into the file, as the worker puts it there."""
-    from studio.jobs.render import record
-    from studio.jobs.spec import content_key
-
-    return record(pack, work, work.backend) | {"key": content_key(work, pack), "kind": work.kind}
-
-
-def _made(
-    arguments: argparse.Namespace,
-    path: Path,
-    size: str,
-    metadata: dict[str, Any],
-    times: dict[str, float],
-    seconds: float,
-) -> None:
-    """Write the sidecar and say what was made; raises OutputError."""
-    from studio.jobs import render
-    from studio.media import sidecars
-    from studio.system.files import unwritten
-
-    try:
-        content = render.sidecar(
-            metadata,
-            file=path.name,
-            created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
-            seconds=seconds,
-            key=metadata["key"],
-            kind=metadata["kind"],
-        )
-        sidecars.write(path, content, new=not arguments.overwrite)
-    except OSError as error:
-        raise unwritten(path.with_suffix(".json"), error) from error
-    if arguments.json:
-        stages = {name: round(spent, 3) for name, spent in times.items()}
-        print_json(content | {"file": str(path), "stages": stages})
-        return
-    print(f"{shown(path)}: {size}, made in {seconds:.1f} s")
-    if arguments.profile:
-        _print_times(times)
 
 
 def _watched(
@@ -404,11 +350,6 @@ def _request(arguments: argparse.Namespace) -> Request:
         if values[name] is None:
             values[name] = secrets.randbelow(SEED_LIMIT)
     return Request.from_dict(values)
-
-
-def _print_times(times: dict[str, float]) -> None:
-    for stage, seconds in times.items():
-        print(f"  {stage:16} {seconds:8.3f} s")
 
 
 if __name__ == "__main__":
