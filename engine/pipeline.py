@@ -175,7 +175,7 @@ class _Run:
         return dict(opened)
 
     def _give_back(self, key: Key, opened: dict[str, OrtSession]) -> None:
-        """To free a graph takes a tenth of what it takes to load it."""
+        """Freeing graphs counts as loading them."""
         started = time.perf_counter()
         self.cache.give_back(key, opened)
         self.load_seconds += time.perf_counter() - started

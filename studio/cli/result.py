@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,22 +41,9 @@ def made(
     seconds: float,
 ) -> None:
     """Write the sidecar and say what was made; raises OutputError."""
-    from studio.jobs import render
-    from studio.media import sidecars
-    from studio.system.files import unwritten
+    from studio.jobs.results import write_sidecar
 
-    try:
-        content = render.sidecar(
-            metadata,
-            file=path.name,
-            created=datetime.fromtimestamp(path.stat().st_mtime).astimezone(),
-            seconds=seconds,
-            key=metadata["key"],
-            kind=metadata["kind"],
-        )
-        sidecars.write(path, content, new=not arguments.overwrite)
-    except OSError as error:
-        raise unwritten(path.with_suffix(".json"), error) from error
+    content = write_sidecar(path, metadata, seconds, new=not arguments.overwrite)
     if arguments.json:
         stages = {name: round(spent, 3) for name, spent in times.items()}
         print_json(content | {"file": str(path), "stages": stages})

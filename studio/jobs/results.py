@@ -79,7 +79,7 @@ def describe(
     What it was made by is in the result, too.
     """
     try:
-        _write_sidecar(path, metadata, seconds)
+        write_sidecar(path, metadata, seconds)
     except OutputError as error:
         table.note(job.id, error.message)
         table.pause(error.message)
@@ -95,7 +95,7 @@ def is_whole(job: Job) -> bool:
         if metadata.get("key") != job.key:
             return False
         if sidecars.is_free(path):
-            _write_sidecar(path, metadata, path.stat().st_mtime - job.started)
+            write_sidecar(path, metadata, path.stat().st_mtime - job.started)
     except (OSError, OutputError):
         return False
     return True
@@ -118,8 +118,10 @@ def inside(path: Path, kind: Kind | None = None) -> dict[str, Any]:
     return metadata
 
 
-def _write_sidecar(path: Path, metadata: Mapping[str, Any], seconds: float) -> None:
-    """Write the JSON file beside a result at once; raises OutputError."""
+def write_sidecar(
+    path: Path, metadata: Mapping[str, Any], seconds: float, *, new: bool = True
+) -> dict[str, Any]:
+    """Write the JSON file beside a result at once, and return it; raises OutputError."""
     content = sidecar(
         metadata,
         file=path.name,
@@ -129,6 +131,7 @@ def _write_sidecar(path: Path, metadata: Mapping[str, Any], seconds: float) -> N
         kind=metadata["kind"],
     )
     try:
-        sidecars.write(path, content, new=True)
+        sidecars.write(path, content, new=new)
     except OSError as error:
         raise unwritten(path.with_suffix(".json"), error) from error
+    return content
