@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 from engine.pack import open_pack
 from studio.model import build
@@ -30,8 +31,15 @@ def weights(clips: Path) -> Iterator[Path]:
 
 
 def choose(page: Page, target: str) -> None:
-    page.locator("#full-for input").click()
-    page.get_by_role("option").filter(has_text=target).click()
+    """An answer that comes late may close the list; a user would open it again."""
+    for _ in range(5):
+        page.locator("#full-for input").click()
+        try:
+            page.get_by_role("option").filter(has_text=target).click(timeout=10_000)
+            break
+        except TimeoutError:
+            page.locator("#full-for input").blur()
+    expect(page.locator("#full-for input")).to_have_value(re.compile(target))
 
 
 def test_a_pack_is_built_and_used(page: Page, weights: Path) -> None:

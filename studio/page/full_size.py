@@ -134,7 +134,7 @@ class FullSizeCard:
     def open(self, tab: gr.Tab) -> None:
         """Show what an unfinished build is of and for, the licence, and whether it was accepted."""
         shown = [self.weights, self.target, self.terms, self.agree]
-        tab.select(self._unfinished, [self.weights, self.target], shown, **QUICK)
+        tab.select(self._unfinished, self.weights, shown, **QUICK)
 
     # The weights
 
@@ -168,11 +168,12 @@ class FullSizeCard:
         bar = f'<progress max="{max(1, one.total)}" value="{one.done}"></progress>'
         return f'{bar}<p class="aside" aria-live="polite">{escape(text)}</p>'
 
-    def _unfinished(self, folder: str, target: str) -> tuple[str, str, str, bool]:
+    def _unfinished(self, folder: str) -> tuple[object, object, str, bool]:
         status = build.status()
-        if status is not None and status.state in ("paused", "interrupted", "failed"):
-            folder, target = status.weights, status.target
-        return folder, target, *self._terms(folder)
+        if status is None or status.state not in ("paused", "interrupted", "failed"):
+            # An answer would close the list of targets, which may be open by now.
+            return gr.skip(), gr.skip(), *self._terms(folder)
+        return status.weights, status.target, *self._terms(status.weights)
 
     # The licence
 
