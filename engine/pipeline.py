@@ -3,7 +3,7 @@
 `generate` is a generator of events. The caller draws progress, keeps the frames and closes the
 generator to cancel. A graph is loaded when its turn comes and given back after its last use, so
 without a cache at most the transformer, the video decoder and the upscaler are in memory at once.
-A unit's frames become bytes and larger in a thread, beside the next unit's graphs.
+A unit's frames become bytes and larger in threads, beside the next unit's graphs.
 What a single graph or step does is in the modules imported here.
 """
 
@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -139,6 +140,7 @@ class _Run:
         self.load_seconds = 0.0
         self.work, self.graphs = Clock(), Clock()
         self._stages: dict[str, float] = {}
+        self._lock = Lock()
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -147,7 +149,9 @@ class _Run:
         try:
             yield
         finally:
-            self._stages[stage] = self._stages.get(stage, 0.0) + self.work.seconds - started
+            with self._lock:
+                spent = self.work.seconds - started
+                self._stages[stage] = self._stages.get(stage, 0.0) + spent
 
     def each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
         """The items, the time they take to come counted towards `stage`."""
@@ -389,16 +393,19 @@ def _units(
 
 
 class _Finishing:
-    """Units to bytes and to larger frames, in a thread of their own, in order."""
+    """Units to bytes and to larger frames, in threads of their own, in order.
+
+    Two of them: when the last unit is decoded, no core is idle while frames wait for their turn.
+    """
 
     def __init__(self, run: _Run, larger: Session | None) -> None:
         self.run, self.larger = run, larger
-        self._thread = ThreadPoolExecutor(1, "finishing")
+        self._threads = ThreadPoolExecutor(2, "finishing")
         self._units: deque[Future[UnitFrames]] = deque()
 
     def add(self, unit: int, decoded: Floats) -> None:
         """Decoded frames, float32 [T, 3, H, W]; at once where graphs are watched."""
-        self._units.append(self._thread.submit(copy_context().run, self._finish, unit, decoded))
+        self._units.append(self._threads.submit(copy_context().run, self._finish, unit, decoded))
         if self.run.watch is not None:
             self._units[-1].exception()
 
@@ -419,7 +426,7 @@ class _Finishing:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
 
 def _clip(run: _Run, tokens: Sequence[Tokens], own: str = "") -> list[ClipEmbeds]:
