@@ -67,7 +67,8 @@ class Build:
     """A pack to be made of the weights in `root`, at `pack`, for `target`.
 
     templates: sets to choose from; prompts: to calibrate with; multistep: with the monolithic
-    mode's own weights; blocks: of the transformer in a graph, None to choose by free memory.
+    mode's own weights; blocks: of the transformer in a graph, None to choose by free memory;
+    unshared: keep graphs with weights of their own, too, which emulation needs.
     """
 
     root: Path
@@ -78,6 +79,7 @@ class Build:
     report: Report
     multistep: bool = False
     blocks: int | None = None
+    unshared: bool = False
     patience: float = PATIENCE
     _worked: list[tuple[float, float]] = field(default_factory=list)
 
@@ -112,6 +114,7 @@ class Build:
                 made,
                 self.prompts,
                 chip=chip,
+                unshared=self.unshared,
                 patience=self.patience,
                 report=self._graph("compile", self._count(filled, "htp")),
             )

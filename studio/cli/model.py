@@ -44,6 +44,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--blocks", type=int, choices=(6, 3, 2), help="blocks of the transformer in one graph"
     )
+    build.add_argument(
+        "--unshared", action="store_true", help="also compile graphs that npu-emulated can load"
+    )
     build.add_argument("--pause", action="store_true", help="stop the running build")
     build.set_defaults(command=_build)
     status = actions.add_parser("status", help="how far the build is")
@@ -126,6 +129,7 @@ def _build(arguments: argparse.Namespace) -> None:
         arguments.target,
         multistep=arguments.multistep,
         blocks=arguments.blocks,
+        unshared=arguments.unshared,
         report=report,
     )
     bar.clear()

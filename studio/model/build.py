@@ -139,6 +139,7 @@ def run(
     *,
     multistep: bool = False,
     blocks: int | None = None,
+    unshared: bool = False,
     templates: Sequence[Path] = TEMPLATES,
     report: Any = lambda progress: None,
 ) -> None:
@@ -172,6 +173,7 @@ def run(
         tell,
         multistep=multistep,
         blocks=blocks,
+        unshared=unshared,
     )
     try:
         build.run()
