@@ -29,8 +29,11 @@ settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the processes of this run a folder for what they share (random_pack.py)."""
-    if not hasattr(config, "workerinput"):
+    """Give the processes of this run a folder for what they share (random_pack.py).
+
+    On Wine it is there already, with packs in it that only Linux can make.
+    """
+    if not hasattr(config, "workerinput") and "TESTS_SHARED_FOLDER" not in os.environ:
         os.environ["TESTS_SHARED_FOLDER"] = folder = tempfile.mkdtemp(prefix="neodragon-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 

@@ -17,8 +17,6 @@ from filelock import FileLock
 from onnx import numpy_helper
 
 from engine.pack import MANIFEST
-from training.export.pack import export_pack
-from training.random_checkpoint import save
 from training.recipes.settings import SETTINGS as MINI_SETTINGS
 
 LAYERS = 3
@@ -77,7 +75,13 @@ def _once(name: str, make: Callable[[Path], object]) -> Path:
 @functools.cache
 def checkpoint() -> Path:
     """The checkpoint."""
-    return _once("checkpoint", lambda folder: save(folder, CONFIGS, SETTINGS))
+
+    def make(folder: Path) -> None:
+        from training.random_checkpoint import save  # noqa: PLC0415 (packs are used without torch)
+
+        save(folder, CONFIGS, SETTINGS)
+
+    return _once("checkpoint", make)
 
 
 @functools.cache
@@ -85,6 +89,8 @@ def exported() -> Path:
     """The pack."""
 
     def make(folder: Path) -> None:
+        from training.export.pack import export_pack  # noqa: PLC0415
+
         export_pack(checkpoint(), folder, emulate=False, report=lambda line: None)
 
     return _once("pack", make)

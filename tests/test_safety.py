@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import random_pack
-import torch
 from random_pack import exported
-from transformers import CLIPImageProcessor
 
 from engine.config import Request
 from engine.errors import WithheldError
@@ -22,6 +20,9 @@ REQUEST = Request("a red kite", 1, 2, upscale=False)
 
 
 def test_pictures_are_normalised_as_clip_does() -> None:
+    import torch  # noqa: PLC0415 (the others need none)
+    from transformers import CLIPImageProcessor  # noqa: PLC0415
+
     image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     expected = CLIPImageProcessor()(torch.from_numpy(image.transpose(2, 0, 1)))["pixel_values"][0]
     mine = (image.astype(np.float32) / 255 - MEAN) / DEVIATION

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 import box as boxes
 
 PACKAGES = r"Z:\w\source;Z:\w\tests"
+SHARED = r"Z:\w\shared"  # the folder that tests/random_pack.py keeps its packs in
 PATIENCE = 5400  # seconds that one file may take
 # What differs most between the systems, for CI.
 QUICK = ("test_strings", "test_windows_ways")
@@ -44,6 +47,7 @@ LACKS = re.compile(rf"No module named '({'|'.join(ABSENT)})\b")
 
 def tested(box: boxes.Box, names: Sequence[str] | None) -> str:
     """Run test files by name, all when absent; a summary. AssertionError where a test failed."""
+    make_packs(box)
     files = sorted(path.stem for path in (boxes.ROOT / "tests").glob("test_*.py"))
     counts: Counter[str] = Counter()
     bad: list[str] = []
@@ -63,11 +67,25 @@ def tested(box: boxes.Box, names: Sequence[str] | None) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
 
 
+def make_packs(box: boxes.Box) -> None:
+    """The packs of tests/random_pack.py, by this Python, since an export takes PyTorch."""
+    folder = box.work / "shared"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    paths = os.pathsep.join(map(str, (boxes.ROOT, boxes.ROOT / "tests")))
+    subprocess.run(
+        [sys.executable, "-c", "import random_pack; random_pack.strict()"],
+        env=os.environ | {"PYTHONPATH": paths, "TESTS_SHARED_FOLDER": str(folder)},
+        check=True,
+    )
+
+
 def one(box: boxes.Box, name: str) -> tuple[Counter[str], list[str], Counter[str]]:
     """One file: how many of each outcome, what failed, why the rest was skipped."""
     report = box.work / "report.xml"
     report.unlink(missing_ok=True)
-    command = box.command("wine", "/w/cp312/python.exe", "-m", "pytest", **{boxes.PATHS: PACKAGES})
+    given = {boxes.PATHS: PACKAGES, "TESTS_SHARED_FOLDER": SHARED}
+    command = box.command("wine", "/w/cp312/python.exe", "-m", "pytest", **given)
     command += [
         "-q",
         f"tests/{name}.py",
