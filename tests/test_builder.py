@@ -31,6 +31,7 @@ from engine.events import UnitFrames
 from engine.pack import open_pack
 from engine.pipeline import generate
 from engine.session.chips import chip_named
+from studio.cli.main import main
 from studio.system.paths import ASSETS
 
 ROOT = Path(__file__).parents[1]
@@ -317,6 +318,25 @@ def test_a_pack_for_any_pc_in_8_bits(portable: Path, tmp_path: Path) -> None:
     difference = np.abs(clip(tmp_path / "pack") - clip(portable))
     assert difference.mean() < 8
     assert any("layers of" in line.line for line in told)
+
+
+@pytest.mark.parametrize("asked", [[], ["--unshared"]])
+def test_graphs_for_the_emulation_are_asked_for(
+    asked: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Compiled with both (tests/test_contexts.py), since it takes a quarter of an hour."""
+
+    def compiling(*_: object, unshared: bool, **__: object) -> None:
+        raise BuildError("Both kinds: {both}.", both=unshared)
+
+    monkeypatch.setenv("NEODRAGON_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("builder.build.compile_pack", compiling)
+    words = ["model", "build", str(MINI), "--target", "x-elite", "-o", str(tmp_path / "pack")]
+    assert main([*words, *asked]) == 2
+    assert f"Both kinds: {bool(asked)}." in capsys.readouterr().err
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:
