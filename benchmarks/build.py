@@ -73,7 +73,7 @@ def run(command: list[str], kill_after: int | None = None) -> tuple[list[str], M
 def built(program: list[str], weights: Path, pack: Path, target: str, kills: int) -> dict[str, Any]:
     """Build it, killed so often."""
     command = [*program, "model", "build", str(weights), "-o", str(pack), "--target", target]
-    runs = [run(command, kill_after=3 + 5 * number) for number in range(kills)]
+    runs = [run(command, kill_after=3 + 14 * number) for number in range(kills)]
     runs.append(run(command))
     files = [path.stat().st_size for path in pack.rglob("*") if path.is_file()]
     with open_pack(pack) as opened:
