@@ -78,9 +78,7 @@ def make_packs(box: boxes.Box) -> None:
         env=os.environ | {"PYTHONPATH": paths, "TESTS_SHARED_FOLDER": str(folder)},
         check=True,
     )
-    for lock in folder.glob("*.lock"):  # of this user
-        lock.unlink()
-    folder.chmod(0o777)
+    boxes.own(folder)
 
 
 def one(box: boxes.Box, name: str) -> tuple[Counter[str], list[str], Counter[str]]:
