@@ -196,6 +196,12 @@ def test_a_clip_can_be_stopped_and_the_worker_goes_on(page: Page, desk: Desk, cl
     (number,) = desk.ask([slow])
     page.locator(f"#strip [data-do=show][data-id='{number}']").click()
     page.locator("#progress .doing").wait_for(timeout=PATIENCE)
+    inside = """() => {
+        const [stage, doing] = ["#stage .stage", "#progress .doing"].map(
+            (one) => document.querySelector(one).getBoundingClientRect());
+        return doing.top > stage.top && doing.bottom < stage.bottom;
+    }"""
+    assert page.evaluate(inside)  # and not on the player below it
     page.keyboard.press("Escape")
     page.locator(".strip .cancelled.shown").wait_for(timeout=PATIENCE)
     assert made(clips) == before
