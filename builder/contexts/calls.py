@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def with_fixed_sizes(pack: Pack) -> Pack:
     return replace(pack, components=fixed)
 
 
-def observe(pack: Pack, prompts: Sequence[str], folder: Path) -> dict[tuple[str, str], Calls]:
+def observe(
+    pack: Pack, prompts: Sequence[str], folder: Path, report: Callable[[str], None]
+) -> dict[tuple[str, str], Calls]:
     """Run the pipeline on the CPU; the calls of each component's graphs, kept in `folder`.
 
     The last unit is the one kept of the unseen prompt: its history is full.
@@ -107,7 +110,7 @@ def observe(pack: Pack, prompts: Sequence[str], folder: Path) -> dict[tuple[str,
     calls: dict[tuple[str, str], Calls] = {}
     modes = ["hybrid", *(["monolithic"] if pack.has("transformer_multistep") else [])]
     for number, prompt in enumerate([*prompts, UNSEEN]):
-        last = number == len(prompts)
+        last, started = number == len(prompts), time.monotonic()
 
         def watch(
             component: str, graph: str, inputs: Values, outputs: Values, last: bool = last
@@ -127,6 +130,8 @@ def observe(pack: Pack, prompts: Sequence[str], folder: Path) -> dict[tuple[str,
             request = Request(prompt, number, number + 1, mode=mode, steps=steps)  # type: ignore[arg-type]
             for _ in generate(fixed, request, checked=True, watch=watch, cache=cache):
                 pass
+        spent = time.monotonic() - started
+        report(f"clip {number + 1} of {len(prompts) + 1} for the ranges: {spent:.0f} s")
     share = len(prompts) / (len(prompts) + 1)
     for key, seconds in cache.seconds.items():
         calls[key].seconds = seconds * share / calls[key].count

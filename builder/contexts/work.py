@@ -91,14 +91,11 @@ class Work:
                 (c, g): Calls(Path(f), list(map(Path, i)), s) for c, g, f, i, s in record["calls"]
             }
         shutil.rmtree(self.home, ignore_errors=True)
-        started = time.perf_counter()
-        calls = observe(self.pack, self.prompts, self.home / "calls")
+        calls = observe(self.pack, self.prompts, self.home / "calls", self.report)
         listed = [
             (*k, str(c.folder), list(map(str, c.inputs)), c.seconds) for k, c in calls.items()
         ]
         file.write_text(json.dumps({"mark": mark, "calls": listed}))
-        spent = time.perf_counter() - started
-        self.report(f"observed {len(self.prompts) + 1} clips in {spent:.0f} s")
         return calls
 
     def emulated(self, key: tuple[str, str]) -> bool:
