@@ -432,7 +432,7 @@ def test_what_starts_the_browser_shows_no_token(tmp_path: Path) -> None:
     """The arguments of a process are anybody's: they have a ticket, which soon says nothing."""
     seen = tmp_path / "seen"
     program = tmp_path / "browser"
-    program.write_text(f'#!/bin/sh\necho "$1" >> "{seen}"\n')
+    program.write_text(f'#!/bin/sh\necho "$1" >> "{seen}"\n', encoding="utf-8")
     program.chmod(0o755)
     with running(tmp_path / "data", "--backend", "cpu", BROWSER=str(program)) as studio:
         told = json.loads((studio.data / "studio.json").read_text("utf-8"))["address"]
