@@ -34,7 +34,7 @@ from studio.media.video import read_metadata, read_mp4
 from studio.page import html as stage
 from studio.page import server
 from studio.page.desk import Desk, Ruler
-from studio.system.paths import default_pack
+from studio.system.paths import ASSETS, default_pack
 from studio.system.settings import change, load
 
 pytest_plugins = ["served"]
@@ -186,6 +186,14 @@ def test_the_ruler_marks_what_the_model_was_not_taught(page: Page) -> None:
     expect(page.locator("#knows")).to_contain_text("mushroom")
     page.fill("#prompt textarea", "a red ball jumps on the grass")
     expect(unknown).to_have_count(0)
+
+
+def test_no_selector_has_a_comma_in_brackets() -> None:
+    """Gradio cuts selectors at every comma to put its own in front, and loses such a rule."""
+    css = re.sub(r"/\*.*?\*/", "", (ASSETS / "page.css").read_text(encoding="utf-8"), flags=re.S)
+    selectors = [found for found in re.findall(r"([^{};]+)\{", css) if "@" not in found]
+    assert len(selectors) > 100
+    assert not [one for one in selectors if re.search(r":\w+\([^()]*(\([^()]*\)[^()]*)*,", one)]
 
 
 def test_a_clip_can_be_stopped_and_the_worker_goes_on(page: Page, desk: Desk, clips: Path) -> None:
