@@ -32,8 +32,8 @@ a green house stands still in the snow
 """
 
 
-def shoot(page: Page, folder: Path, name: str) -> None:
-    page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=80)
+def shoot(page: Page, folder: Path, name: str, whole: bool = False) -> None:
+    page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=80, full_page=whole)
     print(folder / f"{name}.jpg", flush=True)
 
 
@@ -113,7 +113,9 @@ def machine(page: Page, folder: Path) -> None:
 def every(page: Page, folder: Path, name: str) -> None:
     """The states of a page that has work behind it."""
     page.locator(".stage video").first.wait_for()
+    page.wait_for_function("document.querySelector('.stage video').readyState > 1")
     shoot(page, folder, f"{name}-create")
+    page.locator("#stage [data-do=film]").click()
     page.fill("#look input", "1.5")
     page.click("#draw")
     page.locator("#message .failure").wait_for()
@@ -137,6 +139,12 @@ def every(page: Page, folder: Path, name: str) -> None:
             page.wait_for_timeout(1000)
         if tab != "create":
             shoot(page, folder, f"{name}-{tab}")
+        closed = page.locator("button.label-wrap:not(.open):visible")
+        if closed.count():
+            while closed.count():
+                closed.first.click()
+            page.wait_for_timeout(700)
+            shoot(page, folder, f"{name}-{tab}-open", whole=True)
 
 
 @contextmanager

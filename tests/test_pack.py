@@ -262,7 +262,8 @@ def test_no_file_name_that_some_system_cannot_store(
             writing.writestr(zipfile.ZipInfo(name), b"x")
         with pytest.raises(PackError) as error:
             open_pack(archive)
-        assert "The file name" in one_sentence(error) or name.endswith("/")
+        harmless = name.endswith("/") or ("\\" in name and os.sep == "\\")  # read as a "/" there
+        assert "The file name" in one_sentence(error) or harmless
 
 
 @pytest.mark.parametrize(
@@ -340,6 +341,8 @@ def test_a_link_is_refused(pack: Path, tmp_path: Path) -> None:
     outside.write_bytes(content)
     file.unlink()
     file.symlink_to(outside)
+    if not file.is_symlink():
+        pytest.skip("Wine shows no symbolic link as one")
     with pytest.raises(PackError) as error:
         open_pack(pack)
     assert "is a link" in one_sentence(error)
@@ -532,7 +535,9 @@ def test_a_decoder_that_overflows_makes_no_frames(pack: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"{}", b"[]", b"\xff\xfe{\0}\0", b"[" * 100_000, b"\0", b"NaN"], ids=ascii
+    "content",
+    [b"{}", b"[]", b"\xff\xfe{\0}\0", b"[" * 100_000, b"\0", b"NaN"],
+    ids=lambda of: ascii(of)[:20],
 )
 def test_a_file_that_is_no_tokenizer(
     pack: Path, content: bytes, capsys: pytest.CaptureFixture[str]
