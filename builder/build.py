@@ -68,7 +68,8 @@ class Build:
 
     templates: sets to choose from; prompts: to calibrate with; multistep: with the monolithic
     mode's own weights; blocks: of the transformer in a graph, None to choose by free memory;
-    unshared: keep graphs with weights of their own, too, which emulation needs.
+    unshared: keep graphs with weights of their own, too, which emulation needs; patience: seconds
+    that one graph may take in emulation, which is measured on the CPU otherwise.
     """
 
     root: Path

@@ -47,6 +47,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--unshared", action="store_true", help="also compile graphs that npu-emulated can load"
     )
+    build.add_argument(
+        "--patience",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="measure a graph in the NPU's emulation if that takes no longer, else on the CPU",
+    )
     build.add_argument("--pause", action="store_true", help="stop the running build")
     build.set_defaults(command=_build)
     status = actions.add_parser("status", help="how far the build is")
@@ -130,6 +137,7 @@ def _build(arguments: argparse.Namespace) -> None:
         multistep=arguments.multistep,
         blocks=arguments.blocks,
         unshared=arguments.unshared,
+        patience=60 * arguments.patience,
         report=report,
     )
     bar.clear()

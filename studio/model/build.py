@@ -140,6 +140,7 @@ def run(
     multistep: bool = False,
     blocks: int | None = None,
     unshared: bool = False,
+    patience: float = 600.0,
     templates: Sequence[Path] = TEMPLATES,
     report: Any = lambda progress: None,
 ) -> None:
@@ -174,6 +175,7 @@ def run(
         multistep=multistep,
         blocks=blocks,
         unshared=unshared,
+        patience=patience,
     )
     try:
         build.run()
