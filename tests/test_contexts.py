@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from builder.contexts import work
 from builder.contexts.pack import compile_pack
 from builder.contexts.work import FLOORS, FP16_FLOOR
 from builder.quantise.quantiser import Layer, cheapest
@@ -97,6 +99,20 @@ def test_layers_that_do_not_bear_8_bits_keep_16(compiled: Path) -> None:
     assert decoder["precision"] == "mixed" and 0.3 < decoder["eight_bit"] < 1
     assert upscaler["precision"] == "fp16" and not upscaler["eight_bit"]
     assert "mixed" not in upscaler["tried"], "none of its layers does"
+
+
+def test_a_newer_program_keeps_nothing_of_an_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen, there are no files of code whose hash would tell."""
+    program = tmp_path / "nds"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", str(program))
+    hashes = set()
+    for content in (b"older", b"newer"):
+        program.write_bytes(content)
+        hashes.add(work._code())
+    assert len(hashes) == 2
 
 
 def test_what_takes_too_long_in_emulation_is_measured_on_the_cpu(

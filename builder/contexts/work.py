@@ -16,6 +16,7 @@ import json
 import math
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -345,9 +346,10 @@ class Work:
 
 
 def _code() -> str:
-    """A hash of what compiled graphs depend on besides the graphs."""
+    """A hash of what compiled graphs depend on besides the graphs; of all where it is frozen."""
     homes = (Path(__file__), Path(quantise.__file__))
     files = [file for home in homes for file in sorted(home.parent.glob("*.py"))]
+    files = [Path(sys.executable)] if getattr(sys, "frozen", False) else files
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
