@@ -50,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--patience",
         type=float,
-        default=10.0,
+        default=1.0,
         metavar="MINUTES",
         help="measure a graph in the NPU's emulation if that takes no longer, else on the CPU",
     )

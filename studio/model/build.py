@@ -140,7 +140,7 @@ def run(
     multistep: bool = False,
     blocks: int | None = None,
     unshared: bool = False,
-    patience: float = 600.0,
+    patience: float = 60.0,
     templates: Sequence[Path] = TEMPLATES,
     report: Any = lambda progress: None,
 ) -> None:
