@@ -265,3 +265,16 @@ def test_clip_names_are_short_and_safe(prompt: str) -> None:
     name = paths.clip_name(prompt, 2**32 - 1, 2**32 - 1, datetime(2026, 11, 22, 9, 5))
     assert re.fullmatch(r"2026-11-22_0905_look4294967295_motion4294967295[a-z0-9_-]*\.mp4", name)
     assert len(name) < 110
+
+
+def test_what_native_libraries_print_is_not_on_stdout() -> None:
+    """As QNN's does on some processors, in front of the JSON."""
+    code = (
+        "import os, sys; from studio.cli.main import main; from studio.cli import pack;"
+        "listed = pack.packs.installed;"
+        "pack.packs.installed = lambda *home: os.write(1, b'native') and listed(*home);"
+        "sys.exit(main(['pack', 'list', '--json']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert run.returncode == 0 and b"native" in run.stderr
+    assert json.loads(run.stdout)[0]["in_use"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 VIRTUAL_TERMINAL = 4  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
@@ -16,10 +17,24 @@ def prepare() -> None:
     Windows would give a pipe the code page of its region, in which most prompts cannot be written.
     A console shows what it can of them.
     """
+    _keep_stdout()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"
             stream.reconfigure(encoding=encoding, errors="replace")
+
+
+def _keep_stdout() -> None:
+    """Let native libraries that print do so on stderr: what a program reads on stdout is ours."""
+    out = sys.stdout
+    if out is None or out is not sys.__stdout__ or out.isatty():
+        return
+    with suppress(OSError, ValueError):  # no such descriptors: nobody reads them
+        if out.fileno() == 1:
+            out.flush()
+            kept = os.dup(1)
+            os.dup2(2, 1)
+            sys.stdout = open(kept, "w", encoding="utf-8", errors="replace")  # noqa: SIM115
 
 
 def is_drawn_on(stream: TextIO) -> bool:
