@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -270,9 +272,9 @@ def test_clip_names_are_short_and_safe(prompt: str) -> None:
 def test_what_native_libraries_print_is_not_on_stdout() -> None:
     """As QNN's does on some processors, in front of the JSON."""
     code = (
-        "import os, sys; from studio.cli.main import main; from studio.cli import pack;"
-        "listed = pack.packs.installed;"
-        "pack.packs.installed = lambda *home: os.write(1, b'native') and listed(*home);"
+        "import os, sys; from studio.cli.main import main; from studio.system import packs;"
+        "listed = packs.installed;"
+        "packs.installed = lambda *home: os.write(1, b'native') and listed(*home);"
         "sys.exit(main(['pack', 'list', '--json']))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
