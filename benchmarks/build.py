@@ -70,11 +70,13 @@ def run(command: list[str], kill_after: int | None = None) -> tuple[list[str], M
     return said, memory, time.perf_counter() - started
 
 
-def built(program: list[str], weights: Path, pack: Path, target: str, kills: int) -> dict[str, Any]:
-    """Build it, killed so often; nothing is emulated, as on the laptop."""
+def built(
+    program: list[str], weights: Path, pack: Path, target: str, kills: int, lines: int
+) -> dict[str, Any]:
+    """Build it, killed so often, so many lines apart; nothing is emulated, as on a laptop."""
     command = [*program, "model", "build", str(weights), "-o", str(pack), "--target", target]
     command += ["--patience", "0"]
-    runs = [run(command, kill_after=3 + 14 * number) for number in range(kills)]
+    runs = [run(command, kill_after=lines * (number + 1)) for number in range(kills)]
     runs.append(run(command))
     files = [path.stat().st_size for path in pack.rglob("*") if path.is_file()]
     with open_pack(pack) as opened:
@@ -99,13 +101,14 @@ def main() -> None:
     parser.add_argument("--target", default="portable")
     parser.add_argument("--program", type=Path, help="nds of a frozen folder; default: the source")
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--lines", type=int, default=4, help="it says from one kill to the next")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     os.environ["NEODRAGON_DATA"] = str(given.work.absolute() / "data")
     program = [str(given.program)] if given.program else [sys.executable, "-m", "studio.cli"]
     pack = given.work.absolute() / f"pack-{given.target}"
     shutil.rmtree(pack, ignore_errors=True)
-    figures = built(program, given.weights, pack, given.target, given.kills)
+    figures = built(program, given.weights, pack, given.target, given.kills, given.lines)
     figures |= {
         "program": "frozen" if given.program else "source",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
