@@ -26,8 +26,8 @@ def prepare() -> None:
 
 def _keep_stdout() -> None:
     """Let native libraries that print do so on stderr: what a program reads on stdout is ours."""
-    out = sys.stdout
-    if out is None or out is not sys.__stdout__ or out.isatty():
+    out = sys.__stdout__
+    if out is None or out is not sys.stdout or out.isatty():
         return
     with suppress(OSError, ValueError):  # no such descriptors: nobody reads them
         if out.fileno() == 1:
