@@ -14,6 +14,7 @@ document.addEventListener("keydown", (event) => {
   const plain = !event.altKey && !event.ctrlKey && !event.metaKey && !wanted(event);
   if (plain && event.key === "?") {
     sheet()?.showModal();
+    sheet()?.scrollTo(0, 0);  // the focus is on the button at its end
     return event.preventDefault();
   }
   const keys = plain ? document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`) : [];

@@ -194,6 +194,7 @@ def test_a_question_mark_lists_the_keys(page: Page) -> None:
     page.locator("header").click()
     page.keyboard.press("?")
     expect(page.locator("#keys")).to_be_visible()
+    assert page.locator("#keys").evaluate("sheet => sheet.scrollTop") == 0
     page.keyboard.press("Escape")
     expect(page.locator("#keys")).not_to_be_visible()
 
