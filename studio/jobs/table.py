@@ -229,12 +229,12 @@ class JobTable(Presence):
                 " AND id NOT IN (SELECT job FROM leases WHERE begun) ORDER BY position, id"
             )
         )
-        for job in dead:
-            self._lose(job, whole, ENDED)
-        if dead and pause:
+        if dead and pause:  # first: who sees an interrupted job sees why it waits
             self.pause(
                 Message("The last run ended in the middle of a job; resume the queue to go on.")
             )
+        for job in dead:
+            self._lose(job, whole, ENDED)
         return dead
 
     def _lose(self, job: Job, whole: Callable[[Job], bool], reason: Message) -> None:
