@@ -66,7 +66,7 @@ def compiled(mini_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 unshared=True,
                 report=report,
             )
-    observed = [sum(line.startswith("observed") for line in said) for said in runs]
+    observed = [sum(line.startswith("clip 1 of ") for line in said) for said in runs]
     assert observed == [1, 0, 0], "what a run that is cut off has observed is of use"
     assert any(re.search(r"; about \d+ min left", line) for line in runs[1])
     assert sum("kept" in line for line in runs[2]) == 7, "what is done is not done again"
