@@ -9,19 +9,17 @@ import numpy as np
 
 from engine.session import Array
 
-ENTRIES = 32  # a prompt has four, a look two: nine takes and the prompts before
-
 Content = str | int | float | Array
 
 
 class Recall:
     """Results by the content they were made of, the longest unused forgotten first.
 
-    room: bytes of all results, entries: how many; with 0 nothing is kept.
+    room: bytes of all results; with 0 nothing is kept.
     """
 
-    def __init__(self, room: int, entries: int = ENTRIES) -> None:
-        self.room, self.entries = room, entries
+    def __init__(self, room: int) -> None:
+        self.room = room
         self._kept: dict[bytes, tuple[Array, ...]] = {}
 
     def get(self, key: bytes) -> tuple[Array, ...] | None:
@@ -34,7 +32,7 @@ class Recall:
     def keep(self, key: bytes, arrays: tuple[Array, ...]) -> None:
         """Keep arrays under their key, as far as there is room."""
         self._kept[key] = arrays
-        while self._kept and (self.size > self.room or len(self._kept) > self.entries):
+        while self._kept and self.size > self.room:
             del self._kept[next(iter(self._kept))]
 
     def made(self, key: bytes, make: Callable[[], tuple[Array, ...]]) -> tuple[Array, ...]:
