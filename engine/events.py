@@ -24,7 +24,7 @@ class StageDone:
     """A stage has taken this long, loading its graphs included.
 
     clip, first_frame, safety, video_encoder, text, transformer, video_decoder, upscaler; the last
-    three take turns and are reported together at the end.
+    three take turns and are reported together at the end, the upscaler's of both its threads.
     """
 
     stage: str

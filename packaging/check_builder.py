@@ -90,7 +90,8 @@ def begin(program: list[str], data: Path) -> None:
     """The build for X Elite with graphs that the emulation loads, which goes on by itself."""
     command = [*program, "model", "build", str(data / "weights"), "--target", "x-elite"]
     subprocess.Popen([*command, "--unshared"], stdout=subprocess.DEVNULL)
-    while not (data / "build.json").exists() or "x-elite" not in (data / "build.json").read_text():
+    status = data / "build.json"
+    while not status.exists() or "x-elite" not in status.read_text(encoding="utf-8"):
         time.sleep(0.5)
 
 
