@@ -52,13 +52,13 @@ after() { # NAME: wait for a stage of the other lane
 pictures() { # the first frame
     stage image_vae training.recipes.image_vae --steps 4000
     after text
-    stage first_frame training.recipes.first_frame --freeze-text --warm-text --steps 40000
+    stage first_frame training.recipes.first_frame --freeze-text --warm-text --steps 20000
 }
 
 clips() { # what follows it
     stage text training.recipes.text --steps 2000 --batch 48
-    stage video_vae training.recipes.video_vae --images 1 --windows 1000 --steps 6000
-    stage transformer training.recipes.transformer --warm-text --scenes 4000 --steps 16000
+    stage video_vae training.recipes.video_vae --images 1 --windows 1000 --steps 5000
+    stage transformer training.recipes.transformer --warm-text --scenes 4000 --steps 12000
     stage native_decoder training.recipes.video_vae \
         --warm --decoder-only --images 0.3 --batch 2 --windows 800 --steps 6000
 }
@@ -76,8 +76,10 @@ fi
 if ! [ -e "$OUT/tokenizer_3" ]; then
     "$PYTHON" -m training.data.tokenizers --config "$CONFIG" --checkpoint "$OUT"
 fi
-pictures & lane=$!
-clips || touch "$RUN/stopped"
-wait "$lane" || { touch "$RUN/stopped"; exit 1; }
-[ -e "$RUN/stopped" ] && exit 1
+# A lane that fails says so, and the other stops where it waits for it.
+for lane in pictures clips; do
+    (trap '[ $? = 0 ] || touch "$RUN/stopped"' EXIT && "$lane") &
+done
+wait
+[ ! -e "$RUN/stopped" ]
 "$PYTHON" -m training.recipes.settings --config "$CONFIG" --checkpoint "$OUT"
