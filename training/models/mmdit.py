@@ -296,7 +296,7 @@ def _ids(shapes: tuple[Shape, ...], text: int, patch_size: int) -> tokens.Ints:
     return np.concatenate([np.zeros(text, np.int64), tokens.temporal_ids(shapes, patch_size)])
 
 
-@lru_cache(64)
+@lru_cache(256)
 def _tables(
     shapes: tuple[Shape, ...], text: int, config: TransformerConfig
 ) -> tuple[Tensor, Tensor, Tensor]:

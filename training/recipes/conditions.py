@@ -13,6 +13,8 @@ from transformers import CLIPTextModelWithProjection
 from training.recipes.configuration import Configuration
 from training.recipes.first_frame import clip_ids
 
+PARTS = 8  # of tokens: batches are cut to their longest prompt, rounded up to whole ones
+
 
 class Conditions:
     """The tokenizers and the frozen CLIP text encoders of a checkpoint."""
@@ -32,9 +34,12 @@ class Conditions:
         ]
 
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """T5 ids and mask [B, N], 1 for real tokens."""
+        """T5 ids and mask [B, N], 1 for real tokens; padding that no prompt needs is left out, for
+        nothing reads it.
+        """
         rows = [self.t5_tokenizer.encode(prompt).ids[: self.t5_length] for prompt in prompts]
-        gaps = [self.t5_length - len(row) for row in rows]
+        longest = -(-max(map(len, rows)) // PARTS) * PARTS
+        gaps = [min(longest, self.t5_length) - len(row) for row in rows]
         ids = torch.tensor([row + [0] * gap for row, gap in zip(rows, gaps, strict=True)])
         mask = torch.tensor(
             [[1] * len(row) + [0] * gap for row, gap in zip(rows, gaps, strict=True)]
