@@ -168,6 +168,15 @@ def noisy_and_target(
     return noisy, noise if kind == "epsilon" else signal * noise - share * clean
 
 
+def spread(count: int, generator: torch.Generator, steps: int = 1000) -> Tensor:
+    """Timesteps [count], each from its own part of the schedule, so that a batch has all noise
+    levels and its loss varies less: the low-discrepancy sampler of Variational Diffusion Models
+    (arXiv 2107.00630, appendix I.1).
+    """
+    parts = torch.arange(count) + torch.rand(1, generator=generator)
+    return (parts / count * steps).long()
+
+
 def cached_frames(run: Path, world: World) -> tuple[list[Any], Tensor]:
     """Scenes and latents of the training set in `run`; the file says which seed drew them."""
     seed, latents = torch.load(run / "first_latents.pt", weights_only=True)
@@ -243,7 +252,7 @@ def main() -> None:
         ids_l, ids_g = (ids.to(options.device) for ids in clip_ids(tokenizer, prompts, length))
         clean = latents[pick].float().to(options.device)
         noise = torch.randn(clean.shape, generator=generator).to(options.device)
-        timestep = torch.randint(1000, (options.batch,), generator=generator).to(options.device)
+        timestep = spread(options.batch, generator).to(options.device)
         noisy, target = noisy_and_target(clean, noise, alphas[timestep].view(-1, 1, 1, 1), kind)
         with torch.autocast(options.device, torch.bfloat16):
             predicted = model(noisy, timestep, ids_l, ids_g)
