@@ -50,6 +50,7 @@ def main(folder: Path, kind: str, accumulate: int, steps: int) -> None:
         return (flow - latent).square().mean()
 
     options = argparse.Namespace(
+        name=None,
         run=folder,
         steps=steps,
         begun=0,

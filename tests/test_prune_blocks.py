@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.distil.prune_blocks import BlockTokens, choose, importance, pruned, watched
+from training.distil.prune_blocks import BlockTokens, choose, drawn, importance, pruned, watched
 from training.distil.pruned import feature_loss, teacher_blocks
 from training.models.mmdit import PyramidMMDiT
 from training.recipes.grow_teacher import deeper
@@ -53,6 +53,12 @@ def silence(network: PyramidMMDiT, block: int) -> None:
         linear = getattr(network.transformer_blocks[block], adaptive).linear
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
+
+
+def test_chance_removes_as_many_blocks_and_never_the_last() -> None:
+    kept = [drawn(8, 2, seed) for seed in range(20)]
+    assert all(len(blocks) == 6 and blocks[-1] == 7 for blocks in kept)
+    assert kept[0] == drawn(8, 2, 0) and len({tuple(blocks) for blocks in kept}) > 5
 
 
 def test_a_deeper_teacher_starts_as_the_same_function_and_can_be_pruned_back() -> None:

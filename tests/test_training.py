@@ -12,20 +12,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine import latents as engine_latents
 from engine.scheduler import stage_schedule
+from training.models.distil_t5 import T5EncoderWithProjection
+from training.recipes.conditions import Conditions
+from training.recipes.configuration import FOLDER, Configuration
+from training.recipes.first_frame import spread
 from training.recipes.loop import learning_rate, train
 from training.recipes.milestone import keep
 from training.recipes.pyramid import double_size, half_size, history, stage_sample
 from training.recipes.settings import SCHEDULE
 
 STAGES = stage_schedule(SCHEDULE)
+ROOT = Path(__file__).parents[1]
 
 
 def options(folder: Path, steps: int, hours: float) -> argparse.Namespace:
     return argparse.Namespace(
+        name=None,
         run=folder,
         steps=steps,
         hours=hours,
@@ -106,7 +113,7 @@ def test_the_recipe_goes_on_from_a_milestone(tmp_path: Path) -> None:
     subprocess.run(
         ["sh", "runs/mini.sh"],
         env=os.environ | {name: str(place) for name, place in places.items()},
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         timeout=120,
         check=False,
     )
@@ -115,6 +122,8 @@ def test_the_recipe_goes_on_from_a_milestone(tmp_path: Path) -> None:
     assert "--begun" not in stages["training.recipes.video_vae"]
     assert not {"training.recipes.text", "training.data.tokenizers"} & {*stages}
     assert (run / "checkpoint" / "tokenizer_3" / "tokenizer.json").exists()
+    assert [file.name for file in run.glob("*.done")] == ["text.done"]  # no stage that failed
+    assert (run / "stopped").exists()
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
@@ -170,3 +179,32 @@ def test_stage_sample_lies_on_the_line_with_corrected_sigmas(stage: int) -> None
         assert now.start_sigma > now.original_start_sigma
     if stage == 0:
         torch.testing.assert_close(start, noise, atol=1e-3, rtol=1e-3)
+
+
+def test_padding_no_prompt_needs_is_left_out() -> None:
+    """It changes no token that is read."""
+    kept = ROOT / "checkpoints" / "emoji"
+    config = Configuration.read(FOLDER / "emoji.json")
+    conditions = Conditions(kept, "cpu", config)
+    ids, mask = conditions.tokens(["a cat", "a red fox jumps on the meadow in daylight"])
+    gap = config["text"]["t5_length"] - ids.shape[1]
+    assert gap > 0 and mask[1].sum() > mask[0].sum()
+    text = T5EncoderWithProjection.from_pretrained(kept / "text_encoder_3").float().eval()
+    with torch.no_grad():
+        short, whole = text(ids, mask), text(*(F.pad(part, (0, gap)) for part in (ids, mask)))
+    real = mask.bool()
+    torch.testing.assert_close(short[real], whole[:, : ids.shape[1]][real])
+
+
+def test_noise_levels_are_spread_over_a_batch() -> None:
+    times = spread(8, torch.Generator().manual_seed(3))
+    assert [int(time) // 125 for time in times] == list(range(8))
+
+
+def test_the_chain_makes_every_row_of_the_table() -> None:
+    chain = (ROOT / "runs" / "chain.sh").read_text("utf-8")
+    rows = json.loads((ROOT / "benchmarks" / "distillation.json").read_text("utf-8"))
+    made = {
+        line.split()[1] for line in chain.splitlines() if line.split()[:1] in (["row"], ["prune"])
+    }
+    assert {row["checkpoint"] for row in rows} <= made | {"teacher", "shipped"}

@@ -189,8 +189,7 @@ def main() -> None:
             "ssim": round(sum(row[1] for row in rows) / len(rows), 4),
         }
         print(json.dumps(report))
-        if options.start != "scratch":
-            vae.half().save_pretrained(folder)
+        vae.half().save_pretrained(folder)
 
     train(f"decoder_{options.start}", decode, step, options, finish=finish)
 

@@ -108,6 +108,12 @@ def choose(scores: dict[str, list[float]], remove: int) -> list[int]:
     return [block for block in range(len(visual)) if block not in gone]
 
 
+def drawn(count: int, remove: int, seed: int) -> list[int]:
+    """Blocks to keep, in order, where chance alone removes some; the last one stays."""
+    gone = np.random.default_rng(seed).choice(count - 1, remove, replace=False)
+    return [block for block in range(count) if block not in gone]
+
+
 def pruned(model: PyramidMMDiT, keep: Sequence[int]) -> PyramidMMDiT:
     """A copy with only the blocks in `keep`. Raises ValueError where the last is not among them."""
     last = len(model.transformer_blocks) - 1
@@ -132,6 +138,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, help="checkpoint to write")
     parser.add_argument("--remove", type=int, default=2, help="how many blocks go")
+    parser.add_argument(
+        "--random", action="store_true", help="--seed draws which blocks go: the control"
+    )
     parser.add_argument("--samples", type=int, default=16, help="clips to measure on")
     parser.add_argument("--config", type=Path, default=DEFAULT, help="world and sizes, JSON")
     parser.add_argument("--mode", default="monolithic", choices=("hybrid", "monolithic"))
@@ -177,6 +186,8 @@ def main() -> None:
         print(json.dumps({"importance": scores, "rms_by_unit": curve}, indent=1))
         return
     keep = choose(scores, options.remove)
+    if options.random:
+        keep = drawn(len(scores["visual"]), options.remove, options.seed)
     shutil.copytree(options.checkpoint, options.out, dirs_exist_ok=True)
     folder = options.out / "diffusion_transformer_320p"
     pruned(model.mmdit, keep).half().save_pretrained(folder)

@@ -46,6 +46,7 @@ def arguments(description: str, *, steps: int, batch: int, lr: float) -> argpars
         default=Path("checkpoints/mini"),
         help="published-layout folder to write",
     )
+    parser.add_argument("--name", help="folder of this stage's state in --run, not its usual one")
     parser.add_argument("--steps", type=int, default=steps, help="updates in all")
     parser.add_argument(
         "--hours", type=float, default=float("inf"), help="stop this call after these, and save"
@@ -164,7 +165,7 @@ def train(
     model is in parts. Weights whose name is `fast` learn at five times the rate.
     """
     group = parallel.join(options.parallel, options.device)
-    out: Path = options.run / name
+    out: Path = options.run / (options.name or name)
     state_file = out / "state.pt"
     state = prepare(out, model, options, group)
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -193,7 +194,7 @@ def train(
         torch.save(state, state_file.with_suffix(".tmp"))
         state_file.with_suffix(".tmp").replace(state_file)
         cost = {
-            "stage": name,
+            "stage": out.name,
             "steps": done,
             "of": options.steps,
             "seconds": round(spent),
@@ -222,7 +223,7 @@ def train(
         spent, clock = spent + now - clock, now
         if done % 100 == 0 and group.first:
             mean = sum(losses[-100:]) / len(losses[-100:])
-            print(f"{name} step {done} loss {mean:.5f} {spent / 60:.1f} min", flush=True)
+            print(f"{out.name} step {done} loss {mean:.5f} {spent / 60:.1f} min", flush=True)
         if group.mean(now - last_save) > SAVE_EVERY:
             last_save = now
             save()
