@@ -1,29 +1,29 @@
-"""What each distillation cost and kept: `python -m benchmarks.distillation ROWS.json`.
+"""What each distillation cost and kept: `python -m benchmarks.distillation ROWS.json --out FOLDER`.
 
-ROWS.json is a list of objects: `name`, `checkpoint` (published layout), `transformer` (another
-checkpoint to take that from, if any), `decoder` (`native` or `streaming`), and, where they are not
-the checkpoint's own, `mode` with `steps`, `guidance`, `first_steps`, `first_guidance`. Each row's
-clips of the same held-out prompts and seeds are made by plain PyTorch in float32, in one process,
-in turns, so that the times can be compared; times are medians, as ratios to the first row's. Prints
-JSON; parameters and MACs are those of what a clip runs, measured on its first one. `truth` is the
-PSNR in dB of the last eight frames to those of the world's own clip, where its first frame is
-given: what a unit loses adds up there.
+ROWS.json is a list of objects: `name`, `checkpoint` (published layout, below `--rows`), `decoder`
+(`native` or `streaming`), and, where they are not the checkpoint's own, `mode` with `steps`,
+`guidance`, `first_steps`, `first_guidance`. Each row's clips of the same held-out prompts and seeds
+are made by plain PyTorch in float32, in one process, in turns, so that the times can be compared;
+times are medians, as ratios to the first row's. Every clip's verdict is kept in FOLDER at once, so
+a run that was stopped goes on. Prints JSON: shares with Wilson's 95 % intervals; parameters and
+MACs are those of what a clip runs, measured on its first one. `truth` is the PSNR in dB of the last
+eight frames to those of the world's own clip, where its first frame is given: what a unit loses
+adds up there.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import math
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,44 +32,61 @@ from engine.config import Mode, ModeConfig, Request
 from engine.measures import psnr
 from engine.pack import Pack, open_pack
 from engine.sampler import evaluations
-from training.data.world import FRAMES, Scene, caption, render, sample_scene
-from training.evaluation.detect import read
-from training.evaluation.measures import temporal_flickering
-from training.export.source import Source
-from training.models.mmdit import PyramidMMDiT
+from training.evaluation.judges import Judge, Verdict, judge_of, summary
+from training.recipes.configuration import DEFAULT, Configuration
 
 MODE: Mode = "hybrid"  # the name a row's mode goes by, whatever it does
+LAST = 8  # frames that are compared with the true clip's
 # Parts of a clip beside those that depend on the mode or the decoder.
 ALWAYS = ("clip_l", "clip_g", "t5", "adapter", "mmdit")
+SHOWN = ("strict_shape", "keeps_shape", "subject", "colour", "backdrop", "motion", "binding")
+MEANS = ("sky_detail", "weather_contrast", "flicker", "consistency", "truth")
+
+
+def tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the engine's settings have them."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+
+
+def weights(checkpoint: Path) -> str:
+    """SHA-256 of all weights of a checkpoint, by name."""
+    digest = hashlib.sha256()
+    for file in sorted(checkpoint.rglob("*.safetensors")):
+        digest.update(file.relative_to(checkpoint).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 class Row:
     """One line of the table: the clips it made so far, and what they show."""
 
-    def __init__(self, given: dict[str, Any], pack: Pack) -> None:
-        self.name, checkpoint = given["name"], Path(given["checkpoint"])
+    def __init__(self, given: dict[str, Any], rows: Path, pack: Pack, kept: Path) -> None:
+        """kept: file of its verdicts, one a line after a first line that says of what.
+
+        Raises ValueError where they are of other weights or another mode.
+        """
+        self.name, checkpoint = given["name"], rows / given["checkpoint"]
         settings = json.loads((checkpoint / "neodragon.json").read_text(encoding="utf-8"))
-        mode = settings["schedule"]["modes"]["hybrid"] | given.get("mode", {})
         self.mode = ModeConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in mode.items()}
+            **tuples(settings["schedule"]["modes"]["hybrid"] | given.get("mode", {}))
         )
-        first = settings["first_frame"]
         assert pack.first_frame is not None
-        first_frame = replace(
-            pack.first_frame,
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in first.items()},
-        )
+        first_frame = replace(pack.first_frame, **tuples(settings["first_frame"]))
         schedule = replace(pack.schedule, modes={MODE: self.mode})
         own = replace(pack, schedule=schedule, first_frame=first_frame)
-        self.native = given.get("decoder", "streaming") == "native"
-        self.clip = TorchClip(checkpoint, own, self.native)
-        if "transformer" in given:
-            other = Source(Path(given["transformer"]))
-            self.clip.mmdit = other.load(PyramidMMDiT, "diffusion_transformer_320p")
-        self.seconds: list[float] = []
-        self.right: dict[str, int] = {}
-        self.means: dict[str, float] = {}
-        self.macs = 0
+        native = given.get("decoder", "streaming") == "native"
+        self.clip = TorchClip(checkpoint, own, native)
+        self.kept, self.clips = kept, list[dict[str, Any]]()
+        about = json.dumps(given | {"weights": weights(checkpoint)}, sort_keys=True)
+        if not kept.exists():
+            kept.write_text(about + "\n", encoding="utf-8")
+            return
+        before, *lines = kept.read_text(encoding="utf-8").splitlines()
+        if before != about:
+            raise ValueError(
+                f"{kept} is of other weights or settings than {self.name} has now; move it away"
+            )
+        self.clips = [json.loads(line) for line in lines]
 
     @property
     def monolithic(self) -> bool:
@@ -93,81 +110,73 @@ class Row:
         }
         return sizes | {"all": sum(sizes.values())}
 
-    def make(self, scene: Scene, prompt: str, seed: int) -> None:
-        """One clip, timed (the first is only counted and not timed), read and added up."""
-        request = Request(prompt=prompt, look_seed=seed, motion_seed=seed, mode=MODE, upscale=False)
-        if not self.macs:
+    def make(self, judge: Judge, scene: Any, prompt: str, number: int, truth: np.ndarray) -> None:
+        """Clip `number`, timed (the first is only counted and not timed), judged and kept; truth:
+        the world's own first and last frames of it.
+        """
+        request = Request(
+            prompt=prompt, look_seed=number, motion_seed=number, mode=MODE, upscale=False
+        )
+        line: dict[str, Any] = {}
+        if not self.clips:
             with FlopCounterMode(display=False) as counter:
                 self.clip(request)
-            self.macs = counter.get_total_flops() // 2
+            line["macs"] = counter.get_total_flops() // 2
         started = time.perf_counter()
         frames = self.clip(request)
-        self.seconds.append(time.perf_counter() - started)
-        for name, mark in marks(scene, frames).items():
-            self.right[name] = self.right.get(name, 0) + mark
-        reading = read(frames)
-        geometry = self.clip.pack.geometry
-        truth = render(scene, geometry.height, geometry.width, (0, *range(FRAMES - 8, FRAMES)))
-        drawn = self.clip(replace(request, image=truth[0]))[-8:]
-        measured = {
-            "truth": psnr(drawn, truth[1:]),
-            "flicker": temporal_flickering(frames),
-            "consistency": reading.consistency,
-            "travel": reading.travel,
-        }
-        for name, value in measured.items():
-            self.means[name] = self.means.get(name, 0.0) + value
+        line["seconds"] = time.perf_counter() - started
+        verdict = judge.verdict(scene, frames, number)
+        drawn = self.clip(replace(request, image=truth[0]))[-LAST:]
+        verdict.numbers["truth"] = psnr(drawn, truth[1:])
+        line |= asdict(verdict)
+        self.clips.append(line)
+        with self.kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def report(self, first: Row) -> dict[str, Any]:
         """The row's figures; time as a ratio to that of `first`."""
-        clips, units = len(self.seconds), self.clip.pack.geometry.units
+        seconds, reference = (
+            statistics.median(line["seconds"] for line in row.clips) for row in (self, first)
+        )
+        verdicts = [Verdict(line["right"], line["numbers"]) for line in self.clips]
         return {
             "name": self.name,
             "parameters": self.parameters(),
-            "evaluations": evaluations(self.mode, units, not self.monolithic),
-            "macs": self.macs,
-            "seconds": round(statistics.median(self.seconds), 3),
-            "time_ratio": round(
-                statistics.median(self.seconds) / statistics.median(first.seconds), 4
+            "evaluations": evaluations(
+                self.mode, self.clip.pack.geometry.units, not self.monolithic
             ),
-            "percent": {name: round(100 * n / clips, 1) for name, n in self.right.items()},
-            "means": {name: round(total / clips, 4) for name, total in self.means.items()},
+            "macs": self.clips[0]["macs"],
+            "seconds": round(seconds, 3),
+            "time_ratio": round(seconds / reference, 4),
+            **summary(verdicts),
         }
 
 
-def marks(scene: Scene, frames: NDArray[np.uint8]) -> dict[str, bool]:
-    """Which attributes of the scene the clip shows."""
-    reading = read(frames)
-    right = {
-        name: getattr(scene, name) == getattr(reading, name)
-        for name in ("colour", "subject", "motion")
-    }
-    right["backdrop"] = scene.sky == reading.sky and scene.ground == reading.ground
-    moments = (reading.shapes[0], reading.shapes[4], reading.shapes[-1])
-    right["keeps_shape"] = all(shape == scene.subject for shape in moments)
-    return right
+def share(row: dict[str, Any], name: str) -> str:
+    """A percentage with its interval, where there is one."""
+    if name not in row["percent"]:
+        return "–"
+    low, high = row.get("intervals", {}).get(name, (None, None))
+    between = "" if low is None else f" ({low:.0f}–{high:.0f})"
+    return f"{row['percent'][name]:.1f}{between}"
 
 
 def table(report: dict[str, Any]) -> str:
-    """Markdown of a report."""
-    head = (
-        "row | parameters, M | evaluations | GMACs | time | colour | subject | backdrop | motion"
-        " | shape kept | flicker | consistency | last frames, dB"
-    )
-    lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
-    for row in report["rows"]:
+    """Markdown of a report, with the columns it has something for."""
+    rows = report["rows"]
+    shown = [name for name in SHOWN if any(name in row["percent"] for row in rows)]
+    means = [name for name in MEANS if any(name in row["means"] for row in rows)]
+    head = ["row", "parameters, M", "evaluations", "GMACs", "time", *shown, *means]
+    lines = [f"| {' | '.join(head).replace('_', ' ')} |", "|---" * len(head) + "|"]
+    for row in rows:
         cells = [
             row["name"],
             f"{row['parameters']['all'] / 1e6:.2f}",
             str(row["evaluations"]),
             f"{row['macs'] / 1e9:.0f}",
             f"{row['time_ratio']:.3f}",
-            *(
-                f"{row['percent'][name]:.1f}"
-                for name in ("colour", "subject", "backdrop", "motion", "keeps_shape")
-            ),
-            *(f"{row['means'][name]:.3f}" for name in ("flicker", "consistency")),
-            f"{row['means'].get('truth', math.nan):.1f}",
+            *(share(row, name) for name in shown),
+            *(f"{row['means'][name]:.2f}" if name in row["means"] else "–" for name in means),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -177,9 +186,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", type=Path)
+    parser.add_argument("given", metavar="ROWS.json", type=Path)
+    parser.add_argument("--rows", type=Path, default=Path(), help="folder of the checkpoints")
     parser.add_argument("--pack", type=Path, default=Path("assets/mini"), help="for tokenizers")
-    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--config", type=Path, default=DEFAULT, help="the pack's world, JSON")
+    parser.add_argument("--out", type=Path, help="folder to keep the verdicts in")
+    parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=2026, help="as of training.evaluate")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -187,21 +199,31 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.table:
-        print(table(json.loads(options.rows.read_text(encoding="utf-8"))))
+        print(table(json.loads(options.given.read_text(encoding="utf-8"))))
         return
+    if not options.out:
+        parser.error("--out is missing; name the folder to keep the verdicts in.")
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
+    config = Configuration.read(options.config)
+    judge, times = judge_of(config), (0, *range(config.frames - LAST, config.frames))
+    given = json.loads(options.given.read_text(encoding="utf-8"))
     with open_pack(options.pack) as pack:
-        rows = [Row(given, pack) for given in json.loads(options.rows.read_text(encoding="utf-8"))]
+        rows = [
+            Row(one, options.rows, pack, options.out / f"{options.seed}-{number}.jsonl")
+            for number, one in enumerate(given)
+        ]
         rng = np.random.default_rng(options.seed)
-        for seed in range(options.clips):
-            scene = sample_scene(rng, held_out_pairs=True)
-            prompt = caption(scene, rng)
-            for row in rows:
-                row.make(scene, prompt, seed)
+        for clip in range(options.clips):
+            scene, prompt = judge.scene(rng, clip)
+            behind = [row for row in rows if len(row.clips) == clip]
+            if behind:
+                truth = config.world.render(scene, config.height, config.width, np.array(times))
+            for row in behind:
+                row.make(judge, scene, prompt, clip, truth)
         reports = [row.report(rows[0]) for row in rows]
-    print(
-        json.dumps({"clips": options.clips, "threads": options.threads, "rows": reports}, indent=1)
-    )
+    about = {"clips": options.clips, "seed": options.seed, "threads": options.threads}
+    print(json.dumps(about | {"rows": reports}, indent=1))
 
 
 if __name__ == "__main__":
