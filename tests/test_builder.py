@@ -32,6 +32,7 @@ from engine.pack import open_pack
 from engine.pipeline import generate
 from engine.session.chips import chip_named
 from studio.cli.main import main
+from studio.model import build as status_of_build
 from studio.system.paths import ASSETS
 
 ROOT = Path(__file__).parents[1]
@@ -337,6 +338,39 @@ def test_graphs_for_the_emulation_are_asked_for(
     words = ["model", "build", str(MINI), "--target", "x-elite", "-o", str(tmp_path / "pack")]
     assert main([*words, *asked]) == 2
     assert f"Both kinds: {bool(asked)}." in capsys.readouterr().err
+
+
+def test_a_build_goes_on_with_the_options_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts it again, the page too; one that is done, or another, begins without."""
+    monkeypatch.setenv("NEODRAGON_DATA", str(tmp_path / "data"))
+    pack, asked = tmp_path / "pack", tmp_path / "asked.json"
+
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        more = {"unshared": True, "patience": 300.0}
+        status_of_build.run(MINI, pack, "portable", **more, report=stop)
+    begun = status_of_build.status()
+    assert begun is not None and begun.state == "interrupted"
+    arguments = ["model", "build", str(MINI), "-o", str(pack), "--target", "portable"]
+    script = "import json, sys; json.dump(sys.argv[2:], open(sys.argv[1], 'w'))"
+    monkeypatch.setattr(
+        status_of_build, "command", lambda: [sys.executable, "-c", script, str(asked)]
+    )
+
+    def started(target: str) -> list[str]:
+        asked.unlink(missing_ok=True)
+        status_of_build.start(MINI, target, pack)
+        for child in status_of_build._started:
+            child.wait(60)
+        return list(json.loads(asked.read_text("utf-8")))
+
+    assert started("portable") == [*arguments, "--unshared", "--patience", "5.0"]
+    assert started("portable") == [*arguments, "--unshared", "--patience", "5.0"]
+    assert started("cpu") == [*arguments[:-1], "cpu"]
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ FULL_SIZE = ASSETS / "full-size" / "templates.zip"
 TEMPLATES = (FULL_SIZE, ASSETS / "templates" / "mini.zip")
 PROMPTS = ASSETS / "examples.txt"
 CLIPS = 2  # to see the range of every activation
+PATIENCE = 60.0  # seconds that one graph may take in emulation
 LINES = 200  # of the log that are kept
 _started: list[subprocess.Popen[bytes]] = []  # by this process, and not yet ended
 PROGRESS = ("step", "graph", "done", "total", "left")  # of a build, copied into its status
@@ -46,7 +47,8 @@ class Status:
 
     weights, pack: paths; pid, begun: of the process, by which another with its number is told
     apart; seconds: since the state was written; left: seconds, None where unknown; lines: what
-    became of each graph; template and values: of the sentence where it failed.
+    became of each graph; options: of its command line, with which it goes on; template and values:
+    of the sentence where it failed.
     """
 
     weights: str
@@ -62,6 +64,7 @@ class Status:
     left: float | None = None
     written: float = 0.0
     lines: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     template: str = ""
     values: Mapping[str, object] = field(default_factory=dict)
 
@@ -96,7 +99,8 @@ def status() -> Status | None:
     _started[:] = [child for child in _started if child.poll() is None]
     try:
         values = json.loads(status_file().read_text(encoding="utf-8"))
-        build = Status(**values | {"lines": tuple(values["lines"])})
+        several = {name: tuple(values.get(name, ())) for name in ("lines", "options")}
+        build = Status(**values | several)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if build.state == "running" and not build.is_live:
@@ -119,7 +123,9 @@ def target_folder(target: str) -> Path:
     return packs.home() / f"neodragon-{target}"
 
 
-def _begun(weights: Path, pack: Path, target: str, before: Status | None) -> Status:
+def _begun(
+    weights: Path, pack: Path, target: str, options: Sequence[str], before: Status | None
+) -> Status:
     """The status of a build in this process; it goes on with the lines of the same pack's."""
     process = psutil.Process()
     return Status(
@@ -129,6 +135,7 @@ def _begun(weights: Path, pack: Path, target: str, before: Status | None) -> Sta
         pid=process.pid,
         begun=process.create_time(),
         lines=before.lines if before and before.pack == str(pack.absolute()) else (),
+        options=tuple(options),
     )
 
 
@@ -140,7 +147,7 @@ def run(
     multistep: bool = False,
     blocks: int | None = None,
     unshared: bool = False,
-    patience: float = 60.0,
+    patience: float = PATIENCE,
     templates: Sequence[Path] = TEMPLATES,
     report: Any = lambda progress: None,
 ) -> None:
@@ -154,7 +161,10 @@ def run(
             " build.",
             pack=Path(before.pack).name,
         )
-    now = _begun(weights, pack, target, before)
+    options = ["--multistep"] * multistep + ["--unshared"] * unshared
+    options += [] if blocks is None else ["--blocks", str(blocks)]
+    options += [] if patience == PATIENCE else ["--patience", str(patience / 60)]
+    now = _begun(weights, pack, target, options, before)
 
     def tell(progress: Progress) -> None:
         nonlocal now
@@ -200,8 +210,10 @@ def command() -> list[str]:
     return [sys.executable, "-m", "studio.cli"]
 
 
-def start(weights: Path, target: str, pack: Path | None = None, multistep: bool = False) -> None:
-    """Build in a process of its own, which goes on when this one ends; raises BuildRefused."""
+def start(weights: Path, target: str, pack: Path | None = None) -> None:
+    """Build in a process of its own, which goes on when this one ends; one that was begun goes on
+    with the options it was begun with. Raises BuildRefused.
+    """
     before = status()
     if before is not None and before.state == "running":
         raise BuildRefused(
@@ -211,7 +223,10 @@ def start(weights: Path, target: str, pack: Path | None = None, multistep: bool 
         )
     folder = pack or target_folder(target)
     arguments = [*command(), "model", "build", str(weights), "-o", str(folder), "--target", target]
-    arguments += ["--multistep"] if multistep else []
+    own = Status(str(weights.absolute()), str(folder.absolute()), target)
+    same = before is not None and before.state != "done" and _of(before) == _of(own)
+    options = before.options if before is not None and same else ()
+    arguments += options
     log = data_folder() / "build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     quiet = ("CREATE_NO_WINDOW", "BELOW_NORMAL_PRIORITY_CLASS")  # Windows's
@@ -226,17 +241,13 @@ def start(weights: Path, target: str, pack: Path | None = None, multistep: bool 
         )
     _started.append(child)
     begun = psutil.Process(child.pid).create_time()
-    lines = before.lines if before is not None and before.pack == str(folder.absolute()) else ()
-    note(
-        Status(
-            str(weights.absolute()),
-            str(folder.absolute()),
-            target,
-            pid=child.pid,
-            begun=begun,
-            lines=lines,
-        )
-    )
+    lines = before.lines if before is not None and before.pack == own.pack else ()
+    note(replace(own, pid=child.pid, begun=begun, lines=lines, options=options))
+
+
+def _of(build: Status) -> tuple[str, str, str]:
+    """What is built of what."""
+    return build.weights, build.pack, build.target
 
 
 def go_on() -> None:
