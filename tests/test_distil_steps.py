@@ -21,7 +21,7 @@ from training.distil.steps import (
     renoised,
     step_loss,
 )
-from training.recipes.pyramid import double_size, half_size, levels, stage_line
+from training.recipes.pyramid import double_size, half_size, history, levels, stage_line
 from training.recipes.sample import block_noise, sample_clips
 from training.recipes.settings import SCHEDULE
 
@@ -111,6 +111,20 @@ def test_two_fake_updates_for_each_of_the_student() -> None:
         model.updates += 1
     assert order == ["fake", "fake", "student"] * 2
     assert teacher.weight.grad is None
+
+
+def test_the_history_is_the_students_own_where_it_is_given() -> None:
+    model, seen = StudentAndFake(Toy(0.5), Toy(0.5)), list[list[Tensor]]()  # type: ignore[arg-type]
+    own = clips() + 5
+
+    def watched(inputs: list[Tensor], timestep: Tensor, negative: bool) -> Tensor:
+        seen.append(inputs[:-1])
+        return model.student.flow(inputs, timestep, negative)
+
+    flows = (model.fake.flow, watched, model.fake.flow)
+    step_loss(model, flows, clips(), 3, 2, STAGES, 1, 1.0, generator(), own)
+    for found, expected in zip(seen[0], history(levels(own, 3), 3, 2), strict=True):
+        torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("index", range(3))

@@ -3,9 +3,11 @@
 Distribution matching (DMD2, arXiv 2405.14867) on the stages of the pyramid as in Neodragon (arXiv
 2511.06055, section 3.4): a frozen teacher with guidance, a student and a fake model that learns the
 student's distribution, one student update for every two of the fake model, and a supervised Cauchy
-term. The data are the teacher's own samples. Where the paper does not say: the history is the
-teacher sample's, corrupted as in flow matching; normaliser and Cauchy term are means over a sample,
-so that they do not depend on its size; no adversarial loss.
+term. The data are the teacher's own samples. Where the paper does not say: the history is, in a
+share of updates (`--own`), the student's own units, sampled from the same first unit as in Self
+Forcing (arXiv 2506.08009), since its errors add up when sampling; else the teacher sample's,
+corrupted as in flow matching. Normaliser and Cauchy term are means over a sample, so that they do
+not depend on its size; no adversarial loss.
 """
 
 from __future__ import annotations
@@ -119,15 +121,21 @@ def step_loss(
     steps: int,
     guidance: float,
     generator: torch.Generator,
+    own: Tensor | None = None,
 ) -> Tensor:
     """One loss, the student's or the fake model's, at one stage of one unit of teacher samples.
 
     flows: of teacher, student, fake, given the conditions of `clips` [B, C, T, h, w]. steps: how
-    many the student is to take in this stage; it learns at one of its own noise levels.
+    many the student is to take in this stage; it learns at one of its own noise levels. own: the
+    student's clips of the same shape, whose units are the history as the sampler has it.
     """
     teacher, student, fake = flows
     stage, pyramid = stages[index], levels(clips, len(stages))
-    past = corrupt(history(pyramid, unit, index), generator)
+    past = (
+        corrupt(history(pyramid, unit, index), generator)
+        if own is None
+        else history(levels(own, len(stages)), unit, index)
+    )
     path = stage_line(pyramid, unit, index, stages, generator)
     own = int(torch.randint(steps, (1,), generator=generator))
     sigma = torch.full((len(clips), 1, 1, 1, 1), float(stage.sigmas(steps)[own])).to(clips)
@@ -215,6 +223,12 @@ def main() -> None:
     )
     parser.add_argument("--few", type=int, nargs="+", default=[1, 1, 1], help="steps of each stage")
     parser.add_argument("--guidance", type=float, default=5.0, help="of the teacher in the loss")
+    parser.add_argument(
+        "--first-guidance", type=float, default=7.0, help="the same in a clip's first unit"
+    )
+    parser.add_argument(
+        "--own", type=float, default=0.5, help="share of updates whose history the student made"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -240,6 +254,7 @@ def main() -> None:
     for part in (model.student, model.fake):  # the text side stays the teacher's
         part.text.requires_grad_(False)
         part.adapter.requires_grad_(False)
+    sampling = ModeConfig(None, tuple(options.few), None, 1.0)
 
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
@@ -257,12 +272,23 @@ def main() -> None:
                 flow_of(model.student, inputs, None),
                 flow_of(model.fake, inputs, None),
             )
-            for index in range(len(stages)):
+            own = None
+            if torch.rand(1, generator=generator) < options.own:
+                own = sample_clips(
+                    flows[1],
+                    stages,
+                    sampling,
+                    clips.shape,
+                    generator,
+                    clips[:, :, :1],
+                    clips.device,
+                )
+            for index, steps in enumerate(options.few):
                 unit = int(torch.randint(config.units, (1,), generator=generator))
-                steps = options.few[index]
+                guidance = options.guidance if unit else options.first_guidance
                 losses.append(
                     step_loss(
-                        model, flows, clips, unit, index, stages, steps, options.guidance, generator
+                        model, flows, clips, unit, index, stages, steps, guidance, generator, own
                     )
                 )
         model.updates += 1
