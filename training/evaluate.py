@@ -2,10 +2,10 @@
 
 Every scene has a combination that training never saw. Each clip is rendered by the engine and read
 back (`training.evaluation`). Prints one JSON document with shares, Wilson's 95 % intervals and
-means; `--save` keeps a strip of frames per clip, `--sheet` one picture of the first eight. `--style
-noto` gives each clip its first frame, in a drawing style never seen. With `--prompts FILE --videos
-FOLDER` it writes clips of any prompt suite instead, five seeds each, under the names VBench expects
-(`{prompt}-{i}.mp4`).
+means; `--save` keeps a strip of frames per clip, `--sheet` one picture of the first sixteen,
+`--moving` the first four as one animated picture. `--style noto` gives each clip its first frame,
+in a drawing style never seen. With `--prompts FILE --videos FOLDER` it writes clips of any prompt
+suite instead, five seeds each, under the names VBench expects (`{prompt}-{i}.mp4`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from training.evaluation.judges import Judge, Verdict, judge_of, summary
 from training.recipes.configuration import DEFAULT, Configuration
 
 VBENCH_SEEDS = 5
-SHEET = 8  # clips
+SHEET = 16  # clips
+MOVING = 4
 
 
 def vbench_videos(pack: Pack, prompts: list[str], folder: Path, mode: str, backend: str) -> None:
@@ -51,11 +52,13 @@ def vbench_videos(pack: Pack, prompts: list[str], folder: Path, mode: str, backe
 
 def clips(
     pack: Pack, judge: Judge, config: Configuration, options: argparse.Namespace
-) -> tuple[list[Verdict], list[dict[str, str]], list[np.ndarray]]:
-    """Verdicts on all clips, what was wrong with some, and a strip of frames of each."""
+) -> tuple[list[Verdict], list[dict[str, str]], list[np.ndarray], list[np.ndarray]]:
+    """Verdicts on all clips, what was wrong with some, a strip of frames of each, and all frames of
+    the first few.
+    """
     rng = np.random.default_rng(options.seed)
     size = pack.geometry.height, pack.geometry.width
-    verdicts, wrong, strips = [], [], []
+    verdicts, wrong, strips, moving = [], [], [], []
     cache = GraphCache(2**30)
     for clip in range(options.clips):
         scene, prompt = judge.scene(rng, clip)
@@ -76,10 +79,20 @@ def clips(
         if verdicts[-1].wrong:
             wrong.append({"clip": str(clip), "prompt": prompt} | verdicts[-1].wrong)
         strips.append(np.concatenate(list(frames[::8]), 1))
+        if clip < MOVING:
+            moving.append(frames)
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
             Image.fromarray(strips[-1]).save(options.save / f"{clip:03d}.png")
-    return verdicts, wrong, strips
+    return verdicts, wrong, strips, moving
+
+
+def save_moving(file: Path, clips: list[np.ndarray], fps: int) -> None:
+    """An animated picture of clips, each uint8 [T, H, W, 3], two beside each other if even."""
+    columns = 2 - len(clips) % 2
+    rows = [np.concatenate(clips[i : i + columns], 2) for i in range(0, len(clips), columns)]
+    first, *rest = (Image.fromarray(frame) for frame in np.concatenate(rows, 1))
+    first.save(file, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
 def main() -> None:
@@ -97,7 +110,8 @@ def main() -> None:
     )
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--save", type=Path, help="folder for one PNG strip per clip")
-    parser.add_argument("--sheet", type=Path, help="PNG of the first eight clips' strips")
+    parser.add_argument("--sheet", type=Path, help="PNG of the first sixteen clips' strips")
+    parser.add_argument("--moving", type=Path, help="animated WebP of the first four clips")
     parser.add_argument("--prompts", type=Path, help="text file of one prompt a line")
     parser.add_argument("--videos", type=Path, help="folder for the clips of --prompts")
     options = parser.parse_args()
@@ -111,9 +125,11 @@ def main() -> None:
     start = time.monotonic()
     config = Configuration.read(options.config)
     judge = judge_of(config, options.style)
-    verdicts, wrong, strips = clips(pack, judge, config, options)
+    verdicts, wrong, strips, moving = clips(pack, judge, config, options)
     if options.sheet:
         Image.fromarray(np.concatenate(strips[:SHEET])).save(options.sheet)
+    if options.moving:
+        save_moving(options.moving, moving, pack.geometry.fps)
     report = {
         "pack": pack.name,
         "pack_hash": pack.pack_hash[:12],
