@@ -23,6 +23,8 @@ PAD = 0.25  # of the search's frame around it, in frame heights: stickers may be
 SIZES = tuple(float(size) for size in np.round(0.21 * 1.12 ** np.arange(11), 3))
 PAPERS: tuple[str | None, ...] = (None, *COLOURS)
 CANDIDATES = 3  # subjects
+PLACES = 2  # where each is looked at, so far apart in frame heights:
+APART = 0.15
 OFF = 2.0  # how much a wrong colour counts beside an explained one
 STEPS = (0.03, 0.015, 0.008, 0.004)  # of the fit at full size, in frame heights
 TONES = np.array(list(COLOURS.values()), np.float32)
@@ -228,9 +230,10 @@ def fit(look: Look, start: Found, *, sizes: bool = True) -> Found:
             ]
             if sizes:
                 tries += [
-                    replace(pose, size=pose.size + sign * step, y=pose.y - sign * step / 2)
-                    for sign in (1, -1)
-                    if 0.1 < pose.size + sign * step < 0.85
+                    replace(pose, size=pose.size + grown, y=pose.y - share * grown)
+                    for grown in (step, -step)
+                    for share in (0.5, 0.0)  # around its middle, and on its foot
+                    if 0.1 < pose.size + grown < 0.85
                 ]
             for attempt in tries:
                 other = look.measured(replace(best, pose=attempt))
@@ -283,16 +286,18 @@ def _best(look: Look, subjects: Sequence[str], turns: Sequence[float]) -> Found:
     gains = np.fft.fftshift(np.stack([maps[name][1].gain for name in names]), axes=(1, 2))
     gains = gains[:, pad : pad + height, pad : pad + width]
     candidates = []
+    near = round(APART * height)
     for which in np.argsort(gains.max((1, 2)))[::-1][:CANDIDATES]:
-        row, column = np.unravel_index(gains[which].argmax(), gains[which].shape)
         all_of, fits = maps[names[which]]
-        template, paper = (
-            int(np.fft.fftshift(part)[row + pad, column + pad])
-            for part in (fits.template, fits.paper)
-        )
-        shape = all_of.poses[template]
-        x, middle = float(column) / height, 1 - float(row) / height
-        pose = replace(shape, x=x, y=middle - shape.size / 2)
-        for colour in {PAPERS[paper], None}:  # white paper is narrower: its fit differs
-            candidates.append(papers(look, fit(look, Found(names[which], colour, pose))))
+        template_at, paper_at = (np.fft.fftshift(part) for part in (fits.template, fits.paper))
+        for _ in range(PLACES):
+            row, column = np.unravel_index(gains[which].argmax(), gains[which].shape)
+            around = slice(max(0, row - near), row + near + 1)
+            gains[which, around, max(0, column - near) : column + near + 1] = -np.inf
+            shape = all_of.poses[int(template_at[row + pad, column + pad])]
+            x, middle = float(column) / height, 1 - float(row) / height
+            pose = replace(shape, x=x, y=middle - shape.size / 2)
+            paper = PAPERS[int(paper_at[row + pad, column + pad])]
+            for colour in {paper, None}:  # white paper is narrower: its fit differs
+                candidates.append(papers(look, fit(look, Found(names[which], colour, pose))))
     return max(candidates, key=lambda candidate: candidate.gain)
