@@ -4,11 +4,13 @@
 #
 # Each row of the table (benchmarks/distillation.json) is a checkpoint in ROWS. Two lanes run side by
 # side, one thread each: what the eye sees (decoder, upscaler, first frame), and the transformer's
-# (text, pruning, few steps). LESS divides all steps, to try the whole chain quickly.
+# (text, pruning, few steps). LESS divides all steps, to try the whole chain quickly. Rows that are
+# in KEPT are taken from there (`python -m training.recipes.milestone --rows` puts them there).
 set -eu
 cd "$(dirname "$0")/.."
 RUN=${RUN:-runs/emoji}
 OUT=${OUT:-$RUN/checkpoint}
+KEPT=${KEPT:-checkpoints/emoji}
 ROWS=${ROWS:-$RUN/rows}
 CONFIG=${CONFIG:-training/configs/emoji.json}
 PYTHON=${PYTHON:-python}
@@ -24,11 +26,20 @@ copy() {
     mv "$ROWS/$1.part" "$ROWS/$1"
 }
 
+# done_before ROW: whether it is done, here or where it was kept.
+done_before() {
+    [ -e "$RUN/$1.done" ] && return 0
+    [ -e "$KEPT/rows/$1" ] || return 1
+    copy "$1" teacher
+    cp -r "$KEPT/rows/$1/." "$ROWS/$1"
+    touch "$RUN/$1.done"
+}
+
 # row ROW FROM STEPS MODULE [OPTIONS]: ROW is FROM, trained; fails where that stopped before its end.
 row() {
     name=$1 from=$2 steps=$3 module=$4
     shift 4
-    [ -e "$RUN/$name.done" ] && return 0
+    done_before "$name" && return 0
     copy "$name" "$from"
     [ "$steps" = 0 ] || steps=$((steps / LESS + 1))
     nice -n "${NICE:-4}" "$PYTHON" -u -m "$module" --config "$CONFIG" --run "$RUN" --name "$name" \
@@ -45,7 +56,7 @@ EOF
 prune() {
     name=$1 from=$2
     shift 2
-    [ -e "$RUN/$name.done" ] && return 0
+    done_before "$name" && return 0
     nice -n "${NICE:-4}" "$PYTHON" -m training.distil.prune_blocks "$ROWS/$from" \
         --out "$ROWS/$name" --config "$CONFIG" --run "$RUN" --mode hybrid "$@" \
         >> "$RUN/$name.log" 2>&1
@@ -110,3 +121,4 @@ frame, shipped = (json.loads(pathlib.Path(file).read_text("utf-8")) for file in 
 shipped["first_frame"] = frame["first_frame"]
 pathlib.Path(sys.argv[2]).write_text(json.dumps(shipped, indent=1) + "\n", "utf-8")
 EOF
+"$PYTHON" -m training.export "$ROWS/shipped" -o "$RUN/pack"

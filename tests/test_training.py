@@ -22,7 +22,7 @@ from training.recipes.conditions import Conditions
 from training.recipes.configuration import FOLDER, Configuration
 from training.recipes.first_frame import spread
 from training.recipes.loop import learning_rate, train
-from training.recipes.milestone import keep
+from training.recipes.milestone import keep, keep_rows, same
 from training.recipes.pyramid import double_size, half_size, history, stage_sample
 from training.recipes.settings import SCHEDULE
 
@@ -124,6 +124,30 @@ def test_the_recipe_goes_on_from_a_milestone(tmp_path: Path) -> None:
     assert (run / "checkpoint" / "tokenizer_3" / "tokenizer.json").exists()
     assert [file.name for file in run.glob("*.done")] == ["text.done"]  # no stage that failed
     assert (run / "stopped").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_the_chain_goes_on_from_rows_that_were_kept(tmp_path: Path) -> None:
+    """What of a row is not the teacher's is enough to have it again."""
+    rows = tmp_path / "rows"
+    for row, own in (("teacher", "a"), ("donor", "b")):
+        for part in ("text", "vae"):
+            (rows / row / part).mkdir(parents=True)
+            (rows / row / part / "weights").write_text(own if part == "vae" else "same")
+    kept = tmp_path / "kept"
+    keep_rows(rows, ["donor"], kept)
+    assert [file.name for file in (kept / "rows" / "donor").iterdir()] == ["vae"]
+    places = {"RUN": tmp_path / "run", "OUT": rows / "teacher", "KEPT": kept, "PYTHON": "false"}
+    subprocess.run(
+        ["sh", "runs/chain.sh"],
+        env=os.environ | {name: str(place) for name, place in places.items()},
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+    )
+    run = tmp_path / "run"
+    assert [file.name for file in run.glob("*.done")] == ["donor.done"]
+    assert same(run / "rows" / "donor", rows / "donor")
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
