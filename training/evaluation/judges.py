@@ -128,7 +128,8 @@ def interval(right: int, count: int) -> tuple[float, float]:
     share, square = right / count, Z**2 / count
     middle = (share + square / 2) / (1 + square)
     half = Z / (1 + square) * math.sqrt(share * (1 - share) / count + square / (4 * count))
-    return round(100 * (middle - half), 1), round(100 * (middle + half), 1)
+    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+    return round(100 * low, 1), round(100 * high, 1)
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
