@@ -52,13 +52,15 @@ after() { # NAME: wait for a stage of the other lane
 pictures() { # the first frame
     stage image_vae training.recipes.image_vae --steps 4000
     after text
-    stage first_frame training.recipes.first_frame --freeze-text --warm-text --steps 20000
+    stage first_frame training.recipes.first_frame \
+        --freeze-text --warm-text --muon 4 --steps 7000
 }
 
 clips() { # what follows it
     stage text training.recipes.text --steps 2000 --batch 48
-    stage video_vae training.recipes.video_vae --images 1 --windows 1000 --steps 5000
-    stage transformer training.recipes.transformer --warm-text --scenes 4000 --steps 12000
+    stage video_vae training.recipes.video_vae --images 1 --windows 1000 --steps 2607
+    stage transformer training.recipes.transformer --warm-text --blocks-from checkpoints/mini \
+        --compile --muon 4 --scenes 4000 --steps 4100
     stage native_decoder training.recipes.video_vae \
         --warm --decoder-only --images 0.3 --batch 2 --windows 800 --steps 6000
 }

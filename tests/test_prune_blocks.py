@@ -10,6 +10,7 @@ from training.distil.prune_blocks import BlockTokens, choose, drawn, importance,
 from training.distil.pruned import feature_loss, teacher_blocks
 from training.models.mmdit import PyramidMMDiT
 from training.recipes.grow_teacher import deeper
+from training.recipes.transformer import take_blocks
 
 TINY = {
     "sample_size": 16,
@@ -68,6 +69,16 @@ def test_a_deeper_teacher_starts_as_the_same_function_and_can_be_pruned_back() -
     assert torch.allclose(run(larger), run(network), atol=1e-6)
     scores = importance(larger, lambda: run(larger))
     assert choose(scores, 2) == [0, 1, 3, 5]
+
+
+def test_blocks_of_a_shallower_transformer_are_spread_over_a_deeper_one() -> None:
+    shallow = model()
+    deep = PyramidMMDiT(**(TINY | {"num_layers": 6, "in_channels": 3}))
+    take_blocks(deep, shallow)
+    for block, source in zip(deep.transformer_blocks, (0, 1, 1, 2, 2, 3), strict=True):
+        theirs = shallow.transformer_blocks[source].state_dict()
+        for name, weight in block.state_dict().items():
+            assert torch.equal(weight, theirs[name]), name
 
 
 def test_a_block_without_effect_has_no_importance_and_goes_unnoticed() -> None:

@@ -46,6 +46,7 @@ def options(folder: Path, steps: int, hours: float) -> argparse.Namespace:
         device="cpu",
         parallel="ddp",
         recompute=False,
+        muon=0.0,
     )
 
 
@@ -87,6 +88,40 @@ def test_begun_updates_are_not_made_again(tmp_path: Path) -> None:
     assert updates == [16, 17, 18, 19]  # two losses an update, numbered on
     cost = json.loads((tmp_path / "line" / "cost.json").read_text("utf-8"))
     assert cost["steps"] == 10 and cost["seconds"] >= 60
+
+
+def test_muon_moves_matrices_in_blocks_alike_however_often_it_is_stopped(tmp_path: Path) -> None:
+    def run(folder: str, hours: float) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.ModuleDict(
+            {
+                "conv_in": nn.Conv2d(2, 4, 1),
+                "blocks": nn.Conv2d(4, 4, 3),
+                "conv_out": nn.Conv2d(4, 2, 1),
+            }
+        )
+
+        def step(generator: torch.Generator) -> Tensor:
+            x = torch.randn(4, 2, 6, 6, generator=generator)
+            for layer in model.values():
+                x = layer(x)
+            return (x - 1).square().mean()
+
+        settings = options(tmp_path / folder, 12, hours)
+        settings.muon = 4.0
+        train("line", model, step, settings)
+        return torch.load(tmp_path / folder / "line" / "state.pt", weights_only=True)["model"]
+
+    whole = run("whole", 1)
+    for _ in range(12):
+        parts = run("parts", 1e-12)  # one update each
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight)
+    torch.manual_seed(0)
+    first = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3)
+    moved = (whole["blocks.weight"] - first[1].weight).flatten(1)
+    singular = torch.linalg.svdvals(moved.detach())
+    assert singular[-1] > 0.3 * singular[0]  # Muon moves all directions about alike
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")

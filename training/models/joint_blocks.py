@@ -33,6 +33,19 @@ def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
+@torch.compiler.disable  # Inductor of PyTorch 2.13 cannot compile it for sizes that vary
+def attention_in_single(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Attention [..., heads, S, D] in float32, whatever its inputs are: on a CPU the backward pass
+    takes twice as long in bfloat16.
+    """
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(
+            queries.float(), keys.float(), values.float(), attn_mask=mask
+        ).to(values.dtype)
+
+
 class SinusoidMLP(nn.Module):
     """Linear, SiLU, Linear: [B, inputs] -> [B, width]."""
 
@@ -169,11 +182,8 @@ class JointAttention(nn.Module):
         if self.half_split:  # plain products: the fused ONNX Attention is unknown to the NPU
             scores = queries @ keys.transpose(-2, -1)
             out = (scores if mask is None else scores + mask).softmax(-1) @ values
-        elif queries.device.type == "cpu":  # its backward pass takes twice as long in bfloat16
-            with torch.autocast("cpu", enabled=False):
-                out = F.scaled_dot_product_attention(
-                    queries.float(), keys.float(), values.float(), attn_mask=mask
-                ).to(values.dtype)
+        elif queries.device.type == "cpu":
+            out = attention_in_single(queries, keys, values, mask)
         else:
             out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         out = out.transpose(-3, -2).flatten(-2)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from training.recipes import parallel
 from training.recipes.configuration import DEFAULT
@@ -56,6 +57,12 @@ def arguments(description: str, *, steps: int, batch: int, lr: float) -> argpars
         "--accumulate", type=int, default=1, help="losses whose gradients make one update"
     )
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate of AdamW")
+    parser.add_argument(
+        "--muon",
+        type=float,
+        default=0.0,
+        help="Muon instead for matrices and convolutions, at this many times the rate",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     parser.add_argument(
         "--warm", action="store_true", help="start from the weights in --checkpoint"
@@ -77,6 +84,75 @@ def arguments(description: str, *, steps: int, batch: int, lr: float) -> argpars
     return parser
 
 
+class Optimiser:
+    """AdamW, or Muon (github.com/KellerJordan/Muon; its step has the size of AdamW's as in arXiv
+    2502.16982) for the weights inside a network that map one width to another, those of
+    convolutions laid flat.
+
+    `groups` are those of all parameters, to set rates in.
+    """
+
+    def __init__(
+        self, model: nn.Module, options: argparse.Namespace, fast: Callable[[str], bool]
+    ) -> None:
+        """`fast`: the names of weights that learn at five times the rate.
+
+        Raises ValueError for Muon on weights that are in parts.
+        """
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in named if options.muon and is_matrix(n, p) and not fast(n)]
+        if any(isinstance(weight, DTensor) for weight in matrices):
+            raise ValueError("--muon needs whole weights; use --parallel ddp")
+        self.matrices = [(p, nn.Parameter(p.data.view(len(p), -1))) for p in matrices]
+        chosen = {id(p) for p in matrices}
+        groups = [
+            {
+                "params": [p for n, p in named if id(p) not in chosen and fast(n) == quick],
+                "times": FAST if quick else 1,
+            }
+            for quick in (False, True)
+        ]
+        decay = {"lr": options.lr, "weight_decay": 1e-3}
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, betas=(0.9, 0.95), **decay)
+        ]
+        if matrices:
+            flat: list[dict[str, Any]] = [
+                {"params": [flat for _, flat in self.matrices], "times": options.muon}
+            ]
+            self.parts.append(torch.optim.Muon(flat, adjust_lr_fn="match_rms_adamw", **decay))
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        """Move the weights by their gradients, and forget these."""
+        for weight, flat in self.matrices:
+            flat.grad = None if weight.grad is None else weight.grad.reshape(flat.shape)
+        for part in self.parts:
+            part.step()
+            part.zero_grad(set_to_none=True)
+        for weight, _ in self.matrices:
+            weight.grad = None
+
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` takes, whole."""
+        return [parallel.whole_optimiser(part) for part in self.parts]
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Go on from a `state`."""
+        for part, state in zip(self.parts, states, strict=True):
+            parallel.restore_optimiser(part, state)
+
+
+def is_matrix(name: str, weight: Tensor) -> bool:
+    """Whether this weight maps one width inside a network to another; tables and a network's first
+    and last layer, which are in none of its blocks, do not.
+    """
+    return "block" in name and "relative" not in name and weight.ndim >= 2
+
+
 def learning_rate(done: int, steps: int, peak: float) -> float:
     """The rate of update `done` of `steps`: a linear warm-up, the peak, and a linear fall over the
     last quarter to a twentieth of it.
@@ -85,19 +161,6 @@ def learning_rate(done: int, steps: int, peak: float) -> float:
     rising = (done + 1) / (warm + 1)
     falling = LAST + (1 - LAST) * (steps - done) / max(FALL * steps, 1.0)
     return peak * min(1.0, rising, falling)
-
-
-def parameter_groups(model: nn.Module, fast: Callable[[str], bool]) -> list[dict[str, Any]]:
-    """The trained weights for the optimiser, in two groups; those that are `fast` learn faster."""
-    return [
-        {
-            "params": [
-                p for n, p in model.named_parameters() if p.requires_grad and fast(n) == quick
-            ],
-            "times": FAST if quick else 1,
-        }
-        for quick in (False, True)
-    ]
 
 
 @torch.no_grad()
@@ -169,13 +232,12 @@ def train(
     state_file = out / "state.pt"
     state = prepare(out, model, options, group)
     weights = [p for p in model.parameters() if p.requires_grad]
-    groups = parameter_groups(model, fast)
-    optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=1e-3)
+    optimiser = Optimiser(model, options, fast)
     averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
     done, spent = options.begun, options.spent
     if state is not None:
         averaged = {k: parallel.like(state["averaged"][k], v) for k, v in averaged.items()}
-        parallel.restore_optimiser(optimiser, state["optimiser"])
+        optimiser.restore(state["optimiser"])
         done, spent = state["done"], state["spent"]
     generator = torch.Generator()
     losses: list[float] = []
@@ -184,7 +246,7 @@ def train(
     def save() -> None:
         state = {
             "model": {k: parallel.whole(v) for k, v in model.state_dict().items()},
-            "optimiser": parallel.whole_optimiser(optimiser),
+            "optimiser": optimiser.state(),
             "averaged": {k: parallel.whole(v) for k, v in averaged.items()},
             "done": done,
             "spent": spent,
@@ -209,9 +271,8 @@ def train(
 
     last_save = clock = time.monotonic()
     while done < options.steps and group.mean(spent - before) < options.hours * 3600:
-        for settings in optimiser.param_groups:
+        for settings in optimiser.groups:
             settings["lr"] = settings["times"] * learning_rate(done, options.steps, options.lr)
-        optimiser.zero_grad(set_to_none=True)
         total = add_gradients(step, options, group, done, generator)
         group.average(weights)
         nn.utils.clip_grad_norm_(weights, 1.0)

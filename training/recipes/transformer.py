@@ -67,6 +67,20 @@ class TextConditioned(nn.Module):
         self.mmdit.save_pretrained(checkpoint / "diffusion_transformer_320p")
 
 
+def take_blocks(model: PyramidMMDiT, other: PyramidMMDiT) -> None:
+    """Start `model` from a transformer of the same width whose latents may be others: its blocks,
+    spread over the depth, some of them twice, and what embeds the time. What they know of copying
+    from the history holds for other pictures.
+    """
+    mine, theirs = model.transformer_blocks, other.transformer_blocks
+    for i, block in enumerate(mine):
+        source = round(i * (len(theirs) - 1) / (len(mine) - 1))
+        block.load_state_dict(theirs[source].state_dict())
+    time = other.time_text_embed.timestep_embedder.state_dict()
+    model.time_text_embed.timestep_embedder.load_state_dict(time)
+    model.norm_out.load_state_dict(other.norm_out.state_dict())
+
+
 def main() -> None:
     parser = arguments(__doc__ or "", steps=16000, batch=8, lr=8e-4)
     parser.add_argument("--scenes", type=int, default=4000, help="clips to render and encode")
@@ -87,6 +101,16 @@ def main() -> None:
     )
     parser.add_argument(
         "--warm-text", action="store_true", help="start T5 from the checkpoint, the rest afresh"
+    )
+    parser.add_argument(
+        "--blocks-from",
+        type=Path,
+        help="start the transformer's blocks from those of this checkpoint, of the same width",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the blocks: two minutes, then a third faster",
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -110,6 +134,12 @@ def main() -> None:
     )
     if options.warm_text:
         model.text = T5EncoderWithProjection.from_pretrained(checkpoint / "text_encoder_3").float()
+    if options.blocks_from and not options.warm:
+        other = PyramidMMDiT.from_pretrained(options.blocks_from / "diffusion_transformer_320p")
+        take_blocks(model.mmdit, other.float())
+    if options.compile:
+        for block in model.mmdit.transformer_blocks:
+            block.compile(dynamic=True)
     if options.freeze_text:
         model.text.requires_grad_(False)
         model.adapter.requires_grad_(False)
