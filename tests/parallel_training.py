@@ -64,6 +64,7 @@ def main(folder: Path, kind: str, accumulate: int, steps: int) -> None:
         device="cpu",
         parallel=kind,
         recompute=kind == "fsdp",
+        muon=0.0,
     )
     loop.learning_rate = lambda done, steps, peak: peak  # type: ignore[assignment]
     loop.train("tiny", model, step, options)
