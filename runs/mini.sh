@@ -53,14 +53,14 @@ pictures() { # the first frame
     stage image_vae training.recipes.image_vae --steps 4000
     after text
     stage first_frame training.recipes.first_frame \
-        --freeze-text --warm-text --muon 4 --steps 7000
+        --freeze-text --warm-text --muon 4 --steps 5000
 }
 
 clips() { # what follows it
     stage text training.recipes.text --steps 2000 --batch 48
     stage video_vae training.recipes.video_vae --images 1 --windows 1000 --steps 2607
     stage transformer training.recipes.transformer --warm-text --blocks-from checkpoints/mini \
-        --compile --muon 4 --scenes 4000 --steps 4100
+        --compile --muon 4 --scenes 4000 --steps 3400
     stage native_decoder training.recipes.video_vae \
         --warm --decoder-only --images 0.3 --batch 2 --windows 800 --steps 6000
 }
