@@ -65,11 +65,11 @@ prune() {
 
 seen() { # decoder, first frame, upscaler
     decoder=training.distil.decoder
-    row donor teacher 4000 $decoder --donor
+    row donor teacher 1500 $decoder --donor --muon 1
     row decoder-surgery donor 0 $decoder
-    row decoder donor 6000 $decoder
-    row decoder-scratch donor 6000 $decoder --start scratch
-    row decoder-pixels donor 6000 $decoder --perceptual 0
+    row decoder donor 3000 $decoder --muon 1
+    row decoder-scratch donor 3000 $decoder --muon 1 --start scratch
+    row decoder-pixels donor 3000 $decoder --muon 1 --perceptual 0
     row frame decoder 3000 training.distil.first_frame --teacher "$ROWS/teacher"
     row upscaler frame 2200 training.recipes.upscaler
 }
