@@ -10,6 +10,7 @@ which therefore comes up twice a step and the others in turn (published: once ea
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -81,6 +82,30 @@ def take_blocks(model: PyramidMMDiT, other: PyramidMMDiT) -> None:
     model.norm_out.load_state_dict(other.norm_out.state_dict())
 
 
+def start(options: argparse.Namespace, config: Configuration, vocabulary: int) -> TextConditioned:
+    """The model to train, as the options say."""
+    checkpoint: Path = options.checkpoint
+    model = (
+        TextConditioned.from_pretrained(checkpoint)
+        if options.warm
+        else TextConditioned.fresh(config, vocabulary)
+    )
+    if options.warm_text:
+        model.text = T5EncoderWithProjection.from_pretrained(checkpoint / "text_encoder_3").float()
+    if options.blocks_from and not options.warm:
+        other = PyramidMMDiT.from_pretrained(options.blocks_from / "diffusion_transformer_320p")
+        take_blocks(model.mmdit, other.float())
+    if options.compile:
+        for block in model.mmdit.transformer_blocks:
+            block.compile(dynamic=True)
+    if options.freeze_text:
+        model.text.requires_grad_(False)
+        model.adapter.requires_grad_(False)
+    if options.freeze_transformer:
+        model.mmdit.requires_grad_(False)
+    return model
+
+
 def main() -> None:
     parser = arguments(__doc__ or "", steps=16000, batch=8, lr=8e-4)
     parser.add_argument("--scenes", type=int, default=4000, help="clips to render and encode")
@@ -127,24 +152,7 @@ def main() -> None:
     clips = open_clips(options, config)
     conditions = Conditions(checkpoint, options.device, config)
     stages = stage_schedule(config.schedule)
-    model = (
-        TextConditioned.from_pretrained(checkpoint)
-        if options.warm
-        else TextConditioned.fresh(config, conditions.t5_tokenizer.get_vocab_size())
-    )
-    if options.warm_text:
-        model.text = T5EncoderWithProjection.from_pretrained(checkpoint / "text_encoder_3").float()
-    if options.blocks_from and not options.warm:
-        other = PyramidMMDiT.from_pretrained(options.blocks_from / "diffusion_transformer_320p")
-        take_blocks(model.mmdit, other.float())
-    if options.compile:
-        for block in model.mmdit.transformer_blocks:
-            block.compile(dynamic=True)
-    if options.freeze_text:
-        model.text.requires_grad_(False)
-        model.adapter.requires_grad_(False)
-    if options.freeze_transformer:
-        model.mmdit.requires_grad_(False)
+    model = start(options, config, conditions.t5_tokenizer.get_vocab_size())
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
     last, units = len(stages) - 1, config.units
 
