@@ -63,6 +63,15 @@ prune() {
     touch "$RUN/$name.done"
 }
 
+# cache FILE MODULE [OPTIONS]: the latents to learn from, where another machine had made them; the
+# recipe makes them first, and then no step.
+cache() {
+    file=$1 module=$2
+    shift 2
+    [ -e "$RUN/$file" ] || nice -n "${NICE:-4}" "$PYTHON" -m "$module" --config "$CONFIG" \
+        --run "$RUN" --checkpoint "$ROWS/teacher" --warm --hours 0 "$@" >> "$RUN/caches.log" 2>&1
+}
+
 seen() { # decoder, first frame, upscaler
     decoder=training.distil.decoder
     row donor teacher 1500 $decoder --donor --muon 1
@@ -70,6 +79,7 @@ seen() { # decoder, first frame, upscaler
     row decoder donor 3000 $decoder --muon 1
     row decoder-scratch donor 3000 $decoder --muon 1 --start scratch
     row decoder-pixels donor 3000 $decoder --muon 1 --perceptual 0
+    cache first_latents.pt training.recipes.first_frame
     row frame decoder 3000 training.distil.first_frame --teacher "$ROWS/teacher"
     row upscaler frame 2200 training.recipes.upscaler
 }
@@ -83,6 +93,7 @@ moved() { # text, pruning, few steps
     row text-trained student 3000 $text "$@" --mode train
     row text-plain student 3000 $text "$@" --cosine 0
     row text-random student 3000 $text "$@" --random
+    cache clip_latents.pt $flow
     prune pruned text
     prune pruned-random text --random
     row stage-1 pruned 300 $flow --warm --freeze-text --lr 3e-5
