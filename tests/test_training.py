@@ -91,7 +91,7 @@ def test_begun_updates_are_not_made_again(tmp_path: Path) -> None:
 
 
 def test_muon_moves_matrices_in_blocks_alike_however_often_it_is_stopped(tmp_path: Path) -> None:
-    def run(folder: str, hours: float) -> dict[str, Tensor]:
+    def run(folder: str, hours: float, muon: float = 4.0) -> dict[str, Tensor]:
         torch.manual_seed(0)
         model = nn.ModuleDict(
             {
@@ -108,7 +108,7 @@ def test_muon_moves_matrices_in_blocks_alike_however_often_it_is_stopped(tmp_pat
             return (x - 1).square().mean()
 
         settings = options(tmp_path / folder, 12, hours)
-        settings.muon = 4.0
+        settings.muon = muon
         train("line", model, step, settings)
         return torch.load(tmp_path / folder / "line" / "state.pt", weights_only=True)["model"]
 
@@ -117,6 +117,8 @@ def test_muon_moves_matrices_in_blocks_alike_however_often_it_is_stopped(tmp_pat
         parts = run("parts", 1e-12)  # one update each
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight)
+    with pytest.raises(ValueError, match="begun with another --muon"):
+        run("parts", 1, 0.0)
     torch.manual_seed(0)
     first = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3)
     moved = (whole["blocks.weight"] - first[1].weight).flatten(1)

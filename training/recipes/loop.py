@@ -141,9 +141,19 @@ class Optimiser:
         return [parallel.whole_optimiser(part) for part in self.parts]
 
     def restore(self, states: list[dict[str, Any]]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`, at the rates of these options.
+
+        Raises ValueError where one was begun with Muon and the other was not.
+        """
+        if len(states) != len(self.parts):
+            raise ValueError(
+                "this run was begun with another --muon, 0 or not; use that or a new run"
+            )
+        times = [group["times"] for group in self.groups]
         for part, state in zip(self.parts, states, strict=True):
             parallel.restore_optimiser(part, state)
+        for group, own in zip(self.groups, times, strict=True):
+            group["times"] = own
 
 
 def is_matrix(name: str, weight: Tensor) -> bool:

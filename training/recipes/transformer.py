@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the blocks: two minutes, then a third faster",
+        help="compile the blocks: two minutes, then a quarter less time a step",
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
