@@ -113,17 +113,18 @@ def test_muon_moves_matrices_in_blocks_alike_however_often_it_is_stopped(tmp_pat
         return torch.load(tmp_path / folder / "line" / "state.pt", weights_only=True)["model"]
 
     whole = run("whole", 1)
-    for _ in range(12):
-        parts = run("parts", 1e-12)  # one update each
+    first = run("parts", 1e-12)  # one update each
+    for _ in range(11):
+        parts = run("parts", 1e-12)
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight)
     with pytest.raises(ValueError, match="begun with another --muon"):
         run("parts", 1, 0.0)
     torch.manual_seed(0)
-    first = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3)
-    moved = (whole["blocks.weight"] - first[1].weight).flatten(1)
-    singular = torch.linalg.svdvals(moved.detach())
-    assert singular[-1] > 0.3 * singular[0]  # Muon moves all directions about alike
+    nn.Conv2d(2, 4, 1)
+    moved = first["blocks.weight"] - nn.Conv2d(4, 4, 3).weight.detach()
+    singular = torch.linalg.svdvals(moved.flatten(1))
+    assert singular[-1] > 0.02 * singular[0]  # in all directions; AdamW's first step is in one
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
