@@ -182,13 +182,16 @@ def _mistaken(send: Any) -> Any:
 
 
 def _understood(send: Any) -> Any:
-    """`send` that says in one sentence what Gradio says in a table of its own fields."""
+    """`send` that says in one sentence what Gradio says in a table of its own fields, or, of a
+    function that there is not, as a fault of its own in plain text.
+    """
     held = False
 
     async def sent(message: Any) -> None:
         nonlocal held
         if message["type"] == "http.response.start":
-            held = message["status"] == 422
+            plain = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
+            held = message["status"] == 422 or (message["status"] == 500 and plain)
         if not held:
             await send(message)
         elif message["type"] == "http.response.body" and not message.get("more_body"):
