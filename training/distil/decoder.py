@@ -24,6 +24,7 @@ from engine.measures import psnr
 from training.models.video_vae import CausalVideoVAE, fold
 from training.recipes.configuration import Configuration
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 from training.recipes.video_vae import (
     WINDOW,
     initialise,
@@ -111,7 +112,7 @@ def train_donor(options: argparse.Namespace, config: Configuration) -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         video = crop(pool, options.batch, generator).to(options.device)
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             mean, logvar = moments(vae, video, keys)
             noise = torch.randn(mean.shape, generator=generator).to(mean)
             error = vae.decode(mean + noise * (0.5 * logvar).exp()).float() - video
@@ -165,7 +166,7 @@ def main() -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         video = crop(pool, options.batch, generator).to(options.device)
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             with torch.no_grad():
                 latents, _ = moments(vae, video, keys)
             out = vae.decode(latents).float()

@@ -27,6 +27,7 @@ from training.recipes.first_frame import (
     clip_ids,
 )
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 
 TIMESTEPS = (999, 749, 499, 249)
 GRID = 50  # teacher steps over the whole schedule
@@ -104,7 +105,7 @@ def main() -> None:
         late, early = grid[place].to(clean.device), grid[place - 1].to(clean.device)
         a_late, a_early = (alphas[t].view(-1, 1, 1, 1) for t in (late, early))
         noisy = a_late.sqrt() * clean + (1 - a_late).sqrt() * noise
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             with torch.no_grad():
                 free = teacher.predict(noisy, late, empty)
                 guided = free + options.guidance * (teacher.predict(noisy, late, prompted) - free)

@@ -26,6 +26,7 @@ from training.recipes.clips import open_clips
 from training.recipes.conditions import Conditions
 from training.recipes.configuration import Configuration
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 from training.recipes.pyramid import levels, stage_sample
 from training.recipes.transformer import TextConditioned
 
@@ -78,7 +79,7 @@ def main() -> None:
         clean = levels(latents.to(options.device), len(stages))
         ids, mask, pooled = conditions(prompts)
         losses = []
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             context = teacher(ids, mask)
             for stage in range(len(stages)):
                 unit = int(torch.randint(config.units, (1,), generator=generator))

@@ -24,6 +24,7 @@ from training.recipes.conditions import Conditions
 from training.recipes.configuration import Configuration
 from training.recipes.first_frame import captions
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 from training.recipes.pyramid import double_size, half_size, history, levels, normal
 from training.recipes.sample import Flow, block_noise
 from training.recipes.transformer import TextConditioned
@@ -89,7 +90,7 @@ def main() -> None:
         clips = latents[pick].float().to(options.device)
         prompts = captions(config.world, [scenes[i] for i in pick.tolist()], generator, 0)
         flow = flow_of(model, conditions(prompts), None)
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             losses = rollout_losses(
                 flow, stages, options.few, clips, weights[pick].to(options.device), generator
             )

@@ -29,6 +29,7 @@ from training.recipes.conditions import Conditions
 from training.recipes.configuration import Configuration
 from training.recipes.first_frame import captions
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 from training.recipes.pyramid import (
     GRID,
     Line,
@@ -266,7 +267,7 @@ def main() -> None:
         inputs = conditions(drawn)
         empty = conditions([""] * options.batch)
         losses = []
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             flows = (
                 flow_of(teacher, inputs, empty),
                 flow_of(model.student, inputs, None),

@@ -22,6 +22,7 @@ from training.data.worlds import World, box_weights, scenes_of
 from training.models.video_vae import CausalVideoVAE
 from training.recipes.configuration import STRIDE, Configuration
 from training.recipes.first_frame import DROPPED, captions
+from training.recipes.precision import autocast
 from training.recipes.video_vae import reads_key_frames
 
 CACHE = "clip_latents.pt"
@@ -49,7 +50,7 @@ def normalised(
     Where the encoder reads key frames alone (`training.recipes.video_vae`), these are enough; with
     `keys` they are all there is of the video.
     """
-    with torch.autocast(video.device.type, torch.bfloat16):
+    with autocast(video.device.type):
         if keys or reads_key_frames(vae):
             images = video if keys else video[:, :, ::STRIDE]
             folded = vae.encode_image(images.transpose(1, 2).flatten(0, 1))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from training.data.worlds import World, box_weights, scenes_of
 from training.recipes.attention import plain_on_cpu
 from training.recipes.configuration import Configuration
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 
 KINDS = ("epsilon", "v_prediction")
 DROPPED = 0.1  # share of captions left out, for guidance
@@ -145,7 +147,7 @@ def first_latents(
         part = scenes[start : start + 50]
         frames = np.concatenate([world.render(s, height, width, range(1)) for s in part])
         image = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        with torch.autocast(vae.device.type, torch.bfloat16):
+        with autocast(vae.device.type):
             latent = vae.encode(image.to(vae.device)).latent_dist.mode().float()
         latents.append((latent * vae.config.scaling_factor).half().cpu())
     return torch.cat(latents)
@@ -177,6 +179,18 @@ def spread(count: int, generator: torch.Generator, steps: int = 1000) -> Tensor:
     return (parts / count * steps).long()
 
 
+def middling(count: int, generator: torch.Generator, alphas: Tensor) -> Tensor:
+    """Timesteps [count] whose log signal-to-noise ratio is normal around 0, as SD3's logit-normal
+    times have it (arXiv 2403.03206, section 3.1: m = 0, s = 1); spread like `spread`.
+
+    Where there is hardly any noise, or hardly anything else, a network has little to learn.
+    """
+    parts = (torch.arange(count) + torch.rand(1, generator=generator)) / count
+    wanted = 2 * torch.special.ndtri(parts.double().clamp(1e-6, 1 - 1e-6))
+    noisiness = torch.log((1 - alphas) / alphas).double()
+    return torch.searchsorted(noisiness, wanted).clamp(max=len(alphas) - 1)
+
+
 def cached_frames(run: Path, world: World) -> tuple[list[Any], Tensor]:
     """Scenes and latents of the training set in `run`; the file says which seed drew them."""
     seed, latents = torch.load(run / "first_latents.pt", weights_only=True)
@@ -203,6 +217,11 @@ def main() -> None:
         "--scenes", type=int, default=16000, help="first frames to render and encode"
     )
     parser.add_argument("--subject", type=float, default=3, help="weight of the subjects' latents")
+    parser.add_argument(
+        "--middling",
+        action="store_true",
+        help="draw timesteps of middling noise more often, as SD3 does",
+    )
     parser.add_argument(
         "--freeze-text",
         action="store_true",
@@ -245,6 +264,7 @@ def main() -> None:
         model.clip_l.requires_grad_(False)
         model.clip_g.requires_grad_(False)
     alphas = alpha_bars().to(options.device)
+    timesteps = partial(middling, alphas=alpha_bars()) if options.middling else spread
 
     def step(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(latents), (options.batch,), generator=generator)
@@ -252,9 +272,9 @@ def main() -> None:
         ids_l, ids_g = (ids.to(options.device) for ids in clip_ids(tokenizer, prompts, length))
         clean = latents[pick].float().to(options.device)
         noise = torch.randn(clean.shape, generator=generator).to(options.device)
-        timestep = spread(options.batch, generator).to(options.device)
+        timestep = timesteps(options.batch, generator).to(options.device)
         noisy, target = noisy_and_target(clean, noise, alphas[timestep].view(-1, 1, 1, 1), kind)
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             predicted = model(noisy, timestep, ids_l, ids_g)
         return ((predicted - target).square() * weights[pick].to(options.device)).mean()
 

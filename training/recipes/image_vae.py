@@ -15,6 +15,7 @@ from training.data.worlds import World
 from training.recipes.configuration import Configuration
 from training.recipes.loop import arguments, train
 from training.recipes.plain_latents import GAIN, carry, clear, read, steady
+from training.recipes.precision import autocast
 
 
 def frame_pool(world: World, count: int, seed: int, height: int, width: int) -> Tensor:
@@ -80,7 +81,7 @@ def main() -> None:
         )
         crop = pool[pick][:, :, top : top + rows, left : left + columns].to(options.device)
         image = crop.float().div(127.5).sub(1)
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             posterior = vae.encode(image).latent_dist
             error = vae.decode(posterior.sample()).sample.float() - image
         chroma = error - error.mean(1, keepdim=True)

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from training.recipes import parallel
 from training.recipes.configuration import DEFAULT
+from training.recipes.muon import Muon
 from training.recipes.recompute import recompute
 
 SAVE_EVERY = 180.0  # seconds
@@ -120,7 +121,7 @@ class Optimiser:
             flat: list[dict[str, Any]] = [
                 {"params": [flat for _, flat in self.matrices], "times": options.muon}
             ]
-            self.parts.append(torch.optim.Muon(flat, adjust_lr_fn="match_rms_adamw", **decay))
+            self.parts.append(Muon(flat, **decay))
 
     @property
     def groups(self) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from training.models.distil_t5 import T5EncoderWithProjection, T5ProjectionConfi
 from training.recipes.configuration import Configuration
 from training.recipes.first_frame import clip, clip_ids, save_without_projection
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 
 
 def t5_ids(tokenizer: Tokenizer, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
@@ -90,7 +91,7 @@ def main() -> None:
 
     def step(generator: torch.Generator) -> Tensor:
         ids, facts = batch(int(torch.randint(2**31, (1,), generator=generator)))
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             rows = model(*ids)
         losses = [
             F.cross_entropy(part.float(), facts[:, i])

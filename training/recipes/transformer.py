@@ -27,6 +27,7 @@ from training.recipes.clips import CACHE, clip_latents, open_clips
 from training.recipes.conditions import Conditions
 from training.recipes.configuration import CONSTANTS, Configuration
 from training.recipes.loop import arguments, train
+from training.recipes.precision import autocast
 from training.recipes.pyramid import levels, stage_sample
 
 
@@ -162,7 +163,7 @@ def main() -> None:
         ids, mask, pooled = conditions(prompts)
         clean = levels(latents.to(options.device), len(stages))
         weight = levels(weights.to(options.device), len(stages))
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             context = model(ids, mask)
             coarse = int(torch.randint(last, (1,), generator=generator))
             for stage in [coarse] + [last] * options.fine:

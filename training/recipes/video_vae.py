@@ -24,6 +24,7 @@ from training.recipes.configuration import CONSTANTS, STRIDE, Configuration
 from training.recipes.image_vae import frame_pool
 from training.recipes.loop import arguments, train
 from training.recipes.plain_latents import GAIN, carry, clear, present, read, steady
+from training.recipes.precision import autocast
 
 WINDOW = 17
 
@@ -203,7 +204,7 @@ def main() -> None:
         frames = slice(frame, frame + 1) if image else slice(WINDOW)
         crop = pool[pick][:, :, frames, top : top + rows, left : left + columns]
         video = crop.to(options.device).float().div(127.5).sub(1)
-        with torch.autocast(options.device, torch.bfloat16):
+        with autocast(options.device):
             with torch.set_grad_enabled(not options.decoder_only):
                 mean, logvar = moments(vae, video, key_frames)
             noise = torch.randn(mean.shape, generator=generator).to(mean)
