@@ -87,7 +87,11 @@ def test_a_folder_and_its_zip_are_one_pack(pack: Path, tmp_path: Path) -> None:
             "A": 74,
         }
     for prefix in ("", "neodragon-mini/"):
-        with open_pack(zipped(pack, tmp_path / "pack.zip", prefix)) as archive:
+        file = zipped(pack, tmp_path / "pack.zip", prefix)
+        with zipfile.ZipFile(file, "a") as archive:  # as macOS packs a folder with an icon
+            archive.writestr(f"{prefix}Icon\r", b"")
+            archive.writestr(f"__MACOSX/{prefix}._Icon\r", b"icon")
+        with open_pack(file) as archive:
             assert archive.pack_hash == expected
             session = open_session(archive, archive.graphs("upscaler", "portable")["upscaler"])
             image = np.zeros((1, 3, 128, 192), np.float32)

@@ -22,6 +22,7 @@ from engine.pack.values import MANIFEST
 
 FILE_LIMIT = 32 * 2**30  # bytes
 ENTRY_LIMIT = 10_000  # files in a .zip
+ICONS = ("Icon\r", "._Icon\r")  # macOS keeps a folder's own icon under these names
 ZIP_ERRORS = (  # what zipfile raises for damaged archives, by reading its source
     zipfile.BadZipFile,
     zlib.error,
@@ -138,6 +139,8 @@ class Zip(Source):
             )
         entries: dict[str, zipfile.ZipInfo] = {}
         for entry in listed:
+            if PurePosixPath(entry.orig_filename).name in ICONS:
+                continue
             name = check_name(entry.orig_filename.removesuffix("/"))  # as it is in the file
             if entry.is_dir():
                 continue
