@@ -3,7 +3,7 @@
 `generate` is a generator of events. The caller draws progress, keeps the frames and closes the
 generator to cancel. A graph is loaded when its turn comes and given back after its last use, so
 without a cache at most the transformer, the video decoder and the upscaler are in memory at once.
-A unit's frames become bytes and larger in threads, beside the next unit's graphs.
+A unit is decoded, and its frames become bytes and larger, in threads beside the next unit's graphs.
 What a single graph or step does is in the modules imported here.
 """
 
@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import TypeVar
 
 import numpy as np
@@ -47,6 +47,8 @@ from engine.scheduler import Stage, stage_schedule
 from engine.session import Array, Backend, Clock, OrtSession, Session, owner, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Forked, Transformer, modulate, timesteps
+
+DECODED = 3  # units at most whose frames wait to be finished
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -374,16 +376,14 @@ def _units(
                 larger = run.load(stack, "upscaler")["upscaler"]
         yield Progress("transformer", 0, evaluations(mode, units, plan.first_given))
         sampled = sample_latents(flow, plan.noise, plan.stages, mode, units, first_latent)
-        finishing = stack.enter_context(_Finishing(run, larger))
+        finishing = stack.enter_context(_Finishing(run, decoder, larger))
         for event in run.each("transformer", sampled):
             if isinstance(event, UnitLatent):
-                with run.timed("video_decoder"):
-                    decoded = decoder.decode(event.latent)
+                finishing.add(event.unit, event.latent)
                 if event.unit == 0 and not plan.first_given:
-                    first = vae.to_bytes(decoded)[0]
+                    first = finishing.first()
                     yield from run.check(first)
                     yield FirstFrame(first)
-                finishing.add(event.unit, decoded)
             else:
                 yield Progress("transformer", event.done, event.total)
             yield from finishing.done()
@@ -393,39 +393,66 @@ def _units(
 
 
 class _Finishing:
-    """Units to bytes and to larger frames, in threads of their own, in order.
+    """Units to frames, bytes and larger frames, in threads of their own, in order.
 
-    Two of them: when the last unit is decoded, no core is idle while frames wait for their turn.
+    One decodes, as each unit follows from the one before, and is at most a few units ahead of the
+    two that finish frames: when the last unit is decoded, no core is idle while frames wait for
+    their turn.
     """
 
-    def __init__(self, run: _Run, larger: Session | None) -> None:
-        self.run, self.larger = run, larger
+    def __init__(self, run: _Run, decoder: vae.VideoDecoder, larger: Session | None) -> None:
+        self.run, self.decoder, self.larger = run, decoder, larger
+        self._decoding = ThreadPoolExecutor(1, "decoding")
         self._threads = ThreadPoolExecutor(2, "finishing")
-        self._units: deque[Future[UnitFrames]] = deque()
+        self._room = Semaphore(DECODED)
+        self._units: deque[Future[Future[UnitFrames]]] = deque()
 
-    def add(self, unit: int, decoded: Floats) -> None:
-        """Decoded frames, float32 [T, 3, H, W]; at once where graphs are watched."""
-        self._units.append(self._threads.submit(copy_context().run, self._finish, unit, decoded))
-        if self.run.watch is not None:
-            self._units[-1].exception()
+    def add(self, unit: int, latent: Floats) -> None:
+        """A unit's normalised latent [C, 1, h, w]; at once where graphs are watched."""
+        work = copy_context().run, self._decode, unit, latent
+        self._units.append(self._decoding.submit(*work))
+        if self.run.watch is not None and self._units[-1].exception() is None:
+            self._units[-1].result().exception()
+
+    def first(self) -> Bytes:
+        """The first frame of the first unit [H, W, 3], when it is there."""
+        return self._units[0].result().result().plain[0]
 
     def done(self, wait: bool = False) -> Iterator[UnitFrames]:
         """The next units that are finished; with `wait`, all. Raises what went wrong in one."""
         while self._units and (wait or self._units[0].done()):
-            yield self._units.popleft().result()
+            frames = self._units[0].result()
+            if not wait and not frames.done():
+                return
+            self._units.popleft()
+            yield frames.result()
+
+    def _decode(self, unit: int, latent: Floats) -> Future[UnitFrames]:
+        self._room.acquire()
+        try:
+            with self.run.work, self.run.timed("video_decoder"):
+                decoded = self.decoder.decode(latent)
+            return self._threads.submit(copy_context().run, self._finish, unit, decoded)
+        except BaseException:
+            self._room.release()
+            raise
 
     def _finish(self, unit: int, decoded: Floats) -> UnitFrames:
-        with self.run.work:
-            frames = plain = vae.to_bytes(decoded)
-            if self.larger is not None:
-                with self.run.timed("upscaler"):
-                    frames = upscaler.upscale(self.larger, plain)
+        try:
+            with self.run.work:
+                frames = plain = vae.to_bytes(decoded)
+                if self.larger is not None:
+                    with self.run.timed("upscaler"):
+                        frames = upscaler.upscale(self.larger, plain)
+        finally:
+            self._room.release()
         return UnitFrames(unit, frames, plain)
 
     def __enter__(self) -> _Finishing:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._decoding.shutdown(cancel_futures=True)
         self._threads.shutdown(cancel_futures=True)
 
 
