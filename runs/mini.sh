@@ -54,6 +54,8 @@ pictures() { # the first frame
     after text
     stage first_frame training.recipes.first_frame \
         --freeze-text --warm-text --muon 4 --steps 5000
+    stage settled training.recipes.first_frame --name settled --warm \
+        --freeze-text --muon 4 --middling --subject 5 --batch 64 --steps 1700
 }
 
 clips() { # what follows it

@@ -21,6 +21,7 @@ from training.data.emoji import (
     mirrored,
     poses,
     sample_scene,
+    settled,
 )
 from training.data.stage import PARTICLES, particles, render
 from training.data.tokenizers import clip_tokenizer, t5_tokenizer
@@ -68,6 +69,21 @@ def test_training_never_sees_what_is_held_out() -> None:
     assert {len(s.actors) for s in drawn} == {1, 2}
     sizes = [a.size for s in drawn for a in s.actors]
     assert 0.24 < min(sizes) < 0.3 and 0.45 < max(sizes) <= 0.5
+
+
+def test_first_frames_are_drawn_on_whole_latents() -> None:
+    rng = np.random.default_rng(8)
+    sizes = set()
+    for _ in range(200):
+        drawn = sample_scene(rng, SUBJECTS)
+        moved = settled(drawn)
+        assert [a.subject for a in moved.actors] == [a.subject for a in drawn.actors]
+        for before, after in zip(drawn.actors, moved.actors, strict=True):
+            sizes.add(after.size)
+            for name in ("size", "x", "y"):
+                assert getattr(after, name) % (1 / 16) == 0
+                assert abs(getattr(after, name) - getattr(before, name)) <= 1 / 32
+    assert sizes == {n / 16 for n in (4, 5, 6, 7, 8)}
 
 
 def test_captions_say_what_is_there_in_many_ways() -> None:

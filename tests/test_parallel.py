@@ -86,3 +86,19 @@ def test_recomputing_changes_no_gradient() -> None:
 def test_an_unknown_way_to_share_is_refused() -> None:
     with pytest.raises(ValueError, match="ddp, fsdp"):
         join("alone", "cpu")
+
+
+def test_torchrun_leaves_a_recipes_options_to_it(tmp_path: Path) -> None:
+    """As docs/training.md has it: torchrun has options that begin like ours."""
+    written = (HERE.parent / "docs" / "training.md").read_text("utf-8")
+    assert "torchrun --nproc-per-node N -m -- training.recipes..." in written
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+    recipe = ["training.recipes.first_frame", "--run", str(tmp_path), "--help"]
+    done = subprocess.run(
+        [*command, "-m", "--", *recipe],
+        cwd=HERE.parent,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+    )
+    assert done.returncode == 0 and "--freeze-text" in done.stdout, done.stderr[-3000:]

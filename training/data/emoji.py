@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,7 @@ LOOK_LEFT = frozenset(
 )
 LOOK_RIGHT = frozenset(("rocket", "airplane"))
 
+LATENT = 1 / 16  # of the mini, in frame heights
 SPEED = 0.125  # of a sticker or the camera in frame heights a unit: one token of the mini
 PEAK = 0.25 / np.sin(np.pi / 3)  # of a jump: a quarter of the height at the key frames beside it
 
@@ -174,6 +175,26 @@ def draw_scene(rng: np.random.Generator, subjects: Sequence[str]) -> Scene:
         str(rng.choice(WEATHERS)) if rng.random() < 0.45 else None,
         motion,
         int(rng.integers(2**31)),
+    )
+
+
+def settled(scene: Scene) -> Scene:
+    """The same with its stickers on whole latents of the mini, in sizes of whole latents.
+
+    A network that draws first frames then has each drawing to learn in five sizes, and at no
+    fraction of a latent.
+    """
+    return replace(
+        scene,
+        actors=tuple(
+            replace(
+                actor,
+                size=max(round(actor.size / LATENT), 4) * LATENT,
+                x=round(actor.x / LATENT) * LATENT,
+                y=round(actor.y / LATENT) * LATENT,
+            )
+            for actor in scene.actors
+        ),
     )
 
 

@@ -26,6 +26,9 @@ class World(Protocol):
     def scene(self, rng: np.random.Generator, *, test: bool = False) -> Any:
         """Draw a scene; `test` draws one that training never sees."""
 
+    def settled(self, scene: Any) -> Any:
+        """The same with its subjects where a first frame is drawn with them."""
+
     def caption(self, scene: Any, rng: np.random.Generator, *, test: bool = False) -> str:
         """Word it."""
 
@@ -53,6 +56,9 @@ class PaperWorld:
 
     def scene(self, rng: np.random.Generator, *, test: bool = False) -> world.Scene:
         return world.sample_scene(rng, held_out_pairs=test)
+
+    def settled(self, scene: world.Scene) -> world.Scene:
+        return scene
 
     def caption(self, scene: world.Scene, rng: np.random.Generator, *, test: bool = False) -> str:
         return world.caption(scene, rng)
@@ -101,6 +107,9 @@ class EmojiWorld:
 
     def scene(self, rng: np.random.Generator, *, test: bool = False) -> emoji.Scene:
         return emoji.sample_scene(rng, NAMES[: self.subjects], test=test)
+
+    def settled(self, scene: emoji.Scene) -> emoji.Scene:
+        return emoji.settled(scene)
 
     def caption(self, scene: emoji.Scene, rng: np.random.Generator, *, test: bool = False) -> str:
         return wording.caption(scene, rng, test=test)

@@ -194,7 +194,12 @@ def middling(count: int, generator: torch.Generator, alphas: Tensor) -> Tensor:
 def cached_frames(run: Path, world: World) -> tuple[list[Any], Tensor]:
     """Scenes and latents of the training set in `run`; the file says which seed drew them."""
     seed, latents = torch.load(run / "first_latents.pt", weights_only=True)
-    return scenes_of(world, seed, len(latents)), latents
+    return drawn(world, seed, len(latents)), latents
+
+
+def drawn(world: World, seed: int, count: int) -> list[Any]:
+    """The scenes whose first frames are learned."""
+    return [world.settled(scene) for scene in scenes_of(world, seed, count)]
 
 
 def save_without_projection(clip: CLIPTextModelWithProjection, folder: Path) -> None:
@@ -243,7 +248,7 @@ def main() -> None:
         vae = AutoencoderKL.from_pretrained(checkpoint / "ssd_1b_vae").float().eval()
         vae.to(options.device)
         options.run.mkdir(parents=True, exist_ok=True)
-        scenes = scenes_of(config.world, options.seed, options.scenes)
+        scenes = drawn(config.world, options.seed, options.scenes)
         torch.save((options.seed, first_latents(vae, config.world, scenes, *size)), cache)
     scenes, latents = cached_frames(options.run, config.world)
     weights = torch.from_numpy(
