@@ -409,14 +409,15 @@ class _Finishing:
 
     def add(self, unit: int, latent: Floats) -> None:
         """A unit's normalised latent [C, 1, h, w]; at once where graphs are watched."""
-        work = copy_context().run, self._decode, unit, latent
-        self._units.append(self._decoding.submit(*work))
+        context = copy_context()
+        self._units.append(self._decoding.submit(context.run, self._decode, unit, latent))
         if self.run.watch is not None and self._units[-1].exception() is None:
             self._units[-1].result().exception()
 
     def first(self) -> Bytes:
         """The first frame of the first unit [H, W, 3], when it is there."""
-        return self._units[0].result().result().plain[0]
+        image: Bytes = self._units[0].result().result().plain[0]
+        return image
 
     def done(self, wait: bool = False) -> Iterator[UnitFrames]:
         """The next units that are finished; with `wait`, all. Raises what went wrong in one."""
