@@ -45,6 +45,9 @@ def choose(page: Page, target: str) -> None:
 def test_a_pack_is_built_and_used(page: Page, weights: Path) -> None:
     page.locator(".stage [data-card=full-size]").click()
     page.locator("#full-build").wait_for()
+    pause = page.locator("#full-pause")
+    for idle in (pause, page.locator("#full-stop")):
+        expect(idle).to_be_disabled()
     expect(page.locator("#full-licence summary")).to_have_text("LICENSE")
     choose(page, "16 bits")
     page.locator("#full-build").click()
@@ -52,6 +55,7 @@ def test_a_pack_is_built_and_used(page: Page, weights: Path) -> None:
     page.locator("#full-agree input").check()
     page.locator("#full-build").click()
     page.locator("#full-built progress").wait_for()
+    expect(pause).to_be_enabled()
     status = build.status()
     assert status is not None
     psutil.Process(status.pid).kill()
@@ -61,8 +65,10 @@ def test_a_pack_is_built_and_used(page: Page, weights: Path) -> None:
     expect(page.locator("#full-agree input")).to_be_checked()
     shown = page.locator("#full-built")
     expect(shown).to_contain_text("was interrupted")
+    expect(pause).to_be_disabled()
     page.locator("#full-build").click()
     expect(shown).to_contain_text("neodragon-portable is built")
+    expect(pause).to_be_disabled()
     shown.locator("summary").click()
     expect(shown.locator("pre")).to_contain_text("transformer/transformer: ")
     page.locator("#packs [data-do=use]").last.click()

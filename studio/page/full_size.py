@@ -107,41 +107,50 @@ class FullSizeCard:
             gr.HTML(f"<p>{escape(text)}</p>")
             with gr.Row():
                 self.fetch = gr.Button(say("full.download"), elem_id="full-download")
-                self.stop = gr.Button(say("full.stop"), elem_id="full-stop")
+                self.stop = gr.Button(say("full.stop"), elem_id="full-stop", interactive=False)
             self.fetched = gr.HTML(elem_id="full-fetched")
             self.terms = gr.HTML(elem_id="full-licence")
             self.agree = gr.Checkbox(label=say("full.agree"), elem_id="full-agree")
             self.target = gr.Dropdown(every, value=mine, label=say("full.for"), elem_id="full-for")
             with gr.Row():
                 self.go = gr.Button(say("full.build"), variant="primary", elem_id="full-build")
-                self.pause = gr.Button(say("full.pause"), elem_id="full-pause")
+                self.pause = gr.Button(say("full.pause"), elem_id="full-pause", interactive=False)
             self.built = gr.HTML(elem_id="full-built")
         self._wire()
 
     def _wire(self) -> None:
-        self.fetch.click(self._download, self.weights, self.fetched, **QUICK)
-        self.stop.click(self._stop, None, self.fetched, **QUICK)
+        halts = [self.stop, self.pause]
+        self.fetch.click(self._download, self.weights, [self.fetched, *halts], **QUICK)
+        self.stop.click(self._stop, None, [self.fetched, *halts], **QUICK)
         self.weights.change(self._terms, self.weights, [self.terms, self.agree], **QUICK)
-        self.go.click(self._build, [self.weights, self.target, self.agree], self.built, **QUICK)
-        self.pause.click(self._pause, None, self.built, **QUICK)
+        asked = [self.weights, self.target, self.agree]
+        self.go.click(self._build, asked, [self.built, *halts], **QUICK)
+        self.pause.click(self._pause, None, [self.built, *halts], **QUICK)
         self.changes.click(
             self._look,
             [self.weights, self.fetched, self.built, self.terms],
-            [self.fetched, self.built, self.terms],
+            [self.fetched, self.built, self.terms, *halts],
             **QUICK,
         )
 
     def open(self, tab: gr.Tab) -> None:
         """Show what an unfinished build is of and for, the licence, and whether it was accepted."""
-        shown = [self.weights, self.target, self.terms, self.agree]
+        shown = [self.weights, self.target, self.terms, self.agree, self.stop, self.pause]
         tab.select(self._unfinished, self.weights, shown, **QUICK)
+
+    def _halts(self) -> tuple[gr.Button, gr.Button]:
+        """The buttons that stop something, alive where it runs."""
+        status = build.status()
+        fetches = self.fetching is not None and self.fetching.running
+        builds = status is not None and status.state == "running"
+        return gr.Button(interactive=fetches), gr.Button(interactive=builds)
 
     # The weights
 
-    def _download(self, folder: str) -> str:
+    def _download(self, folder: str) -> tuple[str, gr.Button, gr.Button]:
         if self.fetching is None or not self.fetching.running:
             self.fetching = Fetching(Path(folder.strip().strip('"')))
-        return self._fetched()
+        return self._fetched(), *self._halts()
 
     def _progress(self) -> object:
         """Differs whenever there is something new about the download or the build."""
@@ -149,10 +158,10 @@ class FullSizeCard:
         progress = one and (one.running, 100 * one.done // max(1, one.total), one.file, one.problem)
         return progress, built.stat().st_mtime_ns if built.exists() else 0
 
-    def _stop(self) -> str:
+    def _stop(self) -> tuple[str, gr.Button, gr.Button]:
         if self.fetching is not None:
             self.fetching.stop()
-        return self._fetched()
+        return self._fetched(), *self._halts()
 
     def _fetched(self) -> str:
         """How far the download is."""
@@ -168,12 +177,12 @@ class FullSizeCard:
         bar = f'<progress max="{max(1, one.total)}" value="{one.done}"></progress>'
         return f'{bar}<p class="aside" aria-live="polite">{escape(text)}</p>'
 
-    def _unfinished(self, folder: str) -> tuple[object, object, str, bool]:
+    def _unfinished(self, folder: str) -> tuple[object, ...]:
         status = build.status()
         if status is None or status.state not in ("paused", "interrupted", "failed"):
             # An answer would close the list of targets, which may be open by now.
-            return gr.skip(), gr.skip(), *self._terms(folder)
-        return status.weights, status.target, *self._terms(status.weights)
+            return gr.skip(), gr.skip(), *self._terms(folder), *self._halts()
+        return status.weights, status.target, *self._terms(status.weights), *self._halts()
 
     # The licence
 
@@ -195,24 +204,24 @@ class FullSizeCard:
 
     # The pack
 
-    def _build(self, folder: str, target: str, agreed: bool) -> str:
+    def _build(self, folder: str, target: str, agreed: bool) -> tuple[str, gr.Button, gr.Button]:
         if not agreed:
-            return html.failure(self.say("full.agree_first"))
+            return html.failure(self.say("full.agree_first")), *self._halts()
         self.agreed_file.parent.mkdir(parents=True, exist_ok=True)
         self.agreed_file.write_text(json.dumps(folder), encoding="utf-8")
         weights = Path(folder.strip().strip('"'))
         try:
             build.start(weights, target)
         except NeodragonError as error:
-            return html.failure(self.say.error(error))
-        return self._built()
+            return html.failure(self.say.error(error)), *self._halts()
+        return self._built(), *self._halts()
 
-    def _pause(self) -> str:
+    def _pause(self) -> tuple[str, gr.Button, gr.Button]:
         try:
             build.pause()
         except NeodragonError as error:
-            return html.failure(self.say.error(error))
-        return self._built()
+            return html.failure(self.say.error(error)), *self._halts()
+        return self._built(), *self._halts()
 
     def _built(self) -> str:
         """How far the build is, or how it ended; each graph's line."""
@@ -237,9 +246,10 @@ class FullSizeCard:
 
     def _look(
         self, folder: str, fetched: str | None, built: str | None, terms: str | None
-    ) -> tuple[object, object, object]:
+    ) -> tuple[object, ...]:
         now = self._fetched(), self._built(), self._shown_terms(folder)
-        return tuple(  # type: ignore[return-value]
+        changed = (
             gr.skip() if new == (old or "") else new
             for new, old in zip(now, (fetched, built, terms), strict=True)
         )
+        return *changed, *self._halts()
