@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Semaphore
 from typing import TypeVar
@@ -25,8 +24,8 @@ from numpy.typing import NDArray
 
 from engine import first_frame, safety, upscaler, vae
 from engine.canary import require_sound
-from engine.config import ModeConfig, Request
-from engine.errors import BackendError, RequestError
+from engine.config import Request
+from engine.errors import BackendError
 from engine.events import (
     Event,
     Finished,
@@ -38,12 +37,11 @@ from engine.events import (
 )
 from engine.first_frame import ClipEmbeds, embed
 from engine.graph_cache import GraphCache, Key
-from engine.modes import mode_of, weights_of
-from engine.noise import SeededNoise
+from engine.modes import weights_of
 from engine.pack import Pack
+from engine.plan import Plan, planned
 from engine.recall import Content, key_of
 from engine.sampler import UnitLatent, evaluations, sample_latents
-from engine.scheduler import Stage, stage_schedule
 from engine.session import Array, Backend, Clock, OrtSession, Session, owner, require
 from engine.text import PromptTokenizers, Tokens
 from engine.transformer import Conditioning, Forked, Transformer, modulate, timesteps
@@ -222,7 +220,7 @@ class _Run:
 
 
 def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
-    plan = _planned(run.pack, request)
+    plan = planned(run.pack, request)
     with run.timed("clip"):
         tokenize = PromptTokenizers(run.pack)
         texts = [*plan.prompts, *([] if plan.negative is None else [plan.negative])]
@@ -243,76 +241,8 @@ def _events(run: _Run, request: Request) -> Generator[Event, None, None]:
     yield Finished(run.work.seconds, run.graphs.seconds, run.load_seconds)
 
 
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What a request comes to with this pack.
-
-    prompts: the prompt and those of forks, each once; prompt_of: which of them each unit follows;
-    negative: None where it is not used; first_given: the first unit is a picture, given or drawn
-    by the first-frame network (draws_first), not sampled.
-    """
-
-    request: Request
-    mode: ModeConfig
-    stages: tuple[Stage, ...]
-    noise: SeededNoise
-    prompts: tuple[str, ...]
-    prompt_of: tuple[int, ...]
-    negative: str | None
-    guided: bool
-    first_given: bool
-    draws_first: bool
-
-
-def _planned(pack: Pack, request: Request) -> _Plan:
-    """Raises RequestError where the pack cannot do it."""
-    mode = mode_of(pack, request)
-    first_given = request.image is not None or mode.first_steps is None
-    draws_first = first_given and request.image is None
-    if draws_first and pack.first_frame is None:
-        raise RequestError(
-            "The pack {pack} makes no first frame in the mode {mode}; give a picture or use "
-            "--mode monolithic.",
-            pack=pack.name,
-            mode=request.mode,
-        )
-    guided = mode.guidance != 1 or (not first_given and mode.first_guidance != 1)
-    negative = None
-    if guided or (draws_first and pack.first_frame and pack.first_frame.guidance != 1):
-        negative = request.negative_prompt
-        negative = pack.prompt.negative if negative is None else negative
-    geometry = pack.geometry
-    prompts = [request.prompt] * geometry.units  # of each unit
-    for fork in request.forks:
-        if fork.unit >= geometry.units:
-            raise RequestError(
-                "A fork begins at unit {unit}; {pack} has units 1 to {last}.",
-                unit=fork.unit,
-                pack=pack.name,
-                last=geometry.units - 1,
-            )
-        if fork.prompt is not None:
-            prompts[fork.unit :] = [fork.prompt] * (geometry.units - fork.unit)
-    different = list(dict.fromkeys(prompts))
-    shape = (geometry.latent_channels, 1, geometry.latent_height, geometry.latent_width)
-    forks = [(fork.unit, fork.motion_seed) for fork in request.forks]
-    seeds = request.look_seed, request.motion_seed
-    return _Plan(
-        request,
-        mode,
-        stage_schedule(pack.schedule),
-        SeededNoise(*seeds, shape, pack.schedule.gamma, forks),
-        tuple(prompt + pack.prompt.suffix * bool(request.suffix) for prompt in different),
-        tuple(map(different.index, prompts)),
-        negative,
-        guided,
-        first_given,
-        draws_first,
-    )
-
-
 def _first_latent(
-    run: _Run, plan: _Plan, look: Sequence[ClipEmbeds]
+    run: _Run, plan: Plan, look: Sequence[ClipEmbeds]
 ) -> Generator[Event, None, Floats]:
     """The first frame, checked and shown, then its normalised latent [C, 1, h, w]."""
     geometry = run.pack.geometry
@@ -331,7 +261,7 @@ def _first_latent(
 
 
 def _conditionings(
-    run: _Run, plan: _Plan, tokens: Sequence[Tokens], clips: Sequence[ClipEmbeds]
+    run: _Run, plan: Plan, tokens: Sequence[Tokens], clips: Sequence[ClipEmbeds]
 ) -> list[Conditioning]:
     """What the transformer is told about each prompt, timed as the stage `text`."""
     mode, pack = plan.request.mode, run.pack
@@ -354,7 +284,7 @@ def _conditionings(
 
 
 def _units(
-    run: _Run, plan: _Plan, conditionings: Sequence[Conditioning], first_latent: Floats | None
+    run: _Run, plan: Plan, conditionings: Sequence[Conditioning], first_latent: Floats | None
 ) -> Generator[Event, None, None]:
     """Unit by unit: its latent, its frames, larger frames."""
     pack, mode, units = run.pack, plan.mode, run.pack.geometry.units

@@ -98,7 +98,7 @@ FLOORS = {
         {"config", "sentencepieces"},
         {"pack", "scheduler", "latents", "tokens", "first_frame_steps"},
         {"modes", "session", "text"},
-        {"sampler", "transformer", "vae", "canary", "recall"},
+        {"sampler", "transformer", "vae", "canary", "recall", "plan"},
         {"first_frame", "upscaler", "safety"},
         {"graph_cache"},
         {"pipeline"},
