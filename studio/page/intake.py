@@ -19,6 +19,7 @@ UPLOADS = 2 * 2**30  # bytes of all that this launch keeps
 FILES = 500  # uploaded files that it keeps
 BODY = 2**20  # bytes of a program's request
 CALL = re.compile(r"/gradio_api/(run|api|call/v2|call)/(\w+)/?$")
+OWN = re.compile(r"/gradio_api/(queue/join|run/predict)/?$")  # calls by number, of the page itself
 # The files that the page hands out, and as what; those in the second list are saved, not shown.
 SHOWN = {
     **{".mp4": "video/mp4", ".mov": "video/quicktime", ".webm": "video/webm", ".gif": "image/gif"},
@@ -41,8 +42,8 @@ class Intake:
         """Pass on what is in order."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        send = _understood(send)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        send = _understood(send, OWN.match(path) is not None)
         called = CALL.match(path)
         if re.match(r"/gradio_api/file[=/]", path):
             kind = kind_of(path)
@@ -181,9 +182,10 @@ def _mistaken(send: Any) -> Any:
     return sent
 
 
-def _understood(send: Any) -> Any:
-    """`send` that says in one sentence what Gradio says in a table of its own fields, or, of a
-    function that there is not, as a fault of its own in plain text.
+def _understood(send: Any, own: bool) -> Any:
+    """`send` that says in one sentence what Gradio says in a table of its own fields.
+
+    own: a call of the page itself; of a function that there is not, Gradio says a plain 500.
     """
     held = False
 
@@ -191,7 +193,7 @@ def _understood(send: Any) -> Any:
         nonlocal held
         if message["type"] == "http.response.start":
             plain = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
-            held = message["status"] == 422 or (message["status"] == 500 and plain)
+            held = message["status"] == 422 or (own and plain and message["status"] == 500)
         if not held:
             await send(message)
         elif message["type"] == "http.response.body" and not message.get("more_body"):
