@@ -161,11 +161,15 @@ def test_the_recipe_goes_on_from_a_milestone(tmp_path: Path) -> None:
     out, run = tmp_path / "out", tmp_path / "run"
     (out / "tokenizer_3").mkdir(parents=True)
     (out / "tokenizer_3" / "tokenizer.json").write_text("{}")
+    read_from = {"_name_or_path": str(out), "channels": 4}
+    (out / "tokenizer_3" / "config.json").write_text(json.dumps(read_from))
     for stage, done, of in (("image_vae", 3900, 4000), ("text", 2000, 2000)):
         (tmp_path / "old" / stage).mkdir(parents=True)
         cost = {"steps": done, "of": of, "seconds": 60, "loss": 0.1}
         (tmp_path / "old" / stage / "cost.json").write_text(json.dumps(cost))
     keep(tmp_path / "old", out, tmp_path / "kept")
+    config = json.loads((tmp_path / "kept" / "tokenizer_3" / "config.json").read_text("utf-8"))
+    assert config == {"channels": 4}  # no path of this machine
     asked = tmp_path / "asked"
     python = tmp_path / "python"  # trains nothing
     python.write_text(

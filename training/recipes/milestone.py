@@ -26,10 +26,19 @@ def keep(run: Path, checkpoint: Path, kept: Path) -> dict[str, dict[str, object]
         p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted(run.glob("*/cost.json"))
     }
     shutil.copytree(checkpoint, kept, dirs_exist_ok=True)
+    forget_paths(kept)
     file = kept / PROGRESS
     progress = (json.loads(file.read_text("utf-8")) if file.exists() else {}) | costs
     file.write_text(json.dumps(progress, indent=1) + "\n", encoding="utf-8")
     return progress
+
+
+def forget_paths(folder: Path) -> None:
+    """Take out of every `config.json` where diffusers had read the weights from."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text("utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def same(one: Path, other: Path) -> bool:
@@ -51,6 +60,7 @@ def keep_rows(rows: Path, names: Sequence[str], kept: Path) -> None:
                 copy = shutil.copytree if part.is_dir() else shutil.copy2
                 target.mkdir(parents=True, exist_ok=True)
                 copy(part, target / part.name)
+        forget_paths(target)
 
 
 def main() -> None:
